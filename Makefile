@@ -1,0 +1,52 @@
+# `make help` lists what there is. Everything is installed into .venv; nothing outside this folder changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONFIG ?= config.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format lock schema clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## Run the exporter against the bundled sandbox of the Batch API
+	@$(BIN)/python exporter.py --demo
+
+run: $(INSTALLED) ## Run the exporter with config.yaml (CONFIG=path for another file)
+	@$(BIN)/python exporter.py --config.file=$(CONFIG)
+
+test: $(INSTALLED) ## Run the tests, with branch coverage (those marked e2e need Prometheus)
+	$(BIN)/pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+check: $(INSTALLED) ## Lint and check types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(INSTALLED) ## Resolve the dependencies anew into requirements*.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --upgrade pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --upgrade --constraint requirements.txt pyproject.toml --group dev --output-file requirements-dev.txt
+
+schema: $(INSTALLED) ## Write config.schema.json from the config models
+	$(BIN)/python -m sitecore_cdp_exporter.config > config.schema.json
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Run the exporter from a checkout: `python exporter.py --config.file=config.yaml`."""
+
+import sys
+
+from sitecore_cdp_exporter.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
