@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 CONFIG ?= config.yaml
 
 .DEFAULT_GOAL := help
@@ -31,10 +32,10 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements*.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --upgrade pyproject.toml --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --upgrade --constraint requirements.txt pyproject.toml --group dev --output-file requirements-dev.txt
+	$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
+	$(LOCK) --upgrade --constraint requirements.txt pyproject.toml --group dev --output-file requirements-dev.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    | $(LOCK) --constraint requirements-dev.txt - --output-file requirements-build.txt
 
 schema: $(INSTALLED) ## Write config.schema.json from the config models
 	$(BIN)/python -m sitecore_cdp_exporter.config > config.schema.json

@@ -1,0 +1,158 @@
+"""One answer of the Batch API as typed data.
+
+The API is read with tolerance where its documentation leaves room: fields may be missing or null, unknown fields and
+status codes may appear. It is read strictly where a wrong value would become a wrong metric: a count that is a string,
+a boolean, a fraction, negative or not a number makes the whole answer malformed.
+"""
+
+import enum
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+# The API is a Java service: its counts fit into a signed long. A larger one could not be told as a float either.
+LARGEST_COUNT = 2**63 - 1
+
+
+class MalformedBatchError(ValueError):
+    """An answer is not a batch. The message names the field, never the value: values may be presigned URLs."""
+
+
+class BatchStatus(enum.StrEnum):
+    """`status.code` of the Batch API, in the order in which a batch goes through them."""
+
+    UPLOADING = "uploading"
+    FILE_UPLOADED = "file_uploaded"
+    PROCESSING = "processing"
+    SUCCESS = "success"
+    CORRUPTED = "corrupted"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        # The API may gain a status that this version does not know.
+        return cls("unknown") if isinstance(value, str) else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the API will do no more with the batch."""
+        return self in {BatchStatus.SUCCESS, BatchStatus.CORRUPTED, BatchStatus.ERROR}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What the API says of one batch. None means that the answer did not say.
+
+    Times are seconds since the Unix epoch. Presigned URLs (`location.href`, `status.log`) are secrets and not kept.
+    """
+
+    ref: str
+    status: BatchStatus
+    error_log_available: bool
+    total_records: int | None = None
+    succeeded_records: int | None = None
+    failed_records: int | None = None
+    time_to_process_seconds: float | None = None
+    size_bytes: int | None = None
+    created: float | None = None
+    modified: float | None = None
+    upload_expiry: float | None = None
+
+
+def parse_batch(ref: str, body: bytes) -> Batch:
+    """Read the body of `GET /v2/batches/<ref>` or `GET /v2/batches/inspect/<ref>`.
+
+    Raises:
+        MalformedBatchError: The body is not JSON, not a batch, or not the batch that was asked for.
+
+    """
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    # RecursionError: nested too deeply. A number of too many digits is a ValueError, as is what is not UTF-8.
+    except (ValueError, RecursionError):
+        # The parser's message quotes the body, which may hold presigned URLs.
+        raise MalformedBatchError("the body is not JSON") from None
+    answer = _Fields(document, "")
+    status = answer.nested("status")
+    stats = answer.nested("summaryStats")
+    location = answer.nested("location")
+    code = status.text("code")
+    if code is None:
+        raise MalformedBatchError("status.code is missing")
+    answered_ref = answer.text("ref")
+    if answered_ref is not None and answered_ref.lower() != ref.lower():
+        raise MalformedBatchError("ref is not the one that was asked for")
+    time_to_process = stats.number("timeToProcessMillis")
+    return Batch(
+        ref=ref,
+        status=BatchStatus(code),
+        error_log_available=bool(status.text("log")),
+        total_records=stats.count("totalCount"),
+        succeeded_records=stats.count("succeededCount"),
+        failed_records=stats.count("failedCount"),
+        time_to_process_seconds=None if time_to_process is None else time_to_process / 1000,
+        size_bytes=answer.count("size"),
+        created=answer.time("createdAt"),
+        modified=answer.time("modifiedAt"),
+        upload_expiry=location.time("expiry"),
+    )
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(constant)
+
+
+class _Fields:
+    """Typed access to a JSON object. A field that is missing or null reads as None, one of a wrong type raises."""
+
+    def __init__(self, document: object, path: str) -> None:
+        if not isinstance(document, dict):
+            raise MalformedBatchError(f"{path.removesuffix('.') or 'the body'} is not an object")
+        self._fields = document
+        self._path = path
+
+    def nested(self, name: str) -> "_Fields":
+        value = self._fields.get(name)
+        return _Fields({} if value is None else value, f"{self._path}{name}.")
+
+    def text(self, name: str) -> str | None:
+        value = self._fields.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise self._malformed(name, "a string")
+
+    def number(self, name: str) -> int | float | None:
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        # A boolean is an int in Python, not in JSON. The comparison also refuses the infinity that 1e999 becomes.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_COUNT:
+            raise self._malformed(name, "a number from 0 up")
+        return value
+
+    def count(self, name: str) -> int | None:
+        value = self.number(name)
+        if value is None:
+            return None
+        if value != int(value):
+            raise self._malformed(name, "a whole number")
+        return int(value)
+
+    def time(self, name: str) -> float | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise self._malformed(name, "an ISO 8601 time") from None
+        # A bare date would be read as midnight.
+        if "T" not in text:
+            raise self._malformed(name, "an ISO 8601 time")
+        # The API documents its times as UTC, so a time without an offset is UTC too.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+    def _malformed(self, name: str, expected: str) -> MalformedBatchError:
+        return MalformedBatchError(f"{self._path}{name} is not {expected}")

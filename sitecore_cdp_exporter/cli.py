@@ -1,0 +1,223 @@
+"""The command: flags, signals, and the wiring of the parts."""
+
+import argparse
+import asyncio
+import logging
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.api import BatchApi, RequestMetrics
+from sitecore_cdp_exporter.collector import ExporterCollector
+from sitecore_cdp_exporter.config import Config, ConfigError, load_config
+from sitecore_cdp_exporter.demo import demo_config, demo_uploads
+from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
+from sitecore_cdp_exporter.poller import Poller
+from sitecore_cdp_exporter.watchlist import Watchlist
+from sitecore_cdp_exporter.web import ListenAddress, ListenError, WebServer
+
+logger = logging.getLogger(__name__)
+
+PORT = 10311
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; None: those of the process.
+
+    Returns:
+        The exit status: 0 after SIGTERM or SIGINT, 1 when the config or an address can not be used. Wrong flags end
+        the process with 2.
+
+    """
+    flags = _parse_flags(argv)
+    configure_logging(flags.log_level, flags.log_format)
+    # A series for each counter's birth is of no use here, and doubles what the counters cost.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    if flags.config_check:
+        return _check(flags.config_file)
+    try:
+        with demo_config() if flags.demo else _file_config(flags.config_file) as config:
+            return asyncio.run(_serve(config, flags))
+    except ConfigError as error:
+        return _fail(error.errors)
+    except ListenError as error:
+        return _fail([str(error)])
+
+
+def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="sitecore-cdp-batch-exporter",
+        description="Prometheus exporter for the Batch API of Sitecore CDP.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config.file", dest="config_file", type=Path, metavar="PATH", help="config file (default: config.yaml)")
+    add(
+        "--config.check",
+        dest="config_check",
+        action="store_true",
+        help="validate the config file, print what would be watched, and exit with 0 or 1",
+    )
+    add(
+        "--demo",
+        action="store_true",
+        help="need no config: run against a sandbox of the Batch API in this process, on loopback",
+    )
+    add(
+        "--web.listen-address",
+        dest="listen_address",
+        type=_listen_address,
+        metavar="ADDRESS",
+        help=f"host:port to listen on (default: :{PORT}, with --demo 127.0.0.1:{PORT})",
+    )
+    add(
+        "--web.health-listen-address",
+        dest="health_listen_address",
+        type=_listen_address,
+        metavar="ADDRESS",
+        help="host:port that serves only /-/healthy and /-/ready (default: none)",
+    )
+    add(
+        "--web.telemetry-path",
+        dest="telemetry_path",
+        type=_telemetry_path,
+        default="/metrics",
+        metavar="PATH",
+        help="where the metrics are (default: %(default)s)",
+    )
+    add(
+        "--web.max-requests",
+        dest="max_requests",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="scrapes at once; any more get 503 (default: %(default)s)",
+    )
+    add(
+        "--log.level",
+        dest="log_level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="least severe messages to log (default: %(default)s)",
+    )
+    add(
+        "--log.format",
+        dest="log_format",
+        choices=("logfmt", "json"),
+        default="logfmt",
+        help="form of the log lines (default: %(default)s)",
+    )
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    flags = parser.parse_args(argv)
+    if flags.demo and (flags.config_file or flags.config_check):
+        parser.error("--demo takes no config file")
+    flags.config_file = flags.config_file or Path("config.yaml")
+    flags.listen_address = flags.listen_address or ListenAddress("127.0.0.1" if flags.demo else None, PORT)
+    return flags
+
+
+def _listen_address(text: str) -> ListenAddress:
+    try:
+        return ListenAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _telemetry_path(text: str) -> str:
+    if not text.startswith("/") or text in {"/", "/probe"} or text.startswith("/-/") or set(text) & set("{}?#% "):
+        raise argparse.ArgumentTypeError("expected a path such as /metrics, other than /, /probe and /-/...")
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("expected a whole number from 1 up")
+    return int(text)
+
+
+def _file_config(path: Path) -> AbstractContextManager[Config]:
+    return nullcontext(load_config(path))
+
+
+def _check(path: Path) -> int:
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        return _fail(error.errors)
+    print(f"{path} is valid: {len(config.batches)} batches of {config.api.base_url} would be watched")  # noqa: T201  The output of the command.
+    for batch in config.batches:
+        labels = {"feed": batch.feed} if batch.feed else {}
+        print(batch.ref, *(f"{name}={value}" for name, value in (labels | dict(batch.labels)).items()))  # noqa: T201  Likewise.
+    return 0
+
+
+def _fail(errors: Sequence[str]) -> int:
+    for error in errors:
+        logger.error("%s", error)
+    return 1
+
+
+async def _serve(config: Config, flags: argparse.Namespace) -> int:
+    """Serve until a signal says to stop."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    _raise_open_file_limit()
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(ExporterCollector(time.time()))
+    api = BatchApi(config.api, RequestMetrics(registry))
+    watchlist = Watchlist(config.batches)
+    poller = Poller(api, watchlist, concurrency=config.api.concurrency, recheck_finished=config.recheck_finished)
+    web = WebServer(poller, watchlist, registry, telemetry_path=flags.telemetry_path, max_requests=flags.max_requests)
+    with ExitStack() as demo:
+        try:
+            address = await web.start(flags.listen_address, flags.health_listen_address)
+            logger.info(
+                "listening",
+                extra={"version": __version__, "address": str(address), "watched_batches": len(config.batches)},
+            )
+            if config.api.tls_config.insecure_skip_verify:
+                logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
+            if flags.demo:
+                demo.enter_context(demo_uploads(config.api.base_url, watchlist, poller))
+                _print_demo(address, flags.telemetry_path, config.api.base_url)
+            await stopping.wait()
+            logger.info("stopping")
+        finally:
+            await web.stop()
+            api.close()
+    return 0
+
+
+def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> None:
+    url = f"http://{address}"
+    print(  # noqa: T201  The output of the command.
+        "\n"
+        "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"
+        "Every few seconds a batch is uploaded to it; watch the batches go through their states:\n"
+        "\n"
+        f"    {url}/           what is watched\n"
+        f"    {url}{telemetry_path}    the metrics\n"
+        f"    {base_url}    the sandbox (client key sandbox-client, API token sandbox-token)\n"
+        "\n"
+        "Ctrl-C ends it.\n",
+        flush=True,
+    )
+
+
+def _raise_open_file_limit() -> None:
+    """Allow as many open files as the system lets us, as programs in Go do by themselves."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,228 @@
+"""A snapshot as metric families. No I/O: what is not in the snapshot has no sample.
+
+# HELP sitecore_cdp_batch_status Whether the batch has this status: one series for each (status.code).
+# TYPE sitecore_cdp_batch_status gauge
+sitecore_cdp_batch_status{feed="nightly-guests",ref="5a0c2f0e-…",status="error",team="crm"} 1.0
+# HELP sitecore_cdp_batch_failed_records Records that were not processed (summaryStats.failedCount).
+# TYPE sitecore_cdp_batch_failed_records gauge
+sitecore_cdp_batch_failed_records{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 316.0
+# HELP sitecore_cdp_batch_poll_success Whether the last poll of the batch succeeded.
+# TYPE sitecore_cdp_batch_poll_success gauge
+sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 1.0
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.poller import BatchState, Reading, Snapshot
+
+STATUS_CODES: Mapping[BatchStatus, int] = {
+    BatchStatus.UPLOADING: 0,
+    BatchStatus.FILE_UPLOADED: 1,
+    BatchStatus.PROCESSING: 2,
+    BatchStatus.SUCCESS: 3,
+    BatchStatus.CORRUPTED: 4,
+    BatchStatus.ERROR: 5,
+    BatchStatus.UNKNOWN: -1,
+}
+
+_STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
+
+
+def _accepted(batch: Batch) -> bool | None:
+    """Tell whether the upload counts as done; None while the batch is not finished."""
+    return batch.status is BatchStatus.SUCCESS if batch.status.finished else None
+
+
+# Name, help and value of each gauge that has one series for a batch that was read. None: no sample.
+_READING_GAUGES: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
+    (
+        "sitecore_cdp_batch_status_code",
+        f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
+        lambda reading: STATUS_CODES[reading.batch.status],
+    ),
+    (
+        "sitecore_cdp_batch_total_records",
+        "Records in the batch (summaryStats.totalCount).",
+        lambda reading: reading.batch.total_records,
+    ),
+    (
+        "sitecore_cdp_batch_succeeded_records",
+        "Records that were processed (summaryStats.succeededCount).",
+        lambda reading: reading.batch.succeeded_records,
+    ),
+    (
+        "sitecore_cdp_batch_failed_records",
+        "Records that were not processed (summaryStats.failedCount).",
+        lambda reading: reading.batch.failed_records,
+    ),
+    (
+        "sitecore_cdp_batch_time_to_process_seconds",
+        "Time that Sitecore CDP took to process the batch (summaryStats.timeToProcessMillis / 1000).",
+        lambda reading: reading.batch.time_to_process_seconds,
+    ),
+    (
+        "sitecore_cdp_batch_size_bytes",
+        "Size of the gzipped file as declared by the uploader (size).",
+        lambda reading: reading.batch.size_bytes,
+    ),
+    (
+        "sitecore_cdp_batch_created_timestamp_seconds",
+        "When the batch was allocated (createdAt).",
+        lambda reading: reading.batch.created,
+    ),
+    (
+        "sitecore_cdp_batch_modified_timestamp_seconds",
+        "When the batch last changed (modifiedAt).",
+        lambda reading: reading.batch.modified,
+    ),
+    (
+        "sitecore_cdp_batch_upload_expiry_timestamp_seconds",
+        "When the upload URL of the batch expires (location.expiry).",
+        lambda reading: reading.batch.upload_expiry,
+    ),
+    (
+        "sitecore_cdp_batch_error_log_available",
+        "Whether the API offers an error log of the batch (status.log).",
+        lambda reading: reading.batch.error_log_available,
+    ),
+    (
+        "sitecore_cdp_batch_accepted",
+        "Whether the finished batch counts as loaded: its status is success (status.code).",
+        lambda reading: _accepted(reading.batch),
+    ),
+    (
+        "sitecore_cdp_batch_polled_timestamp_seconds",
+        "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
+        lambda reading: reading.polled,
+    ),
+)
+
+
+class Families(Collector):
+    """Families that were made for one scrape, in the form that prometheus_client encodes.
+
+    Args:
+        families: They are shown in this order.
+
+    """
+
+    def __init__(self, *families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families."""
+        return chain.from_iterable(self._families)
+
+
+def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that have series for each batch. A family without any sample is left out."""
+    labelled = [(_labels(state), state) for state in snapshot.batches]
+    readings = [(labels, state.reading) for labels, state in labelled if state.reading is not None]
+    families = [_status_family(readings)]
+    for name, documentation, value in _READING_GAUGES:
+        family = _gauge(name, documentation)
+        for labels, reading in readings:
+            if (sample := value(reading)) is not None:
+                family.add_sample(name, labels, float(sample))
+        families.append(family)
+    families += _poll_success_families(labelled)
+    yield from (family for family in families if family.samples)
+
+
+def _status_family(readings: list[tuple[dict[str, str], Reading]]) -> Metric:
+    name = "sitecore_cdp_batch_status"
+    family = _gauge(name, "Whether the batch has this status: one series for each (status.code).")
+    for labels, reading in readings:
+        for status in BatchStatus:
+            family.add_sample(name, labels | {"status": status.value}, float(reading.batch.status is status))
+    return family
+
+
+def _poll_success_families(labelled: list[tuple[dict[str, str], BatchState]]) -> list[Metric]:
+    success = _gauge(
+        "sitecore_cdp_batch_poll_success",
+        "Whether the last poll of the batch succeeded. Re-checks of finished batches never lower it.",
+    )
+    failure = _gauge("sitecore_cdp_batch_poll_failure", "Why the last poll of the batch failed; 1 while it does.")
+    for labels, state in labelled:
+        success.add_sample(success.name, labels, float(state.failure is None))
+        if state.failure is not None:
+            failure.add_sample(failure.name, labels | {"reason": state.failure.value}, 1.0)
+    return [success, failure]
+
+
+def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that describe the API and the poll as a whole."""
+    if snapshot.api_up is not None:
+        yield GaugeMetricFamily(
+            "sitecore_cdp_up",
+            "Whether the Batch API answers: 0 when every request of the last poll failed for a reason that is not the "
+            "batch's own.",
+            float(snapshot.api_up),
+        )
+    if snapshot.api_last_success is not None:
+        yield GaugeMetricFamily(
+            "sitecore_cdp_api_last_success_timestamp_seconds",
+            "When a batch was last read from the Batch API.",
+            snapshot.api_last_success,
+        )
+    watched = GaugeMetricFamily(
+        "sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", labels=["source"]
+    )
+    watched.add_metric(["config"], float(len(snapshot.batches)))
+    yield watched
+    yield GaugeMetricFamily(
+        "sitecore_cdp_exporter_poll_duration_seconds",
+        "Time that the poll took whose values are shown.",
+        snapshot.poll_duration,
+    )
+
+
+class ExporterCollector(Collector):
+    """What the exporter says of itself and its config.
+
+    Args:
+        config_loaded: When the config was loaded, in seconds since the Unix epoch.
+
+    """
+
+    def __init__(self, config_loaded: float) -> None:
+        self._config_loaded = config_loaded
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families of the exporter itself."""
+        yield GaugeMetricFamily(
+            "sitecore_cdp_exporter_config_last_reload_successful",
+            "Whether the last attempt to load the config succeeded.",
+            1.0,
+        )
+        yield GaugeMetricFamily(
+            "sitecore_cdp_exporter_config_last_reload_success_timestamp_seconds",
+            "When the config was last loaded.",
+            self._config_loaded,
+        )
+        build_info = GaugeMetricFamily(
+            "sitecore_cdp_exporter_build_info",
+            "Version of the exporter and of Python; always 1.",
+            labels=["version", "python"],
+        )
+        build_info.add_metric([__version__, platform.python_version()], 1.0)
+        yield build_info
+
+
+def _gauge(name: str, documentation: str) -> Metric:
+    # GaugeMetricFamily wants the same labels on each sample; a batch has only those that were set for it.
+    return Metric(name, documentation, "gauge")
+
+
+def _labels(state: BatchState) -> dict[str, str]:
+    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
+    return {**state.watched.labels, **feed, "ref": state.watched.ref}

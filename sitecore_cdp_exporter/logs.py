@@ -1,0 +1,54 @@
+"""Log lines on standard error, as logfmt or JSON, in the form that Prometheus' own programs write."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+LogFormat = Literal["logfmt", "json"]
+LOG_LEVELS = ("debug", "info", "warn", "error")
+
+
+def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) -> None:
+    """Send the records of all loggers to the stream, one line each.
+
+    Args:
+        level: One of LOG_LEVELS; below it nothing is written.
+        log_format: How a line looks.
+        stream: Where the lines go.
+
+    """
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["time", "level", "source", "msg"], bool_as_flag=False)
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _add_level,
+                structlog.stdlib.ExtraAdder(),
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.EventRenamer("msg"),
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    # The connection pool tells each request at debug level, which says nothing that the metrics do not.
+    logging.getLogger("urllib3").setLevel(logging.INFO)
+
+
+def _add_level(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event["level"] = {"WARNING": "warn", "CRITICAL": "error"}.get(record.levelname, record.levelname.lower())
+    event["source"] = record.name.removeprefix("sitecore_cdp_exporter.")
+    return event
