@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 CONFIG ?= config.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format lock schema clean
+.PHONY: help demo run test check bench format lock schema clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ check: $(INSTALLED) ## Lint and check types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+
+bench: $(INSTALLED) ## Measure a scrape against the least it could take
+	$(BIN)/python -m bench.scrape
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format

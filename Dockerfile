@@ -1,0 +1,56 @@
+# The image holds Python, the exporter and its dependencies, which are locked by hash.
+# It needs no writable file system:
+#   docker run --read-only --cap-drop=ALL -p 10311:10311 \
+#       -v "$PWD/config.yaml:/etc/sitecore-cdp-batch-exporter/config.yaml:ro" IMAGE
+FROM python:3.13-slim AS build
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ONLY_BINARY=:all: \
+    PIP_ROOT_USER_ACTION=ignore
+
+# The build backend lives in an environment of its own, which the image never sees.
+# Neither environment holds pip: the one of the base image installs into both.
+WORKDIR /src
+RUN python -m venv --without-pip /opt/build && python -m venv --without-pip /opt/sitecore-cdp-batch-exporter
+
+# Dependencies come before the code, so that a change of the code does not install them again.
+COPY requirements-build.txt requirements.txt ./
+RUN pip --python /opt/build/bin/python install --require-hashes --requirement requirements-build.txt \
+    && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --require-hashes --requirement requirements.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY sitecore_cdp_exporter sitecore_cdp_exporter
+RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
+    && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-index --no-deps /dist/*.whl
+
+FROM python:3.13-slim
+
+# A test keeps this equal to the version of the package.
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="sitecore-cdp-batch-exporter" \
+    org.opencontainers.image.description="Prometheus exporter for the Batch API of Sitecore CDP" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}"
+
+COPY --from=build /opt/sitecore-cdp-batch-exporter /opt/sitecore-cdp-batch-exporter
+
+ENV PATH="/opt/sitecore-cdp-batch-exporter/bin:${PATH}" \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+
+# Paths in the config, and the default of --config.file, are relative to the folder where it is mounted.
+WORKDIR /etc/sitecore-cdp-batch-exporter
+
+# A number, so that Kubernetes can verify runAsNonRoot.
+USER 65532:65532
+EXPOSE 10311
+
+# http.client ignores the proxy variables that the exporter itself may be given.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python", "-I", "-c", "import http.client, sys; \
+    connection = http.client.HTTPConnection('127.0.0.1', 10311, timeout=4); \
+    connection.request('GET', '/-/healthy'); \
+    sys.exit(connection.getresponse().status != 200)"]
+
+ENTRYPOINT ["sitecore-cdp-batch-exporter"]
+CMD ["--config.file=/etc/sitecore-cdp-batch-exporter/config.yaml"]

@@ -1,0 +1,67 @@
+"""Programs that run for the time of a test, with their logs at hand when something goes wrong."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import requests
+
+T = TypeVar("T")
+
+# Only ends a wait that would never end; no test judges how fast something is.
+LONGEST_WAIT = 90.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """A running program; its standard output and error go to `log`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def output(self) -> str:
+        """Give what it has printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def running(command: Sequence[str], *, log: Path) -> Iterator[Program]:
+    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield Program(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(LONGEST_WAIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(what: str, attempt: Callable[[], T | None], *, programs: Sequence[Program]) -> T:
+    """Repeat `attempt` until it gives something true.
+
+    Fails with the logs of the programs when one of them ends, or when time is up.
+    """
+    give_up = time.monotonic() + LONGEST_WAIT
+    while time.monotonic() < give_up and all(program.process.poll() is None for program in programs):
+        if result := attempt():
+            return result
+        time.sleep(0.1)
+    logs = [f"{program.log.name}, exit code {program.process.poll()}:\n{program.output()}" for program in programs]
+    pytest.fail("\n".join([f"Waited in vain for: {what}", *logs]))
+
+
+def answers_ok(url: str) -> bool:
+    """Tell whether a GET of `url` answers 200; a server that does not listen yet is no error."""
+    try:
+        return requests.get(url, timeout=LONGEST_WAIT).ok
+    except requests.ConnectionError:
+        return False

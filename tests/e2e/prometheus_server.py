@@ -1,0 +1,62 @@
+"""The real Prometheus on a loopback port of its own."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.e2e.program import LONGEST_WAIT, Program, answers_ok, running, wait_for
+
+
+@dataclass(frozen=True)
+class PrometheusServer:
+    """A Prometheus that is ready. A wait that fails shows the logs of `programs`, its own among them."""
+
+    url: str
+    programs: Sequence[Program]
+
+    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """Give labels and value of each series of an instant vector, as of now."""
+        return [(series["metric"], float(series["value"][1])) for series in self._get("query", query=promql)]
+
+    def query_range(
+        self, promql: str, *, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Give labels and (Unix time, value) pairs of each series. Times are Unix seconds, `step` is seconds."""
+        matrix = self._get("query_range", query=promql, start=start, end=end, step=step)
+        return [(series["metric"], [(moment, float(value)) for moment, value in series["values"]]) for series in matrix]
+
+    def wait_for_query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """Repeat an instant query until it gives a series; a comparison in it filters, as `up == 1` does."""
+        return wait_for(promql, lambda: self.query(promql), programs=self.programs)
+
+    def _get(self, endpoint: str, **parameters: str | float) -> list[dict[str, Any]]:
+        response = requests.get(f"{self.url}/api/v1/{endpoint}", params=parameters, timeout=LONGEST_WAIT)
+        answer = response.json()
+        assert answer["status"] == "success", answer
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+
+@contextmanager
+def running_prometheus(config: Path, *, directory: Path, scraped: Program) -> Iterator[PrometheusServer]:
+    """Run the `prometheus` of the PATH with this config, and its data and log in `directory`, until the block ends."""
+    command = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    with running(command, log=directory / "prometheus.log") as program:
+        listening = wait_for(
+            "Prometheus to log the port that it chose",
+            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
+            programs=[program],
+        )
+        url = f"http://{listening[1]}"
+        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
+        yield PrometheusServer(url, [program, scraped])
