@@ -1,0 +1,229 @@
+"""Recurring uploads for the demo: five feeds, sent through the real protocol, some of which fail.
+
+In each round every feed uploads one batch. One takes long to upload, one has bad records, one sends a zip in place of
+gzip, one declares its MD5 in upper case; which feed has which trouble differs from round to round, by a seeded
+shuffle. A feed whose upload failed repairs it and uploads again. So every status but `unknown` is seen within each
+round, and a few batches a minute are made.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import logging
+import sched
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from random import Random
+from threading import Event, Thread
+from typing import Any
+from uuid import uuid4
+
+import requests
+
+logger = logging.getLogger(__name__)
+
+# All times are seconds at speed 1.
+ROUND_TIME = 150.0
+TIME_BETWEEN_UPLOADS = 8.0
+UPLOAD_TIME = 3.0
+SLOW_UPLOAD_TIME = 50.0
+# By then the status of the failed batches is known.
+REPAIR_TIME = 85.0
+# One socket operation; short, because `stop` may have to wait for it.
+REQUEST_TIMEOUT = 2.0
+BAD_RECORDS_SHARE = 0.02
+
+
+class Trouble(Enum):
+    """What is wrong with an upload."""
+
+    NONE = auto()
+    SLOW = auto()
+    BAD_RECORDS = auto()
+    ZIP = auto()
+    UPPER_CASE_CHECKSUM = auto()
+
+
+REPAIRABLE = frozenset({Trouble.BAD_RECORDS, Trouble.ZIP, Trouble.UPPER_CASE_CHECKSUM})
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A recurring upload: its name, what its records hold, and about how many there are."""
+
+    name: str
+    schema: str
+    records: int
+
+
+FEEDS = (
+    Feed("nightly-guests", "guest", 5000),
+    Feed("orders-hourly", "order", 1200),
+    Feed("web-events", "tracking", 3000),
+    Feed("loyalty-updates", "guest", 800),
+    Feed("product-catalog", "product", 2000),
+)
+
+
+@dataclass(frozen=True)
+class PlannedUpload:
+    """When in a round a feed allocates a batch, and what will be wrong with it."""
+
+    time: float
+    feed: Feed
+    trouble: Trouble
+
+
+def plan_round(random: Random) -> list[PlannedUpload]:
+    """Plan one upload a feed, each with another trouble, and the repaired ones later."""
+    troubles = random.sample(list(Trouble), k=len(FEEDS))
+    uploads = [
+        PlannedUpload(turn * TIME_BETWEEN_UPLOADS, feed, trouble)
+        for turn, (feed, trouble) in enumerate(zip(FEEDS, troubles, strict=True))
+    ]
+    repaired = [
+        PlannedUpload(upload.time + REPAIR_TIME, upload.feed, Trouble.NONE)
+        for upload in uploads
+        if upload.trouble in REPAIRABLE
+    ]
+    return uploads + repaired
+
+
+class DemoUploads:
+    """Uploads in a background thread from `start` to `stop`.
+
+    `announce` is called in that thread with the ref and the feed of each batch, right after it was allocated.
+    `speed` divides all times; it is that of the sandbox. When the API fails, that upload is lost, and the next one
+    is tried as planned.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        client_key: str,
+        api_token: str,
+        announce: Callable[[str, str], None],
+        speed: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._base_url = base_url
+        self._auth = (client_key, api_token)
+        self._announce = announce
+        self._speed = speed
+        self._random = Random(seed)  # noqa: S311  It plans the demo, which must go the same way each time.
+        self._session = requests.Session()
+        # Proxies and netrc of the environment have no say on loopback.
+        self._session.trust_env = False
+        self._scheduler = sched.scheduler(time.monotonic)
+        self._is_stopping = Event()
+        self._thread = Thread(target=self._work, name="demo-uploads", daemon=True)
+
+    def start(self) -> None:
+        """Begin the first round at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop uploading. It waits no longer than for the request that is under way."""
+        self._is_stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * REQUEST_TIMEOUT)
+
+    def _work(self) -> None:
+        with self._session:
+            self._begin_round()
+            while not self._is_stopping.is_set():
+                self._is_stopping.wait(self._scheduler.run(blocking=False))
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._scheduler.enter(seconds / self._speed, 0, action)
+
+    def _begin_round(self) -> None:
+        for upload in plan_round(self._random):
+            self._after(upload.time, partial(self._allocate, upload.feed, upload.trouble))
+        self._after(ROUND_TIME, self._begin_round)
+
+    def _allocate(self, feed: Feed, trouble: Trouble) -> None:
+        """Allocate a batch, and upload its file a while later."""
+        content = self._file(feed, trouble)
+        checksum = hashlib.md5(content).hexdigest()
+        ref = str(uuid4())
+        try:
+            response = self._session.put(
+                f"{self._base_url}/v2/batches/{ref}",
+                json={
+                    "checksum": checksum.upper() if trouble is Trouble.UPPER_CASE_CHECKSUM else checksum,
+                    "size": len(content),
+                },
+                auth=self._auth,
+                timeout=REQUEST_TIMEOUT,
+            )
+            response.raise_for_status()
+            upload_url = response.json()["location"]["href"]
+        except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+            # Not the error's text: it may hold a presigned URL. So too below.
+            logger.warning("Demo upload of %s could not be allocated: %s", feed.name, type(error).__name__)
+            return
+        self._announce(ref, feed.name)
+        upload_time = SLOW_UPLOAD_TIME if trouble is Trouble.SLOW else UPLOAD_TIME
+        self._after(upload_time, partial(self._upload, feed, upload_url, content))
+
+    def _upload(self, feed: Feed, upload_url: str, content: bytes) -> None:
+        headers = {
+            "Content-Md5": base64.b64encode(hashlib.md5(content).digest()).decode(),
+            "Content-Type": "application/gzip",
+            "x-amz-server-side-encryption": "AES256",
+        }
+        try:
+            self._session.put(upload_url, data=content, headers=headers, timeout=REQUEST_TIMEOUT).raise_for_status()
+        except requests.RequestException as error:
+            logger.warning("Demo upload of %s failed: %s", feed.name, type(error).__name__)
+
+    def _file(self, feed: Feed, trouble: Trouble) -> bytes:
+        """Make the file of one upload; the number of records varies a little."""
+        count = round(feed.records * self._random.uniform(0.9, 1.1))
+        bad = set(self._random.sample(range(count), k=round(count * BAD_RECORDS_SHARE)))
+        lines = [
+            self._bad_line(feed, number) if trouble is Trouble.BAD_RECORDS and number in bad else _line(feed, number)
+            for number in range(count)
+        ]
+        content = "\n".join([*lines, ""]).encode()
+        return _zip(content) if trouble is Trouble.ZIP else gzip.compress(content, mtime=0)
+
+    def _bad_line(self, feed: Feed, number: int) -> str:
+        """Make a record with one of the mistakes that real error logs tell of."""
+        line = _line(feed, number)
+        return self._random.choice([line[:-1], line.replace("upsert", "replace"), line.replace('"value"', '"values"')])
+
+
+def _line(feed: Feed, number: int) -> str:
+    record = {"ref": str(uuid4()), "schema": feed.schema, "mode": "upsert", "value": _value(feed, number)}
+    return json.dumps(record, separators=(",", ":"))
+
+
+def _value(feed: Feed, number: int) -> dict[str, Any]:
+    match feed.schema:
+        case "guest":
+            return {"guestType": "customer", "email": f"guest{number}@example.com"}
+        case "order":
+            return {
+                "referenceId": f"ORDER-{number}",
+                "channel": "WEB",
+                "status": "PURCHASED",
+                "price": 10 + number % 90,
+            }
+        case _:
+            return {"referenceId": f"{feed.name}-{number}", "channel": "WEB"}
+
+
+def _zip(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("import.json", content)
+    return archive.getvalue()

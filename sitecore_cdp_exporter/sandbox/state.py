@@ -1,0 +1,165 @@
+"""The batches of the sandbox and the states that they go through. Pure: no I/O, and the clock is handed in."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from threading import Lock
+
+from sitecore_cdp_exporter.sandbox.records import ImportResult
+
+# How long the URL that a file is uploaded to stays valid, as documented.
+UPLOAD_URL_LIFETIME = timedelta(hours=1)
+# The list shows the batches of the past 30 days, as documented.
+LISTED_FOR = timedelta(days=30)
+# How long a file waits in the queue, and how long it is processed, at speed 1. Long enough that a scrape every
+# 15 seconds sees each state.
+QUEUE_TIME = timedelta(seconds=15)
+PROCESSING_TIME = timedelta(seconds=25)
+# Beyond this many batches the oldest is forgotten when a new one is allocated, so that a long demo stays small.
+MOST_BATCHES = 10_000
+
+
+class BatchExistsError(Exception):
+    """A batch with this ref was allocated before; refs are unique over all batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryStats:
+    """`summaryStats` of the API. What is None is left out of the body."""
+
+    total: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+    time_to_process_millis: int | None = None
+
+    def body(self) -> dict[str, int]:
+        """Give the JSON object; it is empty when nothing is known."""
+        fields = {
+            "timeToProcessMillis": self.time_to_process_millis,
+            "totalCount": self.total,
+            "succeededCount": self.succeeded,
+            "failedCount": self.failed,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a batch says of itself from `since` on. `error_log` is the gzipped log."""
+
+    status: str
+    since: datetime
+    stats: SummaryStats = SummaryStats()
+    error_log: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch. `states` are ordered by time and include those that are yet to come."""
+
+    ref: str
+    checksum: str
+    size: int | None
+    created_at: datetime
+    states: tuple[State, ...]
+
+    @property
+    def upload_expiry(self) -> datetime:
+        """When the upload URL dies."""
+        return self.created_at + UPLOAD_URL_LIFETIME
+
+    def state_at(self, now: datetime) -> State:
+        """Give the newest state that has begun."""
+        begun = [state for state in self.states if state.since <= now]
+        return begun[-1] if begun else self.states[0]
+
+
+class Batches:
+    """All batches by ref, safe to use from several threads.
+
+    `clock` gives the time with its zone. `speed` divides how long a file is queued and processed.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime], speed: float) -> None:
+        self.now = clock
+        self._queue_time = QUEUE_TIME / speed
+        self._processing_time = PROCESSING_TIME / speed
+        self._batches: dict[str, Batch] = {}
+        self._lock = Lock()
+
+    def allocate(self, *, ref: str, checksum: str, size: int) -> Batch:
+        """Add a batch that waits for its file, or raise `BatchExistsError`."""
+        now = self.now()
+        uploading = State(status="uploading", since=now)
+        batch = Batch(ref=ref, checksum=checksum, size=size, created_at=now, states=(uploading,))
+        with self._lock:
+            if ref in self._batches:
+                raise BatchExistsError
+            if len(self._batches) >= MOST_BATCHES:
+                del self._batches[next(iter(self._batches))]
+            self._batches[ref] = batch
+        return batch
+
+    def receive_file(self, ref: str) -> Batch | None:
+        """Queue a batch whose file is wholly there. None when it waits for no file."""
+        now = self.now()
+        queued = State(status="file_uploaded", since=now)
+        processing = State(status="processing", since=now + self._queue_time)
+        with self._lock:
+            batch = self._batches.get(ref)
+            if batch is None or [state.status for state in batch.states] != ["uploading"]:
+                return None
+            received = replace(batch, states=(*batch.states, queued, processing))
+            self._batches[ref] = received
+        return received
+
+    def finish(self, batch: Batch, result: ImportResult) -> None:
+        """Add the final state of a batch that `receive_file` gave, unless it was removed or replaced meanwhile."""
+        started = batch.states[-1].since
+        ended = max(started + self._processing_time, self.now())
+        stats = SummaryStats()
+        if result.total is not None and result.failed is not None:
+            stats = SummaryStats(
+                total=result.total,
+                succeeded=result.total - result.failed,
+                failed=result.failed,
+                time_to_process_millis=round((ended - started) / timedelta(milliseconds=1)),
+            )
+        final = State(status=result.status, since=ended, stats=stats, error_log=result.error_log)
+        with self._lock:
+            if self._batches.get(batch.ref) is batch:
+                self._batches[batch.ref] = replace(batch, states=(*batch.states, final))
+
+    def place(self, batch: Batch) -> None:
+        """Add a batch, or replace the one with the same ref."""
+        with self._lock:
+            self._batches[batch.ref] = batch
+
+    def remove(self, ref: str) -> None:
+        """Forget a batch; one that is unknown is no error."""
+        with self._lock:
+            self._batches.pop(ref, None)
+
+    def get(self, ref: str) -> Batch | None:
+        """Give the batch with this ref, None when there is none."""
+        return self._batches.get(ref)
+
+    def page(
+        self, *, statuses: Collection[str], created_before: datetime | None, offset: int, limit: int
+    ) -> tuple[int, list[tuple[Batch, State]]]:
+        """Count the batches of the past 30 days that match, and give one page of them, the newest first.
+
+        No `statuses` means any. Of batches created at the same moment, the one added last comes first.
+        """
+        now = self.now()
+        with self._lock:
+            batches = list(self._batches.values())
+        matching = [
+            (batch, state)
+            for batch, state in ((batch, batch.state_at(now)) for batch in reversed(batches))
+            if batch.created_at > now - LISTED_FOR
+            and (created_before is None or batch.created_at < created_before)
+            and (not statuses or state.status in statuses)
+        ]
+        matching.sort(key=lambda item: item[0].created_at, reverse=True)
+        return len(matching), matching[offset : offset + limit]
