@@ -1,0 +1,109 @@
+"""How the mistakes of a config file are told: each in one line with its place, and never with a secret in it."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic_core import ErrorDetails
+
+from sitecore_cdp_exporter.yaml_document import Place, YamlDocument, YamlPath, YamlProblem
+
+# What stands under one of these keys is never shown, wherever the key is.
+SECRET_KEYS = {"username", "password", "proxy_url"}
+# Likewise a text that has swallowed such a key, or a URL with credentials or a query.
+SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + "|[@?]")
+SECRET = "<secret>"  # noqa: S105  It stands for one.
+
+LONGEST_SHOWN = 60
+# A forgotten space or a comma too many makes a key of a secret, as in `{password:1234}`. So keys show only when they
+# look like words; labels may have digits.
+READABLE_KEY = re.compile("[A-Za-z][A-Za-z_-]{0,31}")
+READABLE_LABEL = re.compile("[^:=@]+")
+HIDDEN_KEY = "<key>"
+
+# What pydantic's own checks expect, by the type of its error.
+EXPECTED = {
+    "missing": "is missing",
+    "string_type": "expected a string",
+    "is_instance_of": "expected a string",
+    "too_short": "must not be empty",
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than_equal": "expected at most {le}",
+    "literal_error": "expected {expected}",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "tuple_type": "expected a list",
+    "value_error": "{error}",
+}
+# A text where a mapping or a list should be is not shown: a secret without a space after its key is such a text.
+CONTAINER_TYPES = {"dict_type", "model_type", "tuple_type"}
+
+
+def error_lines(path: Path, problems: Iterable[YamlProblem]) -> list[str]:
+    """Tell each problem in one line, in the order of the file."""
+    return [_error_line(path, problem) for problem in sorted(problems, key=lambda problem: problem.line)]
+
+
+def _error_line(path: Path, problem: YamlProblem) -> str:
+    where = ":".join(str(part) for part in (path, problem.line, problem.column) if part is not None)
+    return one_line(": ".join(part for part in (where, _key_path(problem.path), problem.message) if part))
+
+
+def model_problem(error: ErrorDetails, document: YamlDocument, known_keys: Mapping[str, Sequence[str]]) -> YamlProblem:
+    """Find the place of an error of pydantic's, and word it. `known_keys` has the keys of each section, by its path."""
+    found, place = document.locate(error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(found, place, known_keys)
+    if error["type"] == "missing":
+        return YamlProblem(place.line, error["loc"], EXPECTED["missing"])
+    message = EXPECTED[error["type"]].format_map(error.get("ctx", {}))
+    if EXPECTED[error["type"]] == "expected a string" and place.is_plain:
+        message += "; put it in quotes"
+    return YamlProblem(place.line, found, message + _given(error, found, place))
+
+
+def _unknown_key(path: YamlPath, place: Place, known_keys: Mapping[str, Sequence[str]]) -> YamlProblem:
+    """Name an unknown key, but not its value. A key that holds nothing may itself be a value that lost its key."""
+    *section, name = path
+    known = known_keys[".".join(part for part in section if isinstance(part, str))]
+    if similar := difflib.get_close_matches(str(name).lower(), known, n=1):
+        return YamlProblem(place.line, path, f"unknown key; did you mean {similar[0]}?")
+    shown_path = (*section, HIDDEN_KEY) if place.kind == "nothing" else path
+    return YamlProblem(place.line, shown_path, f"unknown key; expected one of {', '.join(known)}")
+
+
+def _given(error: ErrorDetails, path: YamlPath, place: Place) -> str:
+    if error["loc"][-1:] == ("[key]",):
+        return ""  # The key is wrong, not its value, and the path ends with the key.
+    if error["type"] == "value_error" and place.kind == "a mapping":
+        return ""  # The message is about its keys.
+    if SECRET_KEYS.intersection(path) or SECRET_INSIDE.search(place.text or ""):
+        return f" ({SECRET})"
+    if place.text is None or error["type"] in CONTAINER_TYPES:
+        return f" ({place.kind})"
+    return f" ({_shortened(place.text)})" if place.is_plain else f' ("{_shortened(place.text)}")'
+
+
+def _key_path(path: YamlPath) -> str:
+    """Write a path as people do: `batches[3].labels.team`."""
+    text = ""
+    for part, section in zip(path, (None, *path), strict=False):
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            readable = READABLE_LABEL if section == "labels" else READABLE_KEY
+            key = _shortened(part) if readable.fullmatch(part) else HIDDEN_KEY
+            text += f".{key}" if text else key
+    return text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def one_line(text: str) -> str:
+    """Escape whatever does not print, line breaks for instance."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,176 @@
+"""The kinds of values in the config file: what each of them accepts, what it becomes, and its JSON Schema.
+
+The validation context is the directory of the config file. Without one the models are built by code.
+"""
+
+import ipaddress
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic.config import JsonDict
+
+# Prometheus' syntax of durations, and its units in seconds.
+DURATION = r"^(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
+UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+# Prometheus counts nanoseconds in 63 bits, which is a little more than this.
+LONGEST_DURATION = 292 * UNITS["y"]
+LONGEST_TIMEOUT = 2 * UNITS["m"]
+
+REF = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+REF_SCHEMA: JsonDict = {"type": "string", "pattern": REF}
+LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+# Labels of the exporter's own, of Prometheus and of its alerts: one of the same name would hide or break them.
+RESERVED_LABELS = ("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity")
+LABEL_NAME_SCHEMA: JsonDict = {
+    "pattern": LABEL_NAME,
+    "not": {"anyOf": [{"enum": [*RESERVED_LABELS]}, {"pattern": "^__"}]},
+}
+
+
+def _seconds(value: object, info: ValidationInfo) -> object:
+    """Seconds of a duration such as `1m30s`. A file has to name the unit; only code may give seconds as a float."""
+    if isinstance(value, float) and info.context is None:
+        return value
+    if value == "0" or (type(value) is int and value == 0):
+        return 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("a duration needs a unit: write 5s for five seconds")  # noqa: TRY004  Pydantic's rule.
+    if not isinstance(value, str) or not re.fullmatch(DURATION, value):
+        raise ValueError("expected a duration such as 5s, 1m30s or 500ms; the units are y w d h m s ms, in this order")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall("([0-9]+)([a-z]+)", value))
+    if seconds > LONGEST_DURATION:
+        raise ValueError("expected a duration of at most 292y")
+    return seconds
+
+
+def _check_timeout(seconds: float) -> float:
+    """Refuse a timeout that ends no request in reasonable time, or every one at once."""
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise ValueError("expected more than 0s and at most 2m")
+    return seconds
+
+
+def _check_base_url(url: str) -> str:
+    """Refuse all but `https://host[:port][/prefix]`; credentials may go over plain HTTP to this machine only."""
+    if "@" in url:
+        raise ValueError("must not hold credentials; they belong to api.basic_auth")
+    host = _host(url)
+    if "?" in url or "#" in url:
+        raise ValueError("must not have a query or a fragment")
+    if urlsplit(url).scheme == "http" and not _is_loopback(host):
+        raise ValueError(
+            "expected https://; http:// is for loopback hosts only, because it would send the token openly"
+        )
+    return url.rstrip("/")
+
+
+def _check_proxy_url(url: SecretStr) -> SecretStr:
+    """Refuse what is not the URL of an HTTP proxy."""
+    _host(url.get_secret_value())
+    return url
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("not a valid URL") from None
+    if parts.scheme not in ("http", "https") or not host or port == 0 or not re.fullmatch(r"[!-\[\]-~]+", url):
+        raise ValueError("expected a URL such as https://host or https://host:8443")
+    return host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_ref(ref: str) -> str:
+    """Refuse what is not a UUID."""
+    if not re.fullmatch(REF, ref):
+        raise ValueError("expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
+    return ref
+
+
+def _check_label_name(name: str) -> str:
+    """Refuse names that Prometheus does not take, and those that are used already."""
+    if not re.fullmatch(LABEL_NAME, name):
+        raise ValueError("a label name has letters, digits and _ only, and no digit first")
+    if name in RESERVED_LABELS or name.startswith("__"):
+        raise ValueError(f"this label name is reserved, as are {', '.join(RESERVED_LABELS)} and all with __ in front")
+    return name
+
+
+def _check_label_value(value: str) -> str:
+    """Refuse what cannot be written as UTF-8. A file cannot hold it, but code can."""
+    if _has(value, "Cs"):
+        raise ValueError("expected valid Unicode")
+    return value
+
+
+def _check_feed(feed: str) -> str:
+    """Refuse names that no dashboard can show."""
+    if not feed or _has(feed, "Cc", "Cs"):
+        raise ValueError("expected a name of at least one character, and no control characters")
+    return feed
+
+
+def _check_credential(credential: SecretStr) -> SecretStr:
+    """Refuse what basic authentication cannot carry (RFC 7617, section 2)."""
+    if _has(credential.get_secret_value(), "Cc", "Cs"):
+        raise ValueError("must not contain a line break or another control character")
+    return credential
+
+
+def _check_username(username: SecretStr) -> SecretStr:
+    if ":" in username.get_secret_value():
+        raise ValueError("must not contain a colon, which ends the user name in basic authentication")
+    return username
+
+
+def _has(text: str, *categories: str) -> bool:
+    """Whether a text has a character of one of these Unicode categories."""
+    return any(unicodedata.category(character) in categories for character in text)
+
+
+def _to_path(value: object, info: ValidationInfo) -> object:
+    """Resolve a path against the directory of the config file, which is the context of the validation."""
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise ValueError("expected the path of a file")
+    return (info.context or Path()) / value
+
+
+_DURATION_TEXT: JsonDict = {"type": "string", "pattern": DURATION}
+Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"anyOf": [_DURATION_TEXT, {"const": 0}]})]
+Timeout = Annotated[float, BeforeValidator(_seconds), AfterValidator(_check_timeout), WithJsonSchema(_DURATION_TEXT)]
+
+FilePath = Annotated[Path, BeforeValidator(_to_path), WithJsonSchema({"type": "string", "minLength": 1})]
+
+BaseUrl = Annotated[
+    str,
+    AfterValidator(_check_base_url),
+    WithJsonSchema({"type": "string", "pattern": r"^[hH][tT][tT][pP][sS]?://[^/@?#\s\\][^@?#\s\\]*$"}),
+]
+
+Secret = Annotated[SecretStr, Field(min_length=1)]
+Password = Annotated[Secret, AfterValidator(_check_credential)]
+Username = Annotated[Password, AfterValidator(_check_username)]
+ProxyUrl = Annotated[
+    Secret, AfterValidator(_check_proxy_url), Field(json_schema_extra={"pattern": "^[hH][tT][tT][pP][sS]?://"})
+]
+
+Ref = Annotated[str, AfterValidator(_check_ref), WithJsonSchema(REF_SCHEMA)]
+Feed = Annotated[
+    str, AfterValidator(_check_feed), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"})
+]
+LabelName = Annotated[str, AfterValidator(_check_label_name)]
+LabelValue = Annotated[str, AfterValidator(_check_label_value)]

@@ -1,0 +1,253 @@
+"""YAML text as plain data that remembers where each part of it stood.
+
+PyYAML's events are read here, not the objects that it would make of them: only events show duplicate keys and the
+line of an alias, and no tag in a file can choose a class. The parser is the one in C. It is twenty times as fast, and
+its messages are fixed texts, so that they never quote a file that may hold a password.
+"""
+
+from typing import NamedTuple, Self
+
+import yaml
+from yaml.constructor import SafeConstructor
+from yaml.reader import Reader
+from yaml.resolver import Resolver
+
+YamlPath = tuple[str | int, ...]
+
+# The config file has five levels. The bound keeps a file of a million brackets from exhausting the stack.
+MAXIMUM_DEPTH = 32
+
+# The path of what stands under a key that is no string. It is how YAML itself marks such a key.
+NO_STRING = "?"
+
+_TAG = "tag:yaml.org,2002:"
+_CONVERTED = {_TAG + name for name in ("null", "bool", "int", "float")}
+_MERGE = "<<"
+
+
+class Place(NamedTuple):
+    """Where a value stands, and what was typed there.
+
+    `line` is that of the key, or of the item in a list. `text` is set only for a scalar that stands wholly on that
+    line: a slip can pull other lines of the file into a value. `is_plain` says that the scalar has no quotes, so that
+    YAML may take it for a number.
+    """
+
+    line: int
+    kind: str
+    text: str | None = None
+    is_plain: bool = False
+
+    @classmethod
+    def of(cls, event: yaml.Event) -> Self:
+        """Where an event of PyYAML begins."""
+        line, end = event.start_mark.line, event.end_mark.line  # type: ignore[union-attr]  # The parser sets both.
+        match event:
+            case yaml.MappingStartEvent():
+                return cls(line + 1, "a mapping")
+            case yaml.SequenceStartEvent():
+                return cls(line + 1, "a list")
+            case yaml.AliasEvent():
+                return cls(line + 1, "an alias")
+            case yaml.ScalarEvent(value="", implicit=(True, _)):
+                return cls(line + 1, "nothing")
+            case yaml.ScalarEvent(value=text, implicit=(is_plain, _)) if line == end:
+                return cls(line + 1, "a single value", text, is_plain)
+            case _:
+                return cls(line + 1, "a text of several lines")
+
+    def under(self, key: Self) -> Self:
+        """Return the place of this value as that of a key."""
+        text = self.text if self.line == key.line else None
+        return self._replace(line=key.line, text=text)
+
+
+class YamlMapping(dict[str, object]):
+    """A mapping, with the place of the value of each key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, Place] = {}
+
+
+class YamlList(list[object]):
+    """A list, with the place of each item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[Place] = []
+
+
+class YamlProblem(NamedTuple):
+    """What is wrong with a text. `column` is set, and `path` empty, where the parser gave up.
+
+    `is_unread` says that the value became None because nothing could be made of it.
+    """
+
+    line: int
+    path: YamlPath
+    message: str
+    column: int | None = None
+    is_unread: bool = False
+
+
+class YamlDocument(NamedTuple):
+    """The data of one document: mappings, lists, strings, numbers, booleans and None. An empty text is None."""
+
+    data: object
+    place: Place
+    problems: list[YamlProblem]
+
+    def locate(self, path: YamlPath) -> tuple[YamlPath, Place]:
+        """Follow a path as far as it exists; return that part of it, and the place where it ends."""
+        data, place = self.data, self.place
+        for depth, part in enumerate(path):
+            match data, part:
+                case YamlMapping() as mapping, str() as key if key in mapping:
+                    data, place = mapping[key], mapping.places[key]
+                case YamlList() as items, int() as index:
+                    data, place = items[index], items.places[index]
+                case _:
+                    return path[:depth], place
+        return path, place
+
+
+def read_yaml(text: str) -> YamlDocument:
+    """Read a text that should hold one YAML document. Whatever is wrong with it is in `problems`; nothing is raised."""
+    if unprintable := Reader.NON_PRINTABLE.search(text):
+        problem = _unprintable_problem(text, unprintable.start())
+        return YamlDocument(None, Place(1, "nothing"), [problem])
+    reader = _Reader(text)
+    try:
+        data, place = reader.document()
+    except yaml.MarkedYAMLError as error:
+        return YamlDocument(None, Place(1, "nothing"), [*reader.problems, _syntax_problem(error)])
+    return YamlDocument(data, place, reader.problems)
+
+
+def _unprintable_problem(text: str, position: int) -> YamlProblem:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return YamlProblem(
+        line, (), f"character U+{ord(text[position]):04X} is not allowed in YAML", column, is_unread=True
+    )
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
+    """Say what the parser says, without the snippet of the text that comes with it."""
+    line, column = (mark.line + 1, mark.column + 1) if (mark := error.problem_mark) else (1, 1)
+    message = f"not valid YAML: {error.problem}"
+    if error.context_mark and error.context_mark.line + 1 != line:
+        message += f" {error.context} that begins on line {error.context_mark.line + 1}"
+    message += "; check the indentation (no tabs), and put values with special characters in quotes"
+    return YamlProblem(line, (), message, column, is_unread=True)
+
+
+class _Reader:
+    """Builds data from the events of PyYAML, and notes the problems that it can step over."""
+
+    def __init__(self, text: str) -> None:
+        self.problems: list[YamlProblem] = []
+        self._events = yaml.parse(text, Loader=yaml.CSafeLoader)
+        self._anchors: dict[str, object] = {}
+        self._resolver = Resolver()
+        self._constructor = SafeConstructor()
+
+    def document(self) -> tuple[object, Place]:
+        next(self._events)  # The stream begins.
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None, Place(1, "nothing")
+        event = next(self._events)
+        data, place = self._value(event, ()), Place.of(event)
+        next(self._events)  # The document ends.
+        if not isinstance(after := next(self._events), yaml.StreamEndEvent):
+            self._note(after, (), "a second YAML document begins here; expected one only")
+        return data, place
+
+    def _value(self, event: yaml.Event, path: YamlPath) -> object:
+        if len(path) > MAXIMUM_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem="nested too deeply",
+                problem_mark=event.start_mark,  # type: ignore[arg-type]  # The stubs know the mark of Python only.
+            )
+        value: object
+        match event:
+            case yaml.AliasEvent():
+                return self._anchored(event, path)
+            case yaml.ScalarEvent():
+                value = self._scalar(event, path)
+            case yaml.SequenceStartEvent():
+                value = self._list(path)
+            case yaml.MappingStartEvent():
+                value = self._mapping(path)
+            case _:
+                raise AssertionError("no other event begins a node")
+        if event.tag not in (None, _TAG + "str"):
+            return self._unread(event, path, "YAML tags are not supported; quote a value that begins with !")
+        if event.anchor and Place.of(event).kind == "nothing":
+            return self._unread(event, path, "an anchor without a value; quote a value that begins with &")
+        if event.anchor:
+            # It counts from here on only, so that nothing contains itself.
+            self._anchors[event.anchor] = value
+        return value
+
+    def _anchored(self, alias: yaml.AliasEvent, path: YamlPath) -> object:
+        if alias.anchor not in self._anchors:
+            return self._unread(alias, path, "an alias of no anchor above it; quote a value that begins with *")
+        return self._anchors[alias.anchor]
+
+    def _scalar(self, event: yaml.ScalarEvent, path: YamlPath) -> object:
+        """Make a null, boolean or number where YAML sees one; all else, dates for instance, stays as it was typed."""
+        tag = self._resolver.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
+        if tag not in _CONVERTED:
+            return event.value
+        try:
+            return self._constructor.construct_object(yaml.ScalarNode(tag, event.value))
+        except ValueError:
+            return self._unread(event, path, "a number that cannot be read; quote it if it is a text")
+
+    def _list(self, path: YamlPath) -> YamlList:
+        items = YamlList()
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items))))
+            items.places.append(Place.of(event))
+        return items
+
+    def _mapping(self, path: YamlPath) -> YamlMapping:
+        mapping = YamlMapping()
+        while not isinstance(key_event := next(self._events), yaml.MappingEndEvent):
+            self._entry(mapping, key_event, path)
+        if _MERGE in mapping:
+            self._merge(mapping, path)
+        return mapping
+
+    def _entry(self, mapping: YamlMapping, key_event: yaml.Event, path: YamlPath) -> None:
+        key = self._value(key_event, (*path, NO_STRING))
+        value_event = next(self._events)
+        value_path = (*path, key if isinstance(key, str) else NO_STRING)
+        value = self._value(value_event, value_path)
+        if not isinstance(key, str):
+            self._note(key_event, path, "a key that is not a string; quote it if it is meant to be one")
+        elif key in mapping:
+            self._note(key_event, value_path, f"duplicate key; line {mapping.places[key].line} has it already")
+        else:
+            mapping[key] = value
+            mapping.places[key] = Place.of(value_event).under(Place.of(key_event))
+
+    def _merge(self, mapping: YamlMapping, path: YamlPath) -> None:
+        """Resolve the merge key: the mapping's own keys win, then those of the first mapping that is named."""
+        merged, place = mapping.pop(_MERGE), mapping.places.pop(_MERGE)
+        for source in merged if isinstance(merged, YamlList) else [merged]:
+            if not isinstance(source, YamlMapping):
+                self.problems.append(YamlProblem(place.line, path, "<< expects a mapping or a list of mappings"))
+                continue
+            for key in [key for key in source if key not in mapping]:
+                mapping[key] = source[key]
+                mapping.places[key] = source.places[key]
+
+    def _unread(self, event: yaml.Event, path: YamlPath, message: str) -> object:
+        self.problems.append(YamlProblem(Place.of(event).line, path, message, is_unread=True))
+        return None
+
+    def _note(self, event: yaml.Event, path: YamlPath, message: str) -> None:
+        self.problems.append(YamlProblem(Place.of(event).line, path, message))

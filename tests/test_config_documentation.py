@@ -1,0 +1,118 @@
+"""`docs/configuration.md` against the models, both ways; its examples load, and its mistakes are told as it says."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from sitecore_cdp_exporter.config import ConfigError, load_config
+from sitecore_cdp_exporter.config_values import RESERVED_LABELS
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "configuration.md").read_text()
+SCHEMA = json.loads((ROOT / "config.schema.json").read_text())
+SECTIONS = {
+    "": SCHEMA,
+    "api.": SCHEMA["$defs"]["ApiConfig"],
+    "api.basic_auth.": SCHEMA["$defs"]["BasicAuth"],
+    "api.tls_config.": SCHEMA["$defs"]["TlsConfig"],
+    "batches[].": SCHEMA["$defs"]["WatchedBatch"],
+}
+
+
+class Row(NamedTuple):
+    """A row of the tables: what stands in its cells, without the backticks."""
+
+    key: str
+    kind: str
+    default: str
+    example: str
+    meaning: str
+    mistake: str
+
+
+ROWS = [Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in re.findall(r"(?m)^\| `.*\|$", TEXT)]
+
+
+def unquoted(cell: str) -> str:
+    return cell.strip("`")
+
+
+def config_with(key: str, value: str) -> str:
+    """A config with one key set. JSON is YAML, so the parents may be in JSON."""
+    config: dict[str, Any] = {"api": {"base_url": "https://api.boxever.com"}}
+    marker = "VALUE"
+    if key.startswith("batches[]."):
+        name = key.removeprefix("batches[].")
+        config["batches"] = [{"ref": "12af3453-62da-4b31-b646-631b7b5f3009", name: marker}]
+    else:
+        *parents, name = key.split(".")
+        section = config
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[name] = marker
+    return json.dumps(config).replace(f'"{marker}"', value)
+
+
+def test_the_documentation_has_every_key_and_no_other() -> None:
+    assert [unquoted(row.key) for row in ROWS] == [
+        prefix + name for prefix, section in SECTIONS.items() for name in section["properties"]
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_the_default_is_that_of_the_models(row: Row) -> None:
+    prefix, dot, name = unquoted(row.key).rpartition(".")
+    section = SECTIONS[prefix + dot]
+    if name in section.get("required", ()):
+        assert row.default == "required"
+    else:
+        default = section["properties"][name].get("default")
+        assert yaml.safe_load(unquoted(row.default)) == default
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_the_example_of_a_key_loads(row: Row, tmp_path: Path) -> None:
+    text = config_with(unquoted(row.key), unquoted(row.example))
+    for name, companion in {"cert_file": "key_file", "key_file": "cert_file"}.items():
+        if row.key.endswith(f".{name}`"):
+            text = text.replace(f'"{name}"', f'"{companion}": x, "{name}"')
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    load_config(path)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_a_mistake_is_told_as_documented(row: Row, tmp_path: Path) -> None:
+    value, told = row.mistake.removeprefix("`").split("`: ")
+    path = tmp_path / "config.yaml"
+    path.write_text(config_with(unquoted(row.key), value))
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    (error,) = raised.value.errors
+    assert told in error
+
+
+def test_the_yaml_in_the_documentation_loads(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for block in re.findall(r"(?s)```yaml\n(api:.*?)```", TEXT):
+        path.write_text(block)
+        assert load_config(path).batches
+
+
+def test_the_sample_of_errors_is_true(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "api:\n  base_url: https://api.boxever.com\n  timeout: 5\n  concurency: 4\nbatches:\n  - ref: nightly\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert str(raised.value).replace(str(tmp_path / "config.yaml"), "config.yaml") in TEXT
+
+
+def test_the_reserved_labels_are_listed() -> None:
+    (listed,) = re.findall(r"These are reserved: (.*), and all that begin with `__`", TEXT)
+    assert tuple(re.findall("`(.*?)`", listed)) == RESERVED_LABELS
