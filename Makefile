@@ -1,4 +1,5 @@
 # `make help` lists what there is. Everything is installed into .venv; nothing outside this folder changes.
+# ARGS goes to the exporter: make demo ARGS=--web.listen-address=127.0.0.1:9000
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,16 +8,16 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 CONFIG ?= config.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench format lock schema clean
+.PHONY: help demo run test check bench pictures format lock schema clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: $(INSTALLED) ## Run the exporter against the bundled sandbox of the Batch API
-	@$(BIN)/python exporter.py --demo
+	@$(BIN)/python exporter.py --demo $(ARGS)
 
 run: $(INSTALLED) ## Run the exporter with config.yaml (CONFIG=path for another file)
-	@$(BIN)/python exporter.py --config.file=$(CONFIG)
+	@$(BIN)/python exporter.py --config.file=$(CONFIG) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, with branch coverage (those marked e2e need Prometheus)
 	$(BIN)/pytest --cov --cov-report=term $(PYTEST_ARGS)
@@ -29,6 +30,9 @@ check: $(INSTALLED) ## Lint and check types
 
 bench: $(INSTALLED) ## Measure a scrape against the least it could take
 	$(BIN)/python -m bench.scrape
+
+pictures: $(INSTALLED) ## Take the pictures of the documentation (needs Chromium)
+	$(BIN)/python -m docs.take_pictures
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format

@@ -45,12 +45,14 @@ def running(command: Sequence[str], *, log: Path) -> Iterator[Program]:
             process.wait()
 
 
-def wait_for(what: str, attempt: Callable[[], T | None], *, programs: Sequence[Program]) -> T:
+def wait_for(
+    what: str, attempt: Callable[[], T | None], *, programs: Sequence[Program], seconds: float = LONGEST_WAIT
+) -> T:
     """Repeat `attempt` until it gives something true.
 
     Fails with the logs of the programs when one of them ends, or when time is up.
     """
-    give_up = time.monotonic() + LONGEST_WAIT
+    give_up = time.monotonic() + seconds
     while time.monotonic() < give_up and all(program.process.poll() is None for program in programs):
         if result := attempt():
             return result
