@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import json
 import logging
+import re
 import resource
 import signal
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import prometheus_client
@@ -134,8 +137,9 @@ def _listen_address(text: str) -> ListenAddress:
 
 
 def _telemetry_path(text: str) -> str:
-    if not text.startswith("/") or text in {"/", "/probe"} or text.startswith("/-/") or set(text) & set("{}?#% "):
-        raise argparse.ArgumentTypeError("expected a path such as /metrics, other than /, /probe and /-/...")
+    # Each part begins with a letter or a digit, so that no part is `..`, and nothing is like the paths below `/-/`.
+    if text == "/probe" or not re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9._~-]*)+/?", text):
+        raise argparse.ArgumentTypeError("expected a path such as /metrics, other than /probe")
     return text
 
 
@@ -153,11 +157,13 @@ def _check(path: Path) -> int:
     try:
         config = load_config(path)
     except ConfigError as error:
-        return _fail(error.errors)
-    print(f"{path} is valid: {len(config.batches)} batches of {config.api.base_url} would be watched")  # noqa: T201  The output of the command.
+        # As they are, not as log lines: editors and CI find the place by `file:line:` at the start.
+        print(*error.errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
+        return 1
+    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(config.batches)}")  # noqa: T201  Likewise.
     for batch in config.batches:
-        labels = {"feed": batch.feed} if batch.feed else {}
-        print(batch.ref, *(f"{name}={value}" for name, value in (labels | dict(batch.labels)).items()))  # noqa: T201  Likewise.
+        labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
+        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201  Likewise.
     return 0
 
 
@@ -202,7 +208,7 @@ async def _serve(config: Config, flags: argparse.Namespace) -> int:
 
 
 def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> None:
-    url = f"http://{address}"
+    url = f"http://{ListenAddress(address.host or 'localhost', address.port)}"
     print(  # noqa: T201  The output of the command.
         "\n"
         "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"
@@ -220,4 +226,6 @@ def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> N
 def _raise_open_file_limit() -> None:
     """Allow as many open files as the system lets us, as programs in Go do by themselves."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # macOS names a limit that it then does not grant.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -24,16 +24,19 @@ SECONDS_BETWEEN_POLLS = 5.0
 
 
 @contextmanager
-def demo_config() -> Iterator[Config]:
-    """Run the sandbox, and yield a config for it."""
-    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
+def demo_config(*, speed: float = 1.0) -> Iterator[Config]:
+    """Run the sandbox, and yield a config for it. `speed` divides how long a batch takes."""
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, speed=speed) as sandbox:
         basic_auth = BasicAuth(username=SecretStr(CLIENT_KEY), password=SecretStr(API_TOKEN))
         yield Config(api=ApiConfig(base_url=sandbox.base_url, basic_auth=basic_auth, endpoint="inspect"))
 
 
 @contextmanager
-def demo_uploads(base_url: str, watchlist: Watchlist, poller: Poller) -> Iterator[None]:
-    """Upload batches, watch each as soon as it is allocated, and poll like a Prometheus that scrapes every 5 s."""
+def demo_uploads(base_url: str, watchlist: Watchlist, poller: Poller, *, speed: float = 1.0) -> Iterator[None]:
+    """Upload batches, watch each as soon as it is allocated, and poll like a Prometheus that scrapes every 5 s.
+
+    `speed` is that of the sandbox; it divides the time between uploads and between polls, too.
+    """
     announced: deque[WatchedBatch] = deque(maxlen=WATCHED_BATCHES)
 
     def watch(ref: str, feed: str) -> None:
@@ -42,12 +45,12 @@ def demo_uploads(base_url: str, watchlist: Watchlist, poller: Poller) -> Iterato
         logger.info("the demo uploads a batch", extra={"ref": ref, "feed": feed})
 
     def poll() -> None:
-        while not stopping.wait(SECONDS_BETWEEN_POLLS):
+        while not stopping.wait(SECONDS_BETWEEN_POLLS / speed):
             poller.poll(time.monotonic() + SECONDS_BETWEEN_POLLS)
 
     stopping = threading.Event()
     polls = threading.Thread(target=poll, name="demo-polls", daemon=True)
-    uploads = DemoUploads(base_url, client_key=CLIENT_KEY, api_token=API_TOKEN, announce=watch)
+    uploads = DemoUploads(base_url, client_key=CLIENT_KEY, api_token=API_TOKEN, announce=watch, speed=speed)
     uploads.start()
     polls.start()
     try:

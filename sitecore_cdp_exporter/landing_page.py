@@ -18,13 +18,15 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sitecore CDP batch exporter</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1f24; }}
 h1 {{ font-size: 1.5rem; }}
+h1 small {{ font-weight: normal; color: #59636e; }}
 nav a {{ margin-right: 1.5rem; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .875rem; }}
 caption {{ text-align: left; padding: .5rem 0; }}
 th, td {{ text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
+td:last-child {{ white-space: normal; }}
 td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 .status {{ padding: .1rem .5rem; border-radius: 1rem; background: #e7ecf0; }}
@@ -42,7 +44,7 @@ code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 <table>
 <caption>{caption}</caption>
 <thead><tr><th>Feed</th><th>Ref</th><th>Status</th><th class="number">Records</th><th class="number">Failed</th>
-<th class="number">Time to process</th><th>Modified</th><th>Last poll</th><th>Labels</th></tr></thead>
+<th class="number">Time to process</th><th>Modified (UTC)</th><th>Last poll (UTC)</th><th>Labels</th></tr></thead>
 <tbody>
 {rows}
 </tbody>
@@ -63,13 +65,16 @@ def render_landing_page(snapshot: Snapshot | None, watched: Sequence[WatchedBatc
         telemetry_path: Where the metrics are.
 
     """
-    rows = [_watched_row(batch) for batch in watched] if snapshot is None else [_row(s) for s in snapshot.batches]
+    if snapshot is None:
+        count, rows = len(watched), [_watched_row(batch) for batch in watched[:MOST_ROWS]]
+    else:
+        count, rows = len(snapshot.batches), [_row(state) for state in snapshot.batches[:MOST_ROWS]]
     return _PAGE.format(
         version=escape(__version__),
         telemetry_path=escape(telemetry_path),
         summary=_summary(snapshot),
-        caption=_caption(len(rows)),
-        rows="\n".join(rows[:MOST_ROWS]),
+        caption=_caption(count),
+        rows="\n".join(rows),
     )
 
 
@@ -77,7 +82,7 @@ def _summary(snapshot: Snapshot | None) -> str:
     if snapshot is None:
         return "Nothing was polled yet: the Batch API is asked when Prometheus scrapes."
     up = {None: "not asked yet", True: "up", False: "down"}[snapshot.api_up]
-    last_success = "never" if snapshot.api_last_success is None else _time(snapshot.api_last_success)
+    last_success = "never" if snapshot.api_last_success is None else f"{_time(snapshot.api_last_success)} UTC"
     return f"Batch API: {up}. Last successful answer: {last_success}. Last poll took {snapshot.poll_duration:.3f} s."
 
 
@@ -124,4 +129,8 @@ def _count(count: int | None) -> str:
 
 
 def _time(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError):
+        # At the ends of the calendar an offset from UTC can lead out of it.
+        return f"{timestamp:.0f}"

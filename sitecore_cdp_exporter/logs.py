@@ -1,7 +1,6 @@
 """Log lines on standard error, as logfmt or JSON, in the form that Prometheus' own programs write."""
 
 import logging
-import sys
 from typing import Literal, TextIO
 
 import structlog
@@ -9,21 +8,26 @@ from structlog.typing import EventDict, WrappedLogger
 
 LogFormat = Literal["logfmt", "json"]
 LOG_LEVELS = ("debug", "info", "warn", "error")
+# structlog's logfmt escapes newlines only; any other could still break a line or drive a terminal.
+_OTHER_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
 
 
-def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) -> None:
+def configure_logging(level: str, log_format: LogFormat, stream: TextIO | None = None) -> None:
     """Send the records of all loggers to the stream, one line each.
 
     Args:
         level: One of LOG_LEVELS; below it nothing is written.
         log_format: How a line looks.
-        stream: Where the lines go.
+        stream: Where the lines go; None: to standard error.
 
     """
-    renderer = (
-        structlog.processors.JSONRenderer()
+    renderers = (
+        [structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else structlog.processors.LogfmtRenderer(key_order=["time", "level", "source", "msg"], bool_as_flag=False)
+        else [
+            _escape_control_characters,
+            structlog.processors.LogfmtRenderer(key_order=["time", "level", "source", "msg"], bool_as_flag=False),
+        ]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -37,7 +41,7 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.st
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.EventRenamer("msg"),
-                renderer,
+                *renderers,
             ],
         )
     )
@@ -52,3 +56,10 @@ def _add_level(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["level"] = {"WARNING": "warn", "CRITICAL": "error"}.get(record.levelname, record.levelname.lower())
     event["source"] = record.name.removeprefix("sitecore_cdp_exporter.")
     return event
+
+
+def _escape_control_characters(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        key: value.translate(_OTHER_CONTROL_CHARACTERS) if isinstance(value, str) else value
+        for key, value in event.items()
+    }

@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sitecore_cdp_exporter.collector import Families, batch_families, poll_families
 from sitecore_cdp_exporter.config import WatchedBatch
-from sitecore_cdp_exporter.connection_limit import ConnectionLimit
+from sitecore_cdp_exporter.connection_limit import Connection, ConnectionLimit
 from sitecore_cdp_exporter.landing_page import render_landing_page
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.watchlist import Watchlist
@@ -35,7 +36,7 @@ LONGEST_SCRAPE_TIMEOUT = 120.0
 SMALLEST_SCRAPE_RESERVE = 0.5
 SECONDS_TO_STOP = 3.0
 MOST_CONNECTIONS = 1000
-# Both for a client that sends nothing, or only a part of a request, and for a kept-alive connection.
+# For a client that sends nothing, or only a part of a request, or does not take its answer; and between two requests.
 IDLE_SECONDS = 60.0
 LARGEST_REQUEST_BODY = 1024
 PAGE_HEADERS = {
@@ -81,6 +82,8 @@ class WebServer:
         registry: The metrics that are not of a snapshot: requests, process, build.
         telemetry_path: Where the metrics are.
         max_requests: How many scrapes and probes may wait at once; any more get 503.
+        max_connections: How many connections an address may have; then idle ones have to go.
+        idle_seconds: How long a connection may be idle.
 
     """
 
@@ -92,17 +95,22 @@ class WebServer:
         *,
         telemetry_path: str = "/metrics",
         max_requests: int = 64,
+        max_connections: int = MOST_CONNECTIONS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._poller = poller
         self._watchlist = watchlist
         self._registry = registry
         self._telemetry_path = telemetry_path
         self._max_requests = max_requests
+        self._max_connections = max_connections
+        self._idle_seconds = idle_seconds
         self._scrape_threads = ThreadPoolExecutor(max_requests, thread_name_prefix="scrape")
         self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="landing-page")
         self._scrapes: set[asyncio.Future[web.Response]] = set()
-        self._last_encoding = 0.0
-        self._stop_at: float | None = None
+        # Seconds, by path: a probe encodes much less than a scrape.
+        self._last_encoding: dict[str, float] = {}
+        self._stopping = False
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
         logger.addFilter(_is_our_fault)
@@ -130,7 +138,7 @@ class WebServer:
 
     async def stop(self) -> None:
         """Give the scrapes that wait three seconds at most, then end."""
-        self._stop_at = time.monotonic() + SECONDS_TO_STOP
+        self._stopping = True
         if self._scrapes:
             await asyncio.wait(self._scrapes, timeout=SECONDS_TO_STOP)
         self._poller.stop()
@@ -142,18 +150,11 @@ class WebServer:
         self._page_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _listen(self, address: ListenAddress, routes: Iterable[web.RouteDef]) -> ListenAddress:
-        limit = ConnectionLimit(MOST_CONNECTIONS)
+        limit = ConnectionLimit(self._max_connections, self._idle_seconds)
         application = web.Application(middlewares=[limit.track], client_max_size=LARGEST_REQUEST_BODY)
         application.add_routes(routes)
         application.on_response_prepare.append(_add_headers)
-        runner = web.AppRunner(
-            application,
-            access_log=None,
-            logger=logger,
-            keepalive_timeout=IDLE_SECONDS,
-            lingering_time=0,
-            shutdown_timeout=1,
-        )
+        runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()
         self._runners.append(runner)
         server = runner.server
@@ -161,10 +162,13 @@ class WebServer:
             raise RuntimeError("the runner was set up, so it has a server")
         try:
             listener = await asyncio.get_running_loop().create_server(
-                lambda: limit.accept(server), address.host, address.port, backlog=1024
+                lambda: Connection(limit, server, logger=logger, access_log=None, lingering_time=0),
+                address.host,
+                address.port,
+                backlog=1024,
             )
-        except OSError as error:
-            raise ListenError(f"can not listen on {address}: {os.strerror(error.errno or 0)}") from None
+        except (OSError, UnicodeError) as error:
+            raise ListenError(f"can not listen on {address}: {_reason(error)}") from None
         self._listeners.append(listener)
         return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
 
@@ -172,7 +176,7 @@ class WebServer:
         return web.Response(text="The exporter is healthy.\n")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        if self._stop_at is not None:
+        if self._stopping:
             return web.Response(status=503, text="The exporter is stopping.\n")
         return web.Response(text="The exporter is ready.\n")
 
@@ -206,8 +210,6 @@ class WebServer:
     async def _scrape(self, request: web.Request, collect: Callable[[float], Families]) -> web.Response:
         """Collect and encode on a thread, within the scrape's deadline."""
         deadline = time.monotonic() + self._time_for_scrape(request)
-        if self._stop_at is not None:
-            deadline = min(deadline, self._stop_at)
         if len(self._scrapes) >= self._max_requests:
             return web.Response(
                 status=503,
@@ -224,21 +226,21 @@ class WebServer:
     def _time_for_scrape(self, request: web.Request) -> float:
         """Return how many seconds a scrape may take until it must be encoded."""
         timeout = _scrape_timeout(request.headers.get(SCRAPE_TIMEOUT_HEADER))
-        return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding)
+        return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding.get(request.path, 0.0))
 
     def _encode(self, request: web.Request, collect: Callable[[float], Families], deadline: float) -> web.Response:
         families = collect(deadline)
         started = time.monotonic()
         try:
             encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # A version that is none.
+        except TypeError:  # The library compares a version that is not of numbers with numbers.
             encoder, content_type = choose_encoder("")
         body = encoder(families)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if gzip_accepted(request.headers.get("Accept-Encoding", "")):
             body = gzip.compress(body, compresslevel=1)
             headers["Content-Encoding"] = "gzip"
-        self._last_encoding = time.monotonic() - started
+        self._last_encoding[request.path] = time.monotonic() - started
         return web.Response(body=body, headers=headers)
 
 
@@ -249,6 +251,15 @@ def _scrape_timeout(header: str | None) -> float:
     except ValueError:
         return DEFAULT_SCRAPE_TIMEOUT
     return timeout if 0 < timeout <= LONGEST_SCRAPE_TIMEOUT else DEFAULT_SCRAPE_TIMEOUT
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Say in the system's words why an address can not be listened on; asyncio wraps them in a longer text."""
+    if isinstance(error, UnicodeError):
+        return "this is no host name"
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno or 0)
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

@@ -1,0 +1,468 @@
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import prometheus_client
+import pytest
+import requests
+import yaml
+
+from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.cli import _parse_flags, main
+from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from sitecore_cdp_exporter.web import ListenAddress
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tests.logging_state import logging_as_before
+from tests.web_server_thread import PATIENCE, wait_until
+
+REF = "12af3453-62da-4b31-b646-631b7b5f3009"
+OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
+PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
+FLAGS = (
+    *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
+    *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
+)
+# Words that no log, page or metric may hold.
+SECRET = "x5ecretx"
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
+    with logging_as_before():
+        yield
+    prometheus_client.enable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
+        sandbox.put_batch(REF, status="processing")
+        yield sandbox
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A valid config whose API nobody can reach."""
+    return write_config(tmp_path)
+
+
+def write_config(directory: Path, **api: object) -> Path:
+    path = directory / "config.yaml"
+    labels = {"team": "c r m", "note": 'two\n"lines"'}
+    document = {
+        "api": {
+            "base_url": "https://sitecore.invalid",
+            "basic_auth": {"username": SECRET, "password_file": "none"},
+            **api,
+        },
+        "batches": [{"ref": REF, "feed": "nightly", "labels": labels}, OTHER_REF],
+    }
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def run(*flags: str, program: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, or a program that calls it."""
+    command = [sys.executable, str(ROOT / "exporter.py")] if program is None else [sys.executable, "-c", program]
+    return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def stop(exporter: Exporter, number: int = signal.SIGTERM) -> int:
+    """Send a signal, and return the exit status."""
+    exporter.program.process.send_signal(number)
+    return exporter.program.process.wait(PATIENCE)
+
+
+def get(exporter: Exporter, path: str) -> requests.Response:
+    return requests.get(f"{exporter.url}{path}", headers=PATIENT, timeout=PATIENCE)
+
+
+# Flags
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sitecore-cdp-batch-exporter {__version__}\n"
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert set(re.findall(r"--[a-z.-]+", capsys.readouterr().out)) == set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--unknown"],
+        ["config.yaml"],
+        ["--config.fil=config.yaml"],
+        ["--web.listen=:80"],
+        ["--vers"],
+        ["--demo", "--config.file=config.yaml"],
+        ["--demo", "--config.check"],
+        ["--api.password=x"],
+        ["--log.level=trace"],
+        ["--log.level=INFO"],
+        ["--log.format=text"],
+        ["--config.file"],
+        *[[f"--web.max-requests={value}"] for value in ("0", "-1", "1.5", "many", "", "\u0661", "9" * 5000)],
+        *[[f"--web.listen-address={value}"] for value in ("10311", ":99999", "::1", "host:", "", ":http", "9" * 5000)],
+        *[[f"--web.health-listen-address={value}"] for value in ("10311", "a:b:1")],
+        *[
+            [f"--web.telemetry-path={value}"]
+            for value in (
+                *("", "metrics", "/", "/probe", "/-/metrics", "/-/healthy", "/a/../b", "/..", "/./a", "//metrics"),
+                *("/me trics", "/m?x", "/m#x", "/{m}", "/%6d", "/m\n", '/"', "/m\u00e9", "/a//b", "http://x/metrics"),
+            )
+        ],
+    ],
+)
+def test_wrong_flags_end_with_usage_and_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: sitecore-cdp-batch-exporter")
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "address"),
+    [
+        ([], ListenAddress(None, 10311)),
+        (["--demo"], ListenAddress("127.0.0.1", 10311)),
+        (["--demo", "--web.listen-address=:80"], ListenAddress(None, 80)),
+    ],
+)
+def test_the_demo_is_for_this_machine_unless_told_otherwise(flags: list[str], address: ListenAddress) -> None:
+    assert _parse_flags(flags).listen_address == address
+
+
+# --config.check
+
+
+def test_a_valid_config_is_shown_and_its_secret_files_need_not_exist(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.splitlines() == [
+        f"{config} is valid. Batches of https://sitecore.invalid that would be watched: 2",
+        rf'{REF} feed="nightly" note="two\n\"lines\"" team="c r m"',
+        OTHER_REF,
+    ]
+
+
+def test_the_config_is_checked_without_a_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, basic_auth={"username_file": "none", "password_file": "none"})
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    assert main(["--config.check", f"--config.file={write_config(tmp_path, basic_auth=None)}"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_mistake_of_a_config_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"api:\n  base_url: ftp://x\n  basic_auth: {{password: [{SECRET}]}}\n  timeout: 5\nbatches: [abc]\n",
+        encoding="utf-8",
+    )
+    assert main(["--config.check", f"--config.file={config}"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    places = [re.match(rf"{re.escape(str(config))}:(\d): ([a-z_.]+(?:\[0\])?(?:\.ref)?): ", line) for line in lines]
+    assert [place and place[1] for place in places] == ["2", "3", "4", "5"]
+    assert SECRET not in output.err
+
+
+@pytest.mark.parametrize("flags", [["--config.check"], []])
+def test_a_missing_config_is_one_line_and_1(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, f"--config.file={tmp_path / 'none.yaml'}"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert "none.yaml: cannot be read: No such file or directory" in output.err
+
+
+def test_the_config_file_has_a_default(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(config.parent)
+    assert main(["--config.check"]) == 0
+    assert capsys.readouterr().out.startswith("config.yaml is valid.")
+
+
+def test_an_invalid_config_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"api: {{base_url: 'https://user:{SECRET}@x'}}\nbatches: [abc, def]\n", encoding="utf-8")
+    assert main([f"--config.file={config}", "--log.format=json"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    messages = [json.loads(line)["msg"] for line in output.err.splitlines()]
+    assert [message.removeprefix(f"{config}:")[:1] for message in messages] == ["1", "2", "2"]
+    assert SECRET not in output.err
+
+
+# Addresses
+
+
+@pytest.fixture
+def taken_address() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_port_in_use_is_one_line_and_1(config: Path, taken_address: str) -> None:
+    ended = run(f"--config.file={config}", f"--web.listen-address={taken_address}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.endswith(f'level=error source=cli msg="can not listen on {taken_address}: Address already in use"')
+
+
+@pytest.mark.parametrize(
+    "flags", [["--web.listen-address=127.0.0.1:0", "--web.health-listen-address="], ["--demo", "--web.listen-address="]]
+)
+def test_so_is_one_for_health_or_for_the_demo(
+    config: Path, taken_address: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config_flags = [] if "--demo" in flags else [f"--config.file={config}"]
+    assert main([*config_flags, *flags[:-1], f"{flags[-1]}{taken_address}"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, len(output.err.splitlines())) == ("", 1)
+    assert f"can not listen on {taken_address}: Address already in use" in output.err
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("203.0.113.7:10311", "Cannot assign requested address"),
+        ("[2001:db8::1]:10311", "(Cannot assign requested address|Address family not supported by protocol)"),
+        ("no..name:10311", "this is no host name"),
+        (f"{'a' * 64}.invalid:10311", "this is no host name"),
+    ],
+)
+def test_an_address_that_is_not_of_this_machine_is_one_line_and_1(
+    config: Path, address: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"--config.file={config}", f"--web.listen-address={address}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f'msg="can not listen on {re.escape(address)}: {reason}"$', line)
+
+
+def test_a_host_without_an_address_is_told_in_words(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look_up(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert main([f"--config.file={config}", "--web.listen-address=none.invalid:10311"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith('msg="can not listen on none.invalid:10311: Name or service not known"')
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
+    with running_exporter(sandbox, tmp_path, batches=[REF]) as exporter:
+        assert get(exporter, "/metrics").status_code == 200
+        assert stop(exporter, number) == 0
+        last = exporter.program.output().splitlines()[-1]
+    assert last.endswith("level=info source=cli msg=stopping")
+
+
+def test_a_signal_gives_waiting_scrapes_their_answer_and_waits_for_no_request(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.set_fault(faults.Hang())
+    with (
+        running_exporter(sandbox, tmp_path, batches=[REF], api={"timeout": "2m"}) as exporter,
+        ThreadPoolExecutor(10) as threads,
+        exporter_connection(exporter) as idle,
+    ):
+        scrapes = [threads.submit(get, exporter, path) for path in ("/metrics", f"/probe?target={OTHER_REF}") * 5]
+        wait_until(lambda: len(sandbox.requests) == 2)
+        # Half a request must not hold up the end either.
+        idle.sendall(b"GET / HTTP/1.1\r\n")
+        exporter.program.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: get(exporter, "/-/ready").status_code == 503)
+        assert get(exporter, "/-/healthy").status_code == 200
+        for scrape in scrapes:
+            assert scrape.result().status_code == 200
+            assert 'reason="deadline"' in scrape.result().text
+        assert exporter.program.process.wait(PATIENCE) == 0
+        assert "Traceback" not in exporter.program.output()
+    assert [request.status for request in sandbox.requests] == [None, None]
+
+
+def exporter_connection(exporter: Exporter) -> socket.socket:
+    host, _, port = exporter.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+
+
+# A resolver that hangs for one host, and a signal as soon as it is asked.
+STUCK_RESOLVER = """
+import os, signal, socket, sys, threading, time, urllib.request
+from sitecore_cdp_exporter import cli, web
+look_up = socket.getaddrinfo
+
+def stuck(host, *arguments, **options):
+    if host == "sitecore.invalid":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3600)
+    return look_up(host, *arguments, **options)
+
+async def start(self, *addresses):
+    address = await start_server(self, *addresses)
+    threading.Thread(target=lambda: print(urllib.request.urlopen(f"http://{address}/metrics").status)).start()
+    return address
+
+socket.getaddrinfo = stuck
+web.SECONDS_TO_STOP = 0.5
+start_server, web.WebServer.start = web.WebServer.start, start
+sys.exit(cli.main())
+"""
+
+
+def test_a_resolver_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    config = write_config(tmp_path, basic_auth={"username": "a", "password": "b"})
+    ended = run(f"--config.file={config}", "--web.listen-address=127.0.0.1:0", program=STUCK_RESOLVER)
+    assert (ended.returncode, ended.stdout) == (0, "200\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# A signal before the server listens.
+SIGNAL_DURING_START = """
+import os, signal, sys
+from sitecore_cdp_exporter import cli, web
+
+async def start(self, *addresses):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await start_server(self, *addresses)
+
+start_server, web.WebServer.start = web.WebServer.start, start
+sys.exit(cli.main())
+"""
+
+
+def test_a_signal_during_the_start_ends_it_with_0(config: Path) -> None:
+    ended = run(f"--config.file={config}", "--web.listen-address=127.0.0.1:0", program=SIGNAL_DURING_START)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# Logs
+
+
+@pytest.fixture
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_the_remaining_flags_do_what_they_say(sandbox: Sandbox, tmp_path: Path, free_address: str) -> None:
+    sandbox.set_fault(faults.Hang())
+    flags = [f"--web.health-listen-address={free_address}", "--web.telemetry-path=/m", "--web.max-requests=1"]
+    with running_exporter(sandbox, tmp_path, batches=[REF], flags=flags) as exporter, ThreadPoolExecutor() as threads:
+        scrape = threads.submit(get, exporter, "/m")
+        wait_until(lambda: len(sandbox.requests) == 1)
+        assert get(exporter, "/m").status_code == 503
+        assert requests.get(f"http://{free_address}/-/ready", timeout=PATIENCE).status_code == 200
+        assert requests.get(f"http://{free_address}/m", timeout=PATIENCE).status_code == 404
+        sandbox.clear_faults()
+        assert scrape.result().status_code == 200
+        assert get(exporter, "/metrics").status_code == 404
+
+
+def test_the_log_is_json_if_asked_for(sandbox: Sandbox, tmp_path: Path, free_address: str) -> None:
+    config = write_config(tmp_path, base_url=sandbox.base_url, tls_config={"insecure_skip_verify": True})
+    command = [sys.executable, str(ROOT / "exporter.py"), f"--config.file={config}", "--log.format=json"]
+    command.append(f"--web.listen-address={free_address}")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: process.poll() is not None or is_up(free_address))
+        process.terminate()
+        output, log = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (0, "")
+    listening, insecure, stopping = [json.loads(line) for line in log.splitlines()]
+    assert listening.items() >= {"version": __version__, "address": free_address, "watched_batches": 2}.items()
+    assert insecure["level"] == "warn"
+    assert "insecure_skip_verify" in insecure["msg"]
+    assert stopping["msg"] == "stopping"
+
+
+def is_up(address: str) -> bool:
+    try:
+        return requests.get(f"http://{address}/-/ready", timeout=PATIENCE).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
+    token, client_key = f"token-{SECRET}", f"client-{SECRET}"
+    secret_url = f"https://{SECRET}.invalid/{SECRET}?signature={SECRET}"
+    broken: list[faults.Fault] = [
+        faults.Status(403, body=SECRET),
+        faults.Status(404, body=SECRET),
+        faults.Status(429, retry_after=SECRET, body=SECRET),
+        faults.Status(503, body=SECRET),
+        faults.Hang(),
+        faults.DripHeaders(),
+        faults.DripBody(),
+        faults.CutBody(),
+        faults.CutConnection(),
+        faults.CutConnection(reset=True),
+        faults.MalformedJson(),
+        faults.Html(),
+        faults.LargeBody(2),
+        faults.GzipBomb(2),
+        faults.Redirect(secret_url),
+        faults.SetCookie(SECRET, SECRET),
+        faults.Body(SECRET.encode()),
+        faults.Body(f'{{"status": {{"code": "{SECRET}", "log": "{secret_url}"}}}}'.encode()),
+        faults.Body(f'{{"status": {{"code": "error"}}, "createdAt": "{secret_url}"}}'.encode()),
+        faults.Body(b"x", content_encoding=SECRET),
+        faults.Body(b"x", content_encoding="gzip"),
+    ]
+    refs = [f"12af3453-62da-4b31-b646-{number:012}" for number in range(len(broken) + 1)]
+    flags = ["--log.level=debug"]
+    basic_auth = {"username": client_key, "password": token}
+    told = ""
+    with Sandbox(client_key=client_key, api_token=token) as sandbox:
+        for ref, fault in zip(refs, [*broken, None], strict=True):
+            sandbox.put_batch(ref, status="error", total=2, failed=1, log=True)
+            if fault is not None:
+                sandbox.set_fault(fault, ref=ref)
+        listed = requests.get(f"{sandbox.base_url}/v2/batches/{refs[-1]}", auth=(client_key, token), timeout=PATIENCE)
+        log_url = listed.json()["status"]["log"]
+        api = {"basic_auth": basic_auth, "timeout": "500ms"}
+        with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
+            told += get(exporter, "/metrics").text
+            sandbox.set_api_token("another")
+            told += get(exporter, f"/probe?target={OTHER_REF}").text + get(exporter, "/metrics").text
+            told += get(exporter, "/").text
+            assert stop(exporter) == 0
+            told += exporter.program.output()
+        api |= {"proxy_url": f"http://proxy:{SECRET}@127.0.0.1:1"}
+        with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
+            told += get(exporter, "/metrics").text + get(exporter, "/").text + exporter.program.output()
+    assert "a batch can not be read" in told
+    assert "unauthorized" in told
+    for secret in (SECRET, log_url, log_url.partition("?")[0], log_url.partition("?")[2]):
+        assert secret not in told
+    assert "Traceback" not in told
+    assert "internal" not in told
