@@ -24,6 +24,7 @@ Whatever keeps a batch from being read is one of these exceptions, and each leaf
 
 import enum
 import os
+import re
 import socket
 import ssl
 import threading
@@ -31,6 +32,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
@@ -41,15 +43,16 @@ import requests
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import SecretStr
 from requests.auth import HTTPBasicAuth
-from requests.exceptions import ContentDecodingError, InvalidHeader
+from requests.exceptions import ContentDecodingError, ProxyError
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
-from urllib3 import Retry, Timeout
-from urllib3.exceptions import ReadTimeoutError, SSLError
+from urllib3 import Retry
+from urllib3.exceptions import HeaderParsingError, InvalidChunkLength, InvalidHeader, ReadTimeoutError, SSLError
+from urllib3.exceptions import HTTPError as TransportError
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.batch import Batch, MalformedBatchError, parse_batch
-from sitecore_cdp_exporter.config import ApiConfig
-from sitecore_cdp_exporter.transport import DeadlineAdapter, ReusedConnectionClosedError
+from sitecore_cdp_exporter.config import ApiConfig, TlsConfig
+from sitecore_cdp_exporter.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
 
 USERNAME_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
 PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the variable, not the token.
@@ -245,6 +248,7 @@ class BatchApi:
         self._metrics = metrics
         self._environ = environ
         self._endpoint = "v2/batches" if config.endpoint == "batches" else "v2/batches/inspect"
+        self._resolver = Resolver()
         self._lock = threading.Lock()
         self._pooled: requests.Session | None = None
 
@@ -256,17 +260,13 @@ class BatchApi:
 
         """
         url = f"{self._config.base_url}/{self._endpoint}/{ref}"
-        deadline = time.monotonic() + self._config.timeout
-        try:
-            body = self._get(self._session(), url, credentials, deadline)
-        except _StaleConnectionError:
-            # No other pooled connection is worth a try: whatever closed this one has closed those, too.
-            with self._new_session() as session:
-                body = self._get(session, url, credentials, deadline)
+        body = self._read(url, credentials, Deadline(time.monotonic() + self._config.timeout))
         try:
             return parse_batch(ref, body)
         except MalformedBatchError as error:
-            raise BadResponseError(str(error)) from None
+            failure = BadResponseError(str(error))
+        # It is raised out here, so that the cause is not chained: it holds the body.
+        raise failure
 
     def read_credentials(self) -> Credentials:
         """Read user name and password from where the config says, anew each time, so that they can be rotated.
@@ -289,6 +289,13 @@ class BatchApi:
                 self._pooled.close()
                 self._pooled = None
 
+    def _read(self, url: str, credentials: Credentials, deadline: Deadline) -> bytes:
+        with suppress(_StaleConnectionError):
+            return self._get(self._session(), url, credentials, deadline)
+        # No other pooled connection is worth a try: whatever closed this one has closed those, too.
+        with self._new_session() as session:
+            return self._get(session, url, credentials, deadline)
+
     def _read_secret(self, key: str, value: SecretStr | None, file: Path | None, variable: str) -> str:
         if value is not None:
             secret, origin = value.get_secret_value(), f"api.basic_auth.{key}"
@@ -302,6 +309,9 @@ class BatchApi:
             )
         if not secret:
             raise CredentialsError(f"{origin} is empty")
+        # Bytes that are not UTF-8 have become surrogates.
+        if any("\ud800" <= character <= "\udfff" for character in secret):
+            raise CredentialsError(f"{origin} is not UTF-8")
         return secret
 
     def _session(self) -> requests.Session:
@@ -311,7 +321,7 @@ class BatchApi:
             return self._pooled
 
     def _new_session(self) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
         # The environment's CA bundle, netrc and proxies count only where the config says so.
         session.trust_env = False
         if self._config.proxy_url is not None:
@@ -328,26 +338,22 @@ class BatchApi:
                 "User-Agent": f"sitecore-cdp-batch-exporter/{__version__}",
             }
         )
-        adapter = DeadlineAdapter(pool_maxsize=self._config.concurrency, ssl_context=self._ssl_context())
+        adapter = DeadlineAdapter(
+            pool_maxsize=self._config.concurrency, ssl_context=self._ssl_context, resolver=self._resolver
+        )
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session
 
+    @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
-        tls = self._config.tls_config
         try:
-            # The default is the bundle of requests, named here because OpenSSL would look into the environment for one.
-            context = ssl.create_default_context(cafile=str(tls.ca_file or DEFAULT_CA_BUNDLE_PATH))
-            if tls.cert_file is not None:
-                context.load_cert_chain(tls.cert_file, tls.key_file)
+            return _new_ssl_context(self._config.tls_config)
         except (OSError, ValueError) as error:
-            raise TlsError(f"the files of api.tls_config can not be used: {_describe(error)}") from None
-        if tls.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+            failure = TlsError(f"the files of api.tls_config can not be used: {_describe(error)}")
+        raise failure
 
-    def _get(self, session: requests.Session, url: str, credentials: Credentials, deadline: float) -> bytes:
+    def _get(self, session: requests.Session, url: str, credentials: Credentials, deadline: Deadline) -> bytes:
         """Send one GET and return the body of its answer, counting and timing it."""
         code = "error"
         started = time.monotonic()
@@ -356,7 +362,7 @@ class BatchApi:
                 url,
                 auth=HTTPBasicAuth(credentials.username.encode(), credentials.password.encode()),
                 # The annotation does not say so, but requests hands a Timeout of urllib3 through.
-                timeout=Timeout(total=max(deadline - started, 0.001)),  # type: ignore[arg-type]
+                timeout=deadline,  # type: ignore[arg-type]
                 allow_redirects=False,
                 stream=True,
             ) as response:
@@ -367,12 +373,36 @@ class BatchApi:
                 body = _read_body(response)
                 code = str(response.status_code)
                 return body
-        except (requests.RequestException, OSError, HTTPException) as error:
-            # The causes hold URLs, so they are not chained.
-            raise _no_answer(error) from None
+        except (requests.RequestException, TransportError, OSError, HTTPException) as error:
+            failure = _no_answer(error)
         finally:
             self._metrics.requests.labels(self._config.endpoint, code).inc()
             self._metrics.duration.labels(self._config.endpoint).observe(time.monotonic() - started)
+        # It is raised out here, so that the causes are not chained: they hold URLs and the credentials.
+        raise failure
+
+
+def _new_ssl_context(tls: TlsConfig) -> ssl.SSLContext:
+    # The default is the bundle of requests, named here because OpenSSL would look into the environment for one.
+    context = ssl.create_default_context(cafile=str(tls.ca_file or DEFAULT_CA_BUNDLE_PATH))
+    if tls.cert_file is not None:
+        # Without a password OpenSSL would ask for that of an encrypted key on the terminal, and wait.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    if tls.insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone.
+
+    Told not to follow one, requests still reads its body, of any size, and prepares the request that would follow.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  The signature is that of requests.
+        """Return None: no answer is a redirect."""
+        return
 
 
 class _StaleConnectionError(ConnectionFailedError):
@@ -381,17 +411,19 @@ class _StaleConnectionError(ConnectionFailedError):
 
 def _read_secret_file(path: Path, key: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8", errors="strict")
-    except UnicodeDecodeError:
-        raise CredentialsError(f"api.basic_auth.{key}_file ({path}) is not UTF-8") from None
+        content = path.read_bytes()
     except OSError as error:
         raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
-    # read_text has made one newline of \r\n.
-    return text.removesuffix("\n")
+    # What is not UTF-8 becomes surrogates, as Python does it with the environment.
+    text = content.decode(errors="surrogateescape")
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def _read_body(response: requests.Response) -> bytes:
     """Return the body, unpacked. The size counts unpacked, so that a small body can not become a large one."""
+    # Packed several times over, a few bytes could keep the unpacking busy for hours without giving a byte.
+    if response.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity", "gzip"}:
+        raise BadResponseError("the answer is packed otherwise than asked for")
     body = bytearray()
     for chunk in response.iter_content(64 * 1024):
         body += chunk
@@ -418,7 +450,7 @@ def _retry_after(response: requests.Response) -> float | None:
     if value is None:
         return None
     try:
-        return Retry(retry_after_max=LONGEST_RETRY_AFTER).parse_retry_after(value)
+        return min(Retry().parse_retry_after(value), LONGEST_RETRY_AFTER)
     # An unreadable value asks for nothing: a word, a number of too many digits, a date beyond the calendar.
     except (InvalidHeader, ValueError, OverflowError):
         return None
@@ -436,15 +468,22 @@ def _no_answer(error: Exception) -> PollError:
         return TlsError(_describe(root))
     if isinstance(error, ContentDecodingError):
         return BadResponseError("the answer can not be unpacked")
-    if isinstance(root, HTTPException) and not isinstance(root, RemoteDisconnected | IncompleteRead):
+    if any(_is_malformed(cause) for cause in causes):
         return BadResponseError("the answer is not HTTP")
-    return ConnectionFailedError(_describe(root))
+    return ConnectionFailedError(("the proxy: " if isinstance(error, ProxyError) else "") + _describe(root))
+
+
+def _is_malformed(error: BaseException) -> bool:
+    if isinstance(error, RemoteDisconnected | IncompleteRead):
+        # Except for this one, the answer is right as far as it goes.
+        return isinstance(error, InvalidChunkLength)
+    return isinstance(error, HTTPException | HeaderParsingError | InvalidHeader)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _describe(error: BaseException) -> str:
@@ -457,4 +496,7 @@ def _describe(error: BaseException) -> str:
         return "the host name has no address"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
+    # What a proxy answers to CONNECT is told by the text alone.
+    if refusal := re.match(r"Tunnel connection failed: (\d+)", str(error)):
+        return f"HTTP status {refusal[1]}"
     return type(error).__name__
