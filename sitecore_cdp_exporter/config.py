@@ -4,9 +4,9 @@
 """
 
 import json
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,20 +22,24 @@ from pydantic import (
 from pydantic.config import JsonDict, JsonValue
 from pydantic.json_schema import GenerateJsonSchema
 
-from sitecore_cdp_exporter.config_problems import error_lines, model_problem, one_line
+from sitecore_cdp_exporter.config_problems import error_lines, model_problems, one_line
+from sitecore_cdp_exporter.config_rules import broken_rules
 from sitecore_cdp_exporter.config_values import (
     LABEL_NAME_SCHEMA,
-    REF,
     REF_SCHEMA,
     BaseUrl,
     Duration,
     Feed,
     FilePath,
+    FilePattern,
+    Interval,
     LabelName,
     LabelValue,
     Password,
     ProxyUrl,
+    Ratio,
     Ref,
+    RefPrefix,
     Timeout,
     Username,
 )
@@ -59,6 +63,18 @@ def _section_schema(**rules: JsonValue) -> Callable[[JsonDict], None]:
 def _never(**values: JsonValue) -> JsonDict:
     """Make a JSON Schema that refuses a mapping in which all of these keys have such values."""
     return {"not": {"required": [*values], "properties": values}}
+
+
+# A schema for editors; config_rules.py has the check.
+_DISCOVERY_NEEDS_INSPECT: JsonDict = {
+    "if": {
+        "required": ["discovery"],
+        "properties": {
+            "discovery": {"type": "object", "required": ["enabled"], "properties": {"enabled": {"const": True}}}
+        },
+    },
+    "then": {"properties": {"api": {"required": ["endpoint"], "properties": {"endpoint": {"const": "inspect"}}}}},
+}
 
 
 def _allow_refs(schema: dict[str, Any]) -> None:
@@ -194,15 +210,17 @@ class ApiConfig(Section):
         return value
 
 
+Labels = Annotated[Mapping[LabelName, LabelValue], Field(json_schema_extra={"propertyNames": LABEL_NAME_SCHEMA})]
+
+
 class WatchedBatch(Section):
     """A batch to watch."""
 
     ref: Ref = Field(description="The UUID that the batch was allocated with.")
     feed: Feed | None = Field(None, description="The recurring upload that the batch belongs to; many refs share one.")
-    labels: Mapping[LabelName, LabelValue] = Field(
+    labels: Labels = Field(
         default_factory=dict,
-        description="Labels on every series of this batch, for instance to route its alerts.",
-        json_schema_extra={"propertyNames": LABEL_NAME_SCHEMA},
+        description="Labels on every series of this batch, for instance to route its alerts. They win over the feed's.",
     )
 
     @model_validator(mode="before")
@@ -216,8 +234,67 @@ class WatchedBatch(Section):
         return data
 
 
+class Retention(Section):
+    """How long finished batches of files and of discovery are shown, from when they were last modified."""
+
+    succeeded: Duration = _duration("24h", "For batches with the status success.")
+    failed: Duration = _duration("7d", "For batches with the status error or corrupted.")
+
+
+class Discovery(Section):
+    """Which batches that nobody listed are watched."""
+
+    enabled: bool = Field(
+        default=False, description="Watch every batch that the API lists. Only with the endpoint inspect."
+    )
+    max_batches: int = Field(
+        500, ge=1, le=10_000, description="How many batches that only discovery knows are shown at most."
+    )
+
+
+class FeedConfig(Section):
+    """A recurring upload, and what is expected of it."""
+
+    model_config = ConfigDict(json_schema_extra=_section_schema(dependentRequired={"grace": ["expect_success_every"]}))
+
+    name: Feed = Field(description="What the batches of the feed have as feed.")
+    labels: Labels = Field(
+        default_factory=dict, description="Labels on every series of the feed, and on those of its batches."
+    )
+    expect_success_every: Interval | None = Field(
+        None, description="How often a batch of the feed should be accepted. Unset: nothing is expected."
+    )
+    grace: Duration = _duration(
+        "0s", "How much later than expect_success_every is still in time. Only with expect_success_every."
+    )
+    max_failed_ratio: Ratio = Field(
+        0,
+        validate_default=True,
+        description="A batch with the status error is accepted up to this share of failed records, from 0 to 1.",
+    )
+    min_records: int = Field(0, ge=0, description="How many records a batch of the feed should have at least.")
+    next_success_resolves: bool = Field(
+        default=False,
+        description="A batch that was created later and accepted supersedes a failed one. True for full snapshots.",
+    )
+    ref_prefix: RefPrefix | None = Field(
+        None,
+        description="Discovered batches whose refs begin so belong to the feed: 8 hex digits or more, with or without "
+        "the dashes.",
+    )
+
+    @field_validator("grace")
+    @classmethod
+    def _is_with_expectation(cls, value: float, info: ValidationInfo) -> float:
+        if value and not _is_set(info, "expect_success_every"):
+            raise ValueError("only together with expect_success_every, which is missing")
+        return value
+
+
 class Config(Section):
     """The config file of sitecore-cdp-batch-exporter."""
+
+    model_config = ConfigDict(json_schema_extra=_section_schema(**_DISCOVERY_NEEDS_INSPECT))
 
     api: ApiConfig = Field(description="Where the Batch API is, and how it is asked.")
     batches: Annotated[tuple[WatchedBatch, ...], Field(strict=False)] = Field(
@@ -225,9 +302,27 @@ class Config(Section):
         description="The batches to watch: refs, or mappings with ref, feed and labels.",
         json_schema_extra=_allow_refs,
     )
+    batch_files: Annotated[tuple[FilePattern, ...], Field(strict=False)] = Field(
+        (),
+        description="Files with lists like batches: paths or globs, relative to this file. Changes are seen at once.",
+    )
+    retention: Retention = Field(
+        default_factory=Retention, description="How long finished batches of files and of discovery are shown."
+    )
     recheck_finished: Duration = _duration(
         "24h", "How often a finished batch is asked again, in case that it changed. 0s: at every scrape."
     )
+    discovery: Discovery = Field(
+        default_factory=Discovery, description="Finding the batches of the organisation without a list."
+    )
+    feeds: Annotated[tuple[FeedConfig, ...], Field(strict=False)] = Field(
+        (), description="Recurring uploads, and what is expected of them. A batch may have a feed that is not here."
+    )
+
+    @cached_property
+    def feeds_by_name(self) -> Mapping[str, FeedConfig]:
+        """The feeds of `feeds`, by their name."""
+        return {feed.name: feed for feed in self.feeds}
 
 
 class ConfigError(Exception):
@@ -247,6 +342,9 @@ SECTIONS: dict[str, type[Section]] = {
     "api.basic_auth": BasicAuth,
     "api.tls_config": TlsConfig,
     "batches": WatchedBatch,
+    "retention": Retention,
+    "discovery": Discovery,
+    "feeds": FeedConfig,
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
 
@@ -256,48 +354,28 @@ def load_config(path: Path) -> Config:
 
     Raises ConfigError with all that is wrong with it.
     """
-    document = read_yaml(_read_text(path))
+    document = read_yaml(_read_bytes(path))
     config, problems = _validate(document, path.parent)
-    problems = [*document.problems, *problems, *_duplicate_refs(document)]
+    problems = [*document.problems, *problems, *broken_rules(document)]
     if config is None or problems:
         raise ConfigError(error_lines(path, problems))
     return config
 
 
-def _read_text(path: Path) -> str:
-    # The error is raised outside of the handlers, because a UnicodeDecodeError carries the whole file with it.
+def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        problem = f"{path}:{line}: not UTF-8"
+        return path.read_bytes()
     except OSError as error:
         problem = f"{path}: cannot be read: {error.strerror}"
     raise ConfigError([one_line(problem)])
 
 
 def _validate(document: YamlDocument, directory: Path) -> tuple[Config | None, list[YamlProblem]]:
-    """Return the config or what is wrong with it. Pydantic's error goes no further, because it holds the values."""
+    """Return the config or what is wrong with it."""
     try:
         return Config.model_validate(document.data, context=directory), []
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        problems = [model_problem(each, document, KNOWN_KEYS) for each in details]
-    unread = {problem.path for problem in document.problems if problem.is_unread}
-    return None, [problem for problem in problems if problem.path not in unread]
-
-
-def _duplicate_refs(document: YamlDocument) -> Iterator[YamlProblem]:
-    """Find refs that are listed before. This looks at the data, so that other mistakes do not hide a duplicate."""
-    batches = document.data.get("batches") if isinstance(document.data, dict) else None
-    first: dict[str, int] = {}
-    for index, item in enumerate(batches if isinstance(batches, list) else ()):
-        ref = item.get("ref") if isinstance(item, dict) else item
-        if not isinstance(ref, str) or not re.fullmatch(REF, ref):
-            continue
-        if (earlier := first.setdefault(ref.lower(), index)) != index:
-            path, place = document.locate(("batches", index, "ref"))
-            yield YamlProblem(place.line, path, f"duplicate ref; batches[{earlier}] is the same batch ({ref})")
+        return None, model_problems(error, document, KNOWN_KEYS)
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sitecore_cdp_exporter.yaml_document import Place, YamlDocument, YamlPath, YamlProblem
@@ -30,6 +31,7 @@ EXPECTED = {
     "too_short": "must not be empty",
     "bool_type": "expected true or false",
     "int_type": "expected a whole number",
+    "float_type": "expected a number",
     "greater_than_equal": "expected at least {ge}",
     "less_than_equal": "expected at most {le}",
     "literal_error": "expected {expected}",
@@ -52,13 +54,32 @@ def _error_line(path: Path, problem: YamlProblem) -> str:
     return one_line(": ".join(part for part in (where, _key_path(problem.path), problem.message) if part))
 
 
-def model_problem(error: ErrorDetails, document: YamlDocument, known_keys: Mapping[str, Sequence[str]]) -> YamlProblem:
-    """Find the place of an error of pydantic's, and word it. `known_keys` has the keys of each section, by its path."""
-    found, place = document.locate(error["loc"])
+def model_problems(
+    error: ValidationError, document: YamlDocument, known_keys: Mapping[str, Sequence[str]], inside: YamlPath = ()
+) -> list[YamlProblem]:
+    """Find the places of pydantic's errors in the document, and word them.
+
+    Args:
+        error: What pydantic raised. It goes no further, because it holds the values.
+        document: What was validated.
+        known_keys: The keys of each section, by its path.
+        inside: Where in the document the validated part is.
+
+    """
+    unread = {problem.path for problem in document.problems if problem.is_unread}
+    details = error.errors(include_url=False, include_input=False)
+    problems = [_model_problem(each, (*inside, *each["loc"]), document, known_keys) for each in details]
+    return [problem for problem in problems if problem.path not in unread]
+
+
+def _model_problem(
+    error: ErrorDetails, path: YamlPath, document: YamlDocument, known_keys: Mapping[str, Sequence[str]]
+) -> YamlProblem:
+    found, place = document.locate(path)
     if error["type"] == "extra_forbidden":
         return _unknown_key(found, place, known_keys)
     if error["type"] == "missing":
-        return YamlProblem(place.line, error["loc"], EXPECTED["missing"])
+        return YamlProblem(place.line, path, EXPECTED["missing"])
     message = EXPECTED[error["type"]].format_map(error.get("ctx", {}))
     if EXPECTED[error["type"]] == "expected a string" and place.is_plain:
         message += "; put it in quotes"
@@ -80,9 +101,14 @@ def _given(error: ErrorDetails, path: YamlPath, place: Place) -> str:
         return ""  # The key is wrong, not its value, and the path ends with the key.
     if error["type"] == "value_error" and place.kind == "a mapping":
         return ""  # The message is about its keys.
+    return given(path, place, is_shown=error["type"] not in CONTAINER_TYPES)
+
+
+def given(path: YamlPath, place: Place, *, is_shown: bool = True) -> str:
+    """Tell in parentheses what stands at a place; only its kind where it is not to be shown, and never a secret."""
     if SECRET_KEYS.intersection(path) or SECRET_INSIDE.search(place.text or ""):
         return f" ({SECRET})"
-    if place.text is None or error["type"] in CONTAINER_TYPES:
+    if place.text is None or not is_shown:
         return f" ({place.kind})"
     return f" ({_shortened(place.text)})" if place.is_plain else f' ("{_shortened(place.text)}")'
 

@@ -3,6 +3,7 @@
 The validation context is the directory of the config file. Without one the models are built by code.
 """
 
+import glob
 import ipaddress
 import re
 import unicodedata
@@ -22,6 +23,13 @@ LONGEST_TIMEOUT = 2 * UNITS["m"]
 
 REF = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 REF_SCHEMA: JsonDict = {"type": "string", "pattern": REF}
+# Whole groups of hex digits, then a part of one. The dashes between them may be left out.
+REF_PREFIX = (
+    "^[0-9a-fA-F]{8}"
+    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
+    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
+    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
+)
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 # Labels of the exporter's own, of Prometheus and of its alerts: one of the same name would hide or break them.
 RESERVED_LABELS = ("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity")
@@ -52,6 +60,19 @@ def _check_timeout(seconds: float) -> float:
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise ValueError("expected more than 0s and at most 2m")
     return seconds
+
+
+def _check_interval(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("expected more than 0s")
+    return seconds
+
+
+def _check_ratio(ratio: float) -> float:
+    """Refuse what is no share, percentages for instance. NaN is within no bounds."""
+    if not 0 <= ratio <= 1:
+        raise ValueError("expected a number from 0 to 1; write 0.05 for five percent")
+    return ratio
 
 
 def _check_base_url(url: str) -> str:
@@ -97,6 +118,18 @@ def _check_ref(ref: str) -> str:
     if not re.fullmatch(REF, ref):
         raise ValueError("expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
     return ref
+
+
+def to_ref_prefix(text: str) -> str:
+    """Return what the refs in question begin with, in lower case and with the dashes of a UUID.
+
+    Raises ValueError for what begins no UUID, or has fewer than eight hex digits.
+    """
+    if not re.fullmatch(REF_PREFIX, text):
+        raise ValueError("expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b")
+    digits = text.lower().replace("-", "")
+    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return "-".join(group for group in groups if group)
 
 
 def _check_label_name(name: str) -> str:
@@ -149,11 +182,32 @@ def _to_path(value: object, info: ValidationInfo) -> object:
     return (info.context or Path()) / value
 
 
+def _to_pattern(value: object, info: ValidationInfo) -> object:
+    """Make a glob absolute, likewise. The name of the directory itself stands for itself."""
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise ValueError("expected the path of a file, or a glob")
+    if value.endswith("/"):
+        raise ValueError("expected files, not a folder; write folder/*.yaml for those in it")
+    if "**" in value:
+        # It would follow every link of a tree, at each scrape.
+        raise ValueError("** is not supported; name the folders, or write * for one level of them")
+    return str(Path(glob.escape(str((info.context or Path()).absolute())), value))
+
+
 _DURATION_TEXT: JsonDict = {"type": "string", "pattern": DURATION}
 Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"anyOf": [_DURATION_TEXT, {"const": 0}]})]
+Interval = Annotated[float, BeforeValidator(_seconds), AfterValidator(_check_interval), WithJsonSchema(_DURATION_TEXT)]
 Timeout = Annotated[float, BeforeValidator(_seconds), AfterValidator(_check_timeout), WithJsonSchema(_DURATION_TEXT)]
 
+Ratio = Annotated[float, AfterValidator(_check_ratio), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+
 FilePath = Annotated[Path, BeforeValidator(_to_path), WithJsonSchema({"type": "string", "minLength": 1})]
+
+FilePattern = Annotated[
+    str, BeforeValidator(_to_pattern), WithJsonSchema({"type": "string", "pattern": r"^(?!.*\*\*)(?!.*/$).+$"})
+]
 
 BaseUrl = Annotated[
     str,
@@ -169,6 +223,7 @@ ProxyUrl = Annotated[
 ]
 
 Ref = Annotated[str, AfterValidator(_check_ref), WithJsonSchema(REF_SCHEMA)]
+RefPrefix = Annotated[str, AfterValidator(to_ref_prefix), WithJsonSchema({"type": "string", "pattern": REF_PREFIX})]
 Feed = Annotated[
     str, AfterValidator(_check_feed), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"})
 ]

@@ -112,8 +112,13 @@ class YamlDocument(NamedTuple):
         return path, place
 
 
-def read_yaml(text: str) -> YamlDocument:
-    """Read a text that should hold one YAML document. Whatever is wrong with it is in `problems`; nothing is raised."""
+def read_yaml(content: str | bytes) -> YamlDocument:
+    """Read what should hold one YAML document. Whatever is wrong with it is in `problems`; nothing is raised."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return YamlDocument(None, Place(1, "nothing"), [YamlProblem(line, (), "not UTF-8", is_unread=True)])
     if unprintable := Reader.NON_PRINTABLE.search(text):
         problem = _unprintable_problem(text, unprintable.start())
         return YamlDocument(None, Place(1, "nothing"), [problem])

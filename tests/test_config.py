@@ -7,11 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, Config, ConfigError, TlsConfig, WatchedBatch, load_config
+from sitecore_cdp_exporter.config import (
+    ApiConfig,
+    BasicAuth,
+    Config,
+    ConfigError,
+    Discovery,
+    FeedConfig,
+    Retention,
+    TlsConfig,
+    WatchedBatch,
+    load_config,
+)
+from sitecore_cdp_exporter.config_values import REF_PREFIX
 
 HERE = Path(__file__).parent
 VALID = HERE / "config" / "valid"
@@ -75,7 +90,11 @@ def test_a_minimal_file_has_the_defaults() -> None:
             proxy_from_environment=False,
         ),
         batches=(),
+        batch_files=(),
+        retention=Retention(succeeded=86_400.0, failed=604_800.0),
         recheck_finished=86_400.0,
+        discovery=Discovery(enabled=False, max_batches=500),
+        feeds=(),
     )
 
 
@@ -103,8 +122,106 @@ def test_every_key_can_be_set() -> None:
                 labels={"team": "crm", "_tier1": "", "note": "7", "released": "2024-01-01"},
             ),
         ),
+        batch_files=(
+            str(VALID / "batches.d/*.yaml"),
+            str(VALID / "../tonight?.json"),
+            "/var/lib/uploads/batches.yaml",
+        ),
+        retention=Retention(succeeded=0.0, failed=30 * 86_400.0),
         recheck_finished=0.0,
+        discovery=Discovery(enabled=True, max_batches=10_000),
+        feeds=(
+            FeedConfig(
+                name="nightly guests, größe L",
+                labels={"team": "data", "tier": "gold"},
+                expect_success_every=86_400.0,
+                grace=10_800.0,
+                max_failed_ratio=0.05,
+                min_records=1000,
+                next_success_resolves=True,
+                ref_prefix="5a0c2f0e-6d0b",
+            ),
+            FeedConfig(name="orders", max_failed_ratio=1.0, ref_prefix="5a0c2f0f"),
+        ),
     )
+
+
+def test_a_feed_expects_nothing_unless_told_so(tmp_path: Path) -> None:
+    config = load(f"{API}feeds:\n  - name: guests\n", tmp_path)
+    assert config.feeds == (
+        FeedConfig(
+            name="guests",
+            labels={},
+            expect_success_every=None,
+            grace=0.0,
+            max_failed_ratio=0.0,
+            min_records=0,
+            next_success_resolves=False,
+            ref_prefix=None,
+        ),
+    )
+    assert type(config.feeds[0].max_failed_ratio) is float
+
+
+def test_a_feed_is_found_by_its_name_and_a_batch_may_have_one_that_is_not_declared(tmp_path: Path) -> None:
+    feeds = "feeds: [{name: guests, labels: {team: crm}}, {name: orders}]\n"
+    config = load(f"{API}{feeds}batches: [{{ref: {REF}, feed: ad-hoc}}]\n", tmp_path)
+    assert config.feeds_by_name == {"guests": config.feeds[0], "orders": config.feeds[1]}
+    assert config.batches[0].feed not in config.feeds_by_name
+    # What was looked up is no difference between two configs.
+    assert config == load_config(tmp_path / "config.yaml")
+
+
+def test_globs_are_absolute_and_the_folder_of_the_config_file_is_no_part_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a[1]*"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"{API}batch_files: [b/*.yaml, '/etc/[ab].yaml']\n")
+    monkeypatch.chdir(folder)
+    assert load_config(Path("config.yaml")).batch_files == (f"{tmp_path}/a[[]1][*]/b/*.yaml", "/etc/[ab].yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("5a0c2f0e", "5a0c2f0e"),
+        ("5A0C2F0E", "5a0c2f0e"),
+        ("5a0c2f0e-", "5a0c2f0e"),
+        ("5a0c2f0e6", "5a0c2f0e-6"),
+        ("5a0c2f0e6d0b", "5a0c2f0e-6d0b"),
+        ("5a0c2f0e-6d0b", "5a0c2f0e-6d0b"),
+        ("5a0c2f0e-6d0b4c51", "5a0c2f0e-6d0b-4c51"),
+        ("5a0c2f0e6d0b4c519d3c0", "5a0c2f0e-6d0b-4c51-9d3c-0"),
+        ("5a0c2f0e6d0b4c519d3c0f6c2b1f8a11", "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"),
+        ("5A0C2F0E-6D0B-4C51-9D3C-0F6C2B1F8A11", "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"),
+    ],
+)
+def test_a_ref_prefix_gets_the_form_of_a_uuid(text: str, prefix: str) -> None:
+    assert FeedConfig(name="guests", ref_prefix=text).ref_prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "5a0c2f0", "5a0c2f0e--", "5a0c2f0e-6d0b--4", "5a0c2f0e6-d0b", "-5a0c2f0e", "5a0c2f0e\n", "5a0c2f0g"),
+        *("5a0c2f0e6d0b4c519d3c0f6c2b1f8a112", "5a0c2f0e-6d0b-4c51-9d3c-0f6c-2b1f8a11", "\u0665a0c2f0e"),
+    ],
+)
+def test_what_no_uuid_begins_with_is_no_ref_prefix(text: str) -> None:
+    with pytest.raises(ValidationError, match="8 hex digits"):
+        FeedConfig(name="guests", ref_prefix=text)
+
+
+@given(uuids=st.lists(st.uuids(), min_size=1, max_size=4, unique_by=lambda uuid: uuid.hex[:8]), data=st.data())
+def test_every_beginning_of_a_uuid_is_a_ref_prefix_that_it_begins_with(uuids: list[UUID], data: st.DataObject) -> None:
+    for uuid in uuids:
+        written = data.draw(st.sampled_from([str(uuid), uuid.hex, str(uuid).upper()]))
+        cut = written[: data.draw(st.integers(8, len(written)))]
+        prefix = FeedConfig(name="guests", ref_prefix=cut).ref_prefix
+        assert prefix is not None
+        assert [other for other in uuids if str(other).startswith(prefix)] == [uuid]
+        assert re.fullmatch(REF_PREFIX, cut)
 
 
 def test_secrets_may_be_files_that_do_not_exist_yet() -> None:
@@ -384,6 +501,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "BasicAuth": BasicAuth,
     "TlsConfig": TlsConfig,
     "WatchedBatch": WatchedBatch,
+    "Retention": Retention,
+    "Discovery": Discovery,
+    "FeedConfig": FeedConfig,
 }
 
 

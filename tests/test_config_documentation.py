@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from sitecore_cdp_exporter.batch_file import LARGEST_FILE, read_batch_file
 from sitecore_cdp_exporter.config import ConfigError, load_config
 from sitecore_cdp_exporter.config_values import RESERVED_LABELS
 
@@ -20,6 +21,18 @@ SECTIONS = {
     "api.basic_auth.": SCHEMA["$defs"]["BasicAuth"],
     "api.tls_config.": SCHEMA["$defs"]["TlsConfig"],
     "batches[].": SCHEMA["$defs"]["WatchedBatch"],
+    "retention.": SCHEMA["$defs"]["Retention"],
+    "discovery.": SCHEMA["$defs"]["Discovery"],
+    "feeds[].": SCHEMA["$defs"]["FeedConfig"],
+}
+# What an item of a list needs at least.
+LIST_ITEMS = {"batches": {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"}, "feeds": {"name": "nightly-guests"}}
+# What has to be set beside a key.
+COMPANIONS = {
+    "api.tls_config.cert_file": {"api.tls_config.key_file": "client.key"},
+    "api.tls_config.key_file": {"api.tls_config.cert_file": "client.pem"},
+    "discovery.enabled": {"api.endpoint": "inspect"},
+    "feeds[].grace": {"feeds[].expect_success_every": "24h"},
 }
 
 
@@ -41,20 +54,22 @@ def unquoted(cell: str) -> str:
     return cell.strip("`")
 
 
-def config_with(key: str, value: str) -> str:
-    """A config with one key set. JSON is YAML, so the parents may be in JSON."""
+def config_with(values: dict[str, str]) -> str:
+    """A config with these keys set. JSON is YAML, so all but the values may be in JSON."""
     config: dict[str, Any] = {"api": {"base_url": "https://api.boxever.com"}}
-    marker = "VALUE"
-    if key.startswith("batches[]."):
-        name = key.removeprefix("batches[].")
-        config["batches"] = [{"ref": "12af3453-62da-4b31-b646-631b7b5f3009", name: marker}]
-    else:
+    for key in values:
         *parents, name = key.split(".")
         section = config
         for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = marker
-    return json.dumps(config).replace(f'"{marker}"', value)
+            if (items := parent.removesuffix("[]")) == parent:
+                section = section.setdefault(parent, {})
+            else:
+                section = section.setdefault(items, [dict(LIST_ITEMS[items])])[0]
+        section[name] = f"value of {key}"
+    text = json.dumps(config)
+    for key, value in values.items():
+        text = text.replace(f'"value of {key}"', value)
+    return text
 
 
 def test_the_documentation_has_every_key_and_no_other() -> None:
@@ -76,10 +91,7 @@ def test_the_default_is_that_of_the_models(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
 def test_the_example_of_a_key_loads(row: Row, tmp_path: Path) -> None:
-    text = config_with(unquoted(row.key), unquoted(row.example))
-    for name, companion in {"cert_file": "key_file", "key_file": "cert_file"}.items():
-        if row.key.endswith(f".{name}`"):
-            text = text.replace(f'"{name}"', f'"{companion}": x, "{name}"')
+    text = config_with({unquoted(row.key): unquoted(row.example)} | COMPANIONS.get(unquoted(row.key), {}))
     path = tmp_path / "config.yaml"
     path.write_text(text)
     load_config(path)
@@ -89,7 +101,7 @@ def test_the_example_of_a_key_loads(row: Row, tmp_path: Path) -> None:
 def test_a_mistake_is_told_as_documented(row: Row, tmp_path: Path) -> None:
     value, told = row.mistake.removeprefix("`").split("`: ")
     path = tmp_path / "config.yaml"
-    path.write_text(config_with(unquoted(row.key), value))
+    path.write_text(config_with({unquoted(row.key): value}))
     with pytest.raises(ConfigError) as raised:
         load_config(path)
     (error,) = raised.value.errors
@@ -101,6 +113,31 @@ def test_the_yaml_in_the_documentation_loads(tmp_path: Path) -> None:
     for block in re.findall(r"(?s)```yaml\n(api:.*?)```", TEXT):
         path.write_text(block)
         assert load_config(path).batches
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_the_sample_of_a_batch_file_has_no_mistake(suffix: str, tmp_path: Path) -> None:
+    (sample,) = re.findall(rf"(?s)```{suffix}\n(- .*?|\[.*?)```", TEXT)
+    path = tmp_path / f"tonight.{suffix}"
+    path.write_text(sample)
+    batches, errors = read_batch_file(path)
+    assert [(batch.feed, batch.labels) for batch in batches] == [(None, {}), ("nightly-guests", {"team": "crm"})]
+    assert errors == ()
+
+
+def test_the_sample_of_errors_in_batch_files_is_true(tmp_path: Path) -> None:
+    path = tmp_path / "tonight.yaml"
+    ref = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
+    path.write_text(
+        f"- {ref}\n- 12af3453\n- ref: 12af3453-62da-4b31-b646-631b7b5f3009\n  fed: guests\n- ref: {ref}\n  feed: x\n"
+    )
+    told = [error.replace(str(path), "/etc/exporter/batches.d/tonight.yaml") for error in read_batch_file(path).errors]
+    assert len(told) == 3
+    assert "\n".join(told) in TEXT
+
+
+def test_the_limit_of_a_batch_file_is_told() -> None:
+    assert f"{LARGEST_FILE // 1024**2} MiB" in TEXT
 
 
 def test_the_sample_of_errors_is_true(tmp_path: Path) -> None:

@@ -52,11 +52,18 @@ def test_the_example_has_every_option_with_its_default() -> None:
         "api.": schema["$defs"]["ApiConfig"],
         "api.basic_auth.": schema["$defs"]["BasicAuth"],
         "api.tls_config.": schema["$defs"]["TlsConfig"],
+        "retention.": schema["$defs"]["Retention"],
+        "discovery.": schema["$defs"]["Discovery"],
     }.items():
         for name, key in section["properties"].items():
             assert path + name in shown
             assert key.get("default") in (None, [], shown[path + name])
     assert set(shown["batches"][1]) == set(schema["$defs"]["WatchedBatch"]["properties"])
+    (feed,) = shown["feeds"]
+    assert set(feed) == set(schema["$defs"]["FeedConfig"]["properties"])
+    for name, key in schema["$defs"]["FeedConfig"]["properties"].items():
+        if name in ("max_failed_ratio", "min_records", "next_success_resolves"):
+            assert key["default"] == feed[name]
 
 
 def test_the_example_names_the_schema_for_editors() -> None:

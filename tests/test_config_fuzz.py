@@ -68,7 +68,15 @@ def files_with_secrets(draw: st.DrawFn) -> str:
         "proxy_url": quoted(f"http://{SECRET}:{SECRET}@proxy.example:3128", styles),
     }
     batches = f"[{REF}, {{ref: {OTHER_REF}, feed: guests, labels: {{team: crm}}}}]"
-    sections = {"api": "\n" + block("    ", shuffled(api)).rstrip("\n"), "batches": batches, "recheck_finished": "24h"}
+    sections = {
+        "api": "\n" + block("    ", shuffled(api)).rstrip("\n"),
+        "batches": batches,
+        "batch_files": '["batches.d/*.yaml", "tonight.json"]',
+        "retention": "{succeeded: 24h, failed: 7d}",
+        "recheck_finished": "24h",
+        "discovery": "{enabled: true, max_batches: 10}",
+        "feeds": "[{name: guests, ref_prefix: 5a0c2f0e}, {name: orders, ref_prefix: 5a0c2f0f, grace: 0s}]",
+    }
     if is_flow and draw(st.booleans()):
         sections["api"] = flow(shuffled(api))
     return block("", shuffled(sections))
