@@ -29,7 +29,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +37,8 @@ from http import HTTPStatus
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+from urllib.parse import urlencode
 
 import requests
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -50,9 +51,18 @@ from urllib3.exceptions import HeaderParsingError, InvalidChunkLength, InvalidHe
 from urllib3.exceptions import HTTPError as TransportError
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.batch import Batch, MalformedBatchError, parse_batch
+from sitecore_cdp_exporter.batch import (
+    Batch,
+    BatchPage,
+    BatchStatus,
+    MalformedBatchError,
+    parse_batch,
+    parse_batch_page,
+)
 from sitecore_cdp_exporter.config import ApiConfig, TlsConfig
 from sitecore_cdp_exporter.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
+
+Parsed = TypeVar("Parsed")
 
 USERNAME_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
 PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the variable, not the token.
@@ -259,14 +269,21 @@ class BatchApi:
             PollError: The batch could not be read.
 
         """
-        url = f"{self._config.base_url}/{self._endpoint}/{ref}"
-        body = self._read(url, credentials, Deadline(time.monotonic() + self._config.timeout))
-        try:
-            return parse_batch(ref, body)
-        except MalformedBatchError as error:
-            failure = BadResponseError(str(error))
-        # It is raised out here, so that the cause is not chained: it holds the body.
-        raise failure
+        body = self._read(f"{self._endpoint}/{ref}", self._config.endpoint, credentials)
+        return _parsed(lambda: parse_batch(ref, body))
+
+    def read_page(
+        self, statuses: Iterable[BatchStatus], offset: int, limit: int, credentials: Credentials
+    ) -> BatchPage:
+        """Ask the API for a page of the list of batches that have one of these statuses, within `api.timeout`.
+
+        Raises:
+            PollError: The page could not be read.
+
+        """
+        query = urlencode({"status": ",".join(statuses), "offset": offset, "limit": limit}, safe=",")
+        body = self._read(f"v2/batches/inspect?{query}", "list", credentials)
+        return _parsed(lambda: parse_batch_page(body))
 
     def read_credentials(self) -> Credentials:
         """Read user name and password from where the config says, anew each time, so that they can be rotated.
@@ -289,12 +306,15 @@ class BatchApi:
                 self._pooled.close()
                 self._pooled = None
 
-    def _read(self, url: str, credentials: Credentials, deadline: Deadline) -> bytes:
+    def _read(self, path: str, endpoint: str, credentials: Credentials) -> bytes:
+        """Return the body of the answer to one GET. `endpoint` is the label that it is counted with."""
+        request = _Request(f"{self._config.base_url}/{path}", endpoint, credentials)
+        deadline = Deadline(time.monotonic() + self._config.timeout)
         with suppress(_StaleConnectionError):
-            return self._get(self._session(), url, credentials, deadline)
+            return self._get(self._session(), request, deadline)
         # No other pooled connection is worth a try: whatever closed this one has closed those, too.
         with self._new_session() as session:
-            return self._get(session, url, credentials, deadline)
+            return self._get(session, request, deadline)
 
     def _read_secret(self, key: str, value: SecretStr | None, file: Path | None, variable: str) -> str:
         if value is not None:
@@ -353,14 +373,14 @@ class BatchApi:
             failure = TlsError(f"the files of api.tls_config can not be used: {_describe(error)}")
         raise failure
 
-    def _get(self, session: requests.Session, url: str, credentials: Credentials, deadline: Deadline) -> bytes:
+    def _get(self, session: requests.Session, request: "_Request", deadline: Deadline) -> bytes:
         """Send one GET and return the body of its answer, counting and timing it."""
         code = "error"
         started = time.monotonic()
         try:
             with session.get(
-                url,
-                auth=HTTPBasicAuth(credentials.username.encode(), credentials.password.encode()),
+                request.url,
+                auth=HTTPBasicAuth(request.credentials.username.encode(), request.credentials.password.encode()),
                 # The annotation does not say so, but requests hands a Timeout of urllib3 through.
                 timeout=deadline,  # type: ignore[arg-type]
                 allow_redirects=False,
@@ -376,8 +396,8 @@ class BatchApi:
         except (requests.RequestException, TransportError, OSError, HTTPException) as error:
             failure = _no_answer(error)
         finally:
-            self._metrics.requests.labels(self._config.endpoint, code).inc()
-            self._metrics.duration.labels(self._config.endpoint).observe(time.monotonic() - started)
+            self._metrics.requests.labels(request.endpoint, code).inc()
+            self._metrics.duration.labels(request.endpoint).observe(time.monotonic() - started)
         # It is raised out here, so that the causes are not chained: they hold URLs and the credentials.
         raise failure
 
@@ -394,6 +414,13 @@ def _new_ssl_context(tls: TlsConfig) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    url: str
+    endpoint: str
+    credentials: Credentials
+
+
 class _Session(requests.Session):
     """A session that leaves redirects alone.
 
@@ -407,6 +434,15 @@ class _Session(requests.Session):
 
 class _StaleConnectionError(ConnectionFailedError):
     """A kept-alive connection was closed before any byte of the answer."""
+
+
+def _parsed(parse: Callable[[], Parsed]) -> Parsed:
+    try:
+        return parse()
+    except MalformedBatchError as error:
+        failure = BadResponseError(str(error))
+    # It is raised out here, so that the cause is not chained: it holds the body.
+    raise failure
 
 
 def _read_secret_file(path: Path, key: str) -> str:

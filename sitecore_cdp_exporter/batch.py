@@ -7,12 +7,15 @@ a boolean, a fraction, negative or not a number makes the whole answer malformed
 
 import enum
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
 # The API is a Java service: its counts fit into a signed long. A larger one could not be told as a float either.
 LARGEST_COUNT = 2**63 - 1
+# What the list calls a ref becomes a label and a path, so it must be the UUID that it should be.
+_REF = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class MalformedBatchError(ValueError):
@@ -46,11 +49,15 @@ class Batch:
     """What the API says of one batch. None means that the answer did not say.
 
     Times are seconds since the Unix epoch. Presigned URLs (`location.href`, `status.log`) are secrets and not kept.
+
+    Attributes:
+        error_log_available: None: only the list of batches was read, which does not say.
+
     """
 
     ref: str
     status: BatchStatus
-    error_log_available: bool
+    error_log_available: bool | None = None
     total_records: int | None = None
     succeeded_records: int | None = None
     failed_records: int | None = None
@@ -60,6 +67,27 @@ class Batch:
     modified: float | None = None
     upload_expiry: float | None = None
 
+    @property
+    def details_read(self) -> bool:
+        """Whether this is the batch's own answer, which has the details that the list of batches lacks."""
+        return self.error_log_available is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """One page of the list of batches.
+
+    Attributes:
+        total: How many batches match the filter in all, by the API's count.
+        length: How many items the page has, malformed ones included.
+        batches: The items that could be read.
+
+    """
+
+    total: int
+    length: int
+    batches: tuple[Batch, ...]
+
 
 def parse_batch(ref: str, body: bytes) -> Batch:
     """Read the body of `GET /v2/batches/<ref>` or `GET /v2/batches/inspect/<ref>`.
@@ -68,13 +96,7 @@ def parse_batch(ref: str, body: bytes) -> Batch:
         MalformedBatchError: The body is not JSON, not a batch, or not the batch that was asked for.
 
     """
-    try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    # RecursionError: nested too deeply. A number of too many digits is a ValueError, as is what is not UTF-8.
-    except (ValueError, RecursionError):
-        # The parser's message quotes the body, which may hold presigned URLs.
-        raise MalformedBatchError("the body is not JSON") from None
-    answer = _Fields(document, "")
+    answer = _Fields(_parse_json(body), "")
     status = answer.nested("status")
     stats = answer.nested("summaryStats")
     location = answer.nested("location")
@@ -100,6 +122,48 @@ def parse_batch(ref: str, body: bytes) -> Batch:
     )
 
 
+def parse_batch_page(body: bytes) -> BatchPage:
+    """Read the body of `GET /v2/batches/inspect?...`.
+
+    An item that is malformed is left out: the other batches are no worse for it.
+
+    Raises:
+        MalformedBatchError: The body is not JSON, or not a page of batches.
+
+    """
+    answer = _Fields(_parse_json(body), "")
+    total = answer.count("totalCount")
+    if total is None:
+        raise MalformedBatchError("totalCount is missing")
+    items = answer.items("items")
+    batches = tuple(batch for item in items if (batch := _parse_item(item)) is not None)
+    if items and not batches:
+        raise MalformedBatchError("no item is a batch")
+    return BatchPage(total, len(items), batches)
+
+
+def _parse_item(document: object) -> Batch | None:
+    try:
+        item = _Fields(document, "items.")
+        ref, code = item.text("ref"), item.text("status")
+        if ref is None or code is None or not _REF.fullmatch(ref):
+            return None
+        return Batch(
+            ref=ref, status=BatchStatus(code), created=item.time("createdAt"), modified=item.time("modifiedAt")
+        )
+    except MalformedBatchError:
+        return None
+
+
+def _parse_json(body: bytes) -> object:
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    # RecursionError: nested too deeply. A number of too many digits is a ValueError, as is what is not UTF-8.
+    except (ValueError, RecursionError):
+        # The parser's message quotes the body, which may hold presigned URLs.
+        raise MalformedBatchError("the body is not JSON") from None
+
+
 def _refuse_constant(constant: str) -> float:
     raise ValueError(constant)
 
@@ -116,6 +180,12 @@ class _Fields:
     def nested(self, name: str) -> "_Fields":
         value = self._fields.get(name)
         return _Fields({} if value is None else value, f"{self._path}{name}.")
+
+    def items(self, name: str) -> list[object]:
+        value = self._fields.get(name)
+        if isinstance(value, list):
+            return value
+        raise self._malformed(name, "a list")
 
     def text(self, name: str) -> str | None:
         value = self._fields.get(name)

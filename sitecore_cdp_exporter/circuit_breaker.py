@@ -7,7 +7,6 @@ import enum
 from http import HTTPStatus
 
 from sitecore_cdp_exporter.api import Credentials, NotFoundError, PollError, StatusError, UnauthorizedError
-from sitecore_cdp_exporter.batch import Batch
 
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
 SECONDS_BETWEEN_TRIALS = 60
@@ -54,19 +53,19 @@ class CircuitBreaker:
         self._next_trial = now + SECONDS_BETWEEN_TRIALS
         return Permission.GRANTED
 
-    def record(self, credentials: Credentials, outcome: Batch | PollError, now: float) -> None:
-        """Learn from the outcome of a request."""
+    def record(self, credentials: Credentials, error: PollError | None, now: float) -> None:
+        """Learn from the outcome of a request; None is a success."""
         self._trial_under_way = False
-        if isinstance(outcome, UnauthorizedError):
+        if isinstance(error, UnauthorizedError):
             self.refuse(credentials, now)
-        elif isinstance(outcome, Batch | NotFoundError):
+        elif error is None or isinstance(error, NotFoundError):
             self._refused = None
         if (
-            isinstance(outcome, StatusError)
-            and outcome.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-            and outcome.retry_after is not None
+            isinstance(error, StatusError)
+            and error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+            and error.retry_after is not None
         ):
-            self._not_before = max(self._not_before, now + outcome.retry_after)
+            self._not_before = max(self._not_before, now + error.retry_after)
 
     def refuse(self, credentials: Credentials, now: float) -> None:
         """Treat the credentials as refused from now on."""

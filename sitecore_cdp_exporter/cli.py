@@ -8,23 +8,23 @@ import re
 import resource
 import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.api import BatchApi, RequestMetrics
-from sitecore_cdp_exporter.collector import ExporterCollector
-from sitecore_cdp_exporter.config import Config, ConfigError, load_config
-from sitecore_cdp_exporter.demo import demo_config, demo_uploads
+from sitecore_cdp_exporter.batch_files import BatchFiles
+from sitecore_cdp_exporter.config import ConfigError, load_config
+from sitecore_cdp_exporter.demo import demo_config_file, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
-from sitecore_cdp_exporter.poller import Poller
-from sitecore_cdp_exporter.watchlist import Watchlist
-from sitecore_cdp_exporter.web import ListenAddress, ListenError, WebServer
+from sitecore_cdp_exporter.reload import ConfigReloader
+from sitecore_cdp_exporter.sandbox import Sandbox
+from sitecore_cdp_exporter.service import Service
+from sitecore_cdp_exporter.watchlist import watch
+from sitecore_cdp_exporter.web import ListenAddress, ListenError, WebServer, WebSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.config_check:
         return _check(flags.config_file)
     try:
-        with demo_config() if flags.demo else _file_config(flags.config_file) as config:
-            return asyncio.run(_serve(config, flags))
+        with ExitStack() as demo:
+            sandbox = None
+            if flags.demo:
+                sandbox = demo.enter_context(demo_sandbox())
+                flags.config_file = demo.enter_context(demo_config_file(sandbox))
+            return asyncio.run(_serve(flags, sandbox))
     except ConfigError as error:
         return _fail(error.errors)
     except ListenError as error:
@@ -70,6 +74,12 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="config_check",
         action="store_true",
         help="validate the config file, print what would be watched, and exit with 0 or 1",
+    )
+    add(
+        "--config.auto-reload",
+        dest="auto_reload",
+        action="store_true",
+        help="look at the config file before each scrape, and load it again if it has changed",
     )
     add(
         "--demo",
@@ -105,6 +115,12 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         default=64,
         metavar="N",
         help="scrapes at once; any more get 503 (default: %(default)s)",
+    )
+    add(
+        "--web.enable-lifecycle",
+        dest="enable_lifecycle",
+        action="store_true",
+        help="load the config again on POST /-/reload (SIGHUP does so always)",
     )
     add(
         "--log.level",
@@ -149,10 +165,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _file_config(path: Path) -> AbstractContextManager[Config]:
-    return nullcontext(load_config(path))
-
-
 def _check(path: Path) -> int:
     try:
         config = load_config(path)
@@ -160,8 +172,12 @@ def _check(path: Path) -> int:
         # As they are, not as log lines: editors and CI find the place by `file:line:` at the start.
         print(*error.errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
         return 1
-    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(config.batches)}")  # noqa: T201  Likewise.
-    for batch in config.batches:
+    files = BatchFiles(config.batch_files, path.parent)
+    files.refresh()
+    watched = watch(config, files.batches.values(), ())
+    discovered = ", and what discovery finds" if config.discovery.enabled else ""
+    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201  Likewise.
+    for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201  Likewise.
     return 0
@@ -173,38 +189,51 @@ def _fail(errors: Sequence[str]) -> int:
     return 1
 
 
-async def _serve(config: Config, flags: argparse.Namespace) -> int:
+async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
     """Serve until a signal says to stop."""
+    loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
     _raise_open_file_limit()
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    registry.register(ExporterCollector(time.time()))
-    api = BatchApi(config.api, RequestMetrics(registry))
-    watchlist = Watchlist(config.batches)
-    poller = Poller(api, watchlist, concurrency=config.api.concurrency, recheck_finished=config.recheck_finished)
-    web = WebServer(poller, watchlist, registry, telemetry_path=flags.telemetry_path, max_requests=flags.max_requests)
+    service = Service(flags.config_file, registry)
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, service.reloader))
+    settings = WebSettings(
+        telemetry_path=flags.telemetry_path,
+        auto_reload=flags.auto_reload,
+        lifecycle_enabled=flags.enable_lifecycle,
+        max_requests=flags.max_requests,
+    )
+    web = WebServer(service.poller, service.reloader, registry, settings)
     with ExitStack() as demo:
         try:
             address = await web.start(flags.listen_address, flags.health_listen_address)
             logger.info(
                 "listening",
-                extra={"version": __version__, "address": str(address), "watched_batches": len(config.batches)},
+                extra={
+                    "version": __version__,
+                    "address": str(address),
+                    "watched_batches": len(service.poller.watched),
+                },
             )
-            if config.api.tls_config.insecure_skip_verify:
-                logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
-            if flags.demo:
-                demo.enter_context(demo_uploads(config.api.base_url, watchlist, poller))
-                _print_demo(address, flags.telemetry_path, config.api.base_url)
+            if sandbox is not None:
+                demo.enter_context(demo_uploads(sandbox, service.poller))
+                _print_demo(address, flags.telemetry_path, sandbox.base_url)
             await stopping.wait()
             logger.info("stopping")
         finally:
             await web.stop()
-            api.close()
+            service.close()
     return 0
+
+
+def _reload(reloader: ConfigReloader) -> None:
+    # It has logged why it could not.
+    with suppress(ConfigError):
+        reloader.reload()
 
 
 def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> None:

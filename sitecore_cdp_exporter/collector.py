@@ -12,6 +12,7 @@ sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="c
 """
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
@@ -20,8 +21,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.poller import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.batch import BatchStatus
+from sitecore_cdp_exporter.reload import ReloadState
+from sitecore_cdp_exporter.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
+from sitecore_cdp_exporter.watchlist import Source
 
 STATUS_CODES: Mapping[BatchStatus, int] = {
     BatchStatus.UPLOADING: 0,
@@ -34,11 +37,6 @@ STATUS_CODES: Mapping[BatchStatus, int] = {
 }
 
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
-
-
-def _accepted(batch: Batch) -> bool | None:
-    """Tell whether the upload counts as done; None while the batch is not finished."""
-    return batch.status is BatchStatus.SUCCESS if batch.status.finished else None
 
 
 # Name, help and value of each gauge that has one series for a batch that was read. None: no sample.
@@ -94,11 +92,6 @@ _READING_GAUGES: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] 
         lambda reading: reading.batch.error_log_available,
     ),
     (
-        "sitecore_cdp_batch_accepted",
-        "Whether the finished batch counts as loaded: its status is success (status.code).",
-        lambda reading: _accepted(reading.batch),
-    ),
-    (
         "sitecore_cdp_batch_polled_timestamp_seconds",
         "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
         lambda reading: reading.polled,
@@ -133,7 +126,21 @@ def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
             if (sample := value(reading)) is not None:
                 family.add_sample(name, labels, float(sample))
         families.append(family)
-    families += _poll_success_families(labelled)
+    families += [
+        _state_gauge(
+            "sitecore_cdp_batch_accepted",
+            "Whether the finished batch counts as loaded: success, or error within the max_failed_ratio of its feed "
+            "(status.code).",
+            [(labels, state.accepted) for labels, state in labelled],
+        ),
+        _state_gauge(
+            "sitecore_cdp_batch_superseded",
+            "Whether a batch of the feed that was created later was accepted; failed batches of feeds with "
+            "next_success_resolves.",
+            [(labels, state.superseded) for labels, state in labelled],
+        ),
+        *_poll_success_families(labelled),
+    ]
     yield from (family for family in families if family.samples)
 
 
@@ -143,6 +150,14 @@ def _status_family(readings: list[tuple[dict[str, str], Reading]]) -> Metric:
     for labels, reading in readings:
         for status in BatchStatus:
             family.add_sample(name, labels | {"status": status.value}, float(reading.batch.status is status))
+    return family
+
+
+def _state_gauge(name: str, documentation: str, values: list[tuple[dict[str, str], bool | None]]) -> Metric:
+    family = _gauge(name, documentation)
+    for labels, value in values:
+        if value is not None:
+            family.add_sample(name, labels, float(value))
     return family
 
 
@@ -160,7 +175,10 @@ def _poll_success_families(labelled: list[tuple[dict[str, str], BatchState]]) ->
 
 
 def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield the families that describe the API and the poll as a whole."""
+    """Yield the families that describe the API, the feeds and the poll as a whole."""
+    yield from feed_families(snapshot.feeds)
+    if snapshot.discovery is not None:
+        yield from discovery_families(snapshot.discovery)
     if snapshot.api_up is not None:
         yield GaugeMetricFamily(
             "sitecore_cdp_up",
@@ -177,8 +195,20 @@ def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
     watched = GaugeMetricFamily(
         "sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", labels=["source"]
     )
-    watched.add_metric(["config"], float(len(snapshot.batches)))
+    sources = Counter(state.watched.source for state in snapshot.batches)
+    for source in Source:
+        watched.add_metric([source], float(sources[source]))
     yield watched
+    yield GaugeMetricFamily(
+        "sitecore_cdp_retired_batches",
+        "Batches that are known but past their retention: they have no series and no requests.",
+        float(snapshot.retired),
+    )
+    yield GaugeMetricFamily(
+        "sitecore_cdp_unread_batches",
+        "Finished batches that are watched and whose details are still to be read.",
+        float(snapshot.unread),
+    )
     yield GaugeMetricFamily(
         "sitecore_cdp_exporter_poll_duration_seconds",
         "Time that the poll took whose values are shown.",
@@ -186,29 +216,115 @@ def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
     )
 
 
+def discovery_families(discovery: DiscoveryState) -> Iterator[Metric]:
+    """Yield the families of the list of batches. Without the list there are no totals: unknown is not zero."""
+    if discovery.totals is not None:
+        totals = GaugeMetricFamily(
+            "sitecore_cdp_batches",
+            "Batches of the past 30 days, watched or not, by status (the list's totalCount and status).",
+            labels=["status"],
+        )
+        for status, count in discovery.totals.items():
+            totals.add_metric([status], float(count))
+        yield totals
+    yield GaugeMetricFamily(
+        "sitecore_cdp_discovery_success",
+        "Whether the list of batches was read in the last poll.",
+        float(discovery.failure is None),
+    )
+    if discovery.failure is not None:
+        failure = GaugeMetricFamily(
+            "sitecore_cdp_discovery_failure",
+            "Why the list of batches could not be read; 1 while it can not.",
+            labels=["reason"],
+        )
+        failure.add_metric([discovery.failure], 1.0)
+        yield failure
+    yield GaugeMetricFamily(
+        "sitecore_cdp_discovery_dropped_batches",
+        "Discovered batches that are not watched because of discovery.max_batches.",
+        float(discovery.dropped),
+    )
+
+
+# Name, help and value of each gauge of a feed. None: no sample.
+_FEED_GAUGES: tuple[tuple[str, str, Callable[[FeedState], float | None]], ...] = (
+    (
+        "sitecore_cdp_feed_last_accepted_timestamp_seconds",
+        "When the newest accepted batch of the feed was modified (modifiedAt); 0 if none was seen.",
+        lambda state: state.last_accepted,
+    ),
+    (
+        "sitecore_cdp_feed_expected_interval_seconds",
+        "How often a batch of the feed should be accepted (expect_success_every of the config).",
+        lambda state: state.feed.expect_success_every,
+    ),
+    (
+        "sitecore_cdp_feed_grace_seconds",
+        "How much later is still in time (grace of the config).",
+        lambda state: None if state.feed.expect_success_every is None else state.feed.grace,
+    ),
+    (
+        "sitecore_cdp_feed_max_failed_ratio",
+        "Share of failed records up to which an error counts as accepted (max_failed_ratio of the config).",
+        lambda state: state.feed.max_failed_ratio,
+    ),
+    (
+        "sitecore_cdp_feed_min_records",
+        "How many records a batch of the feed should have at least (min_records of the config).",
+        lambda state: state.feed.min_records,
+    ),
+)
+
+
+def feed_families(feeds: Iterable[FeedState]) -> Iterator[Metric]:
+    """Yield the families of the feeds of the config."""
+    for name, documentation, value in _FEED_GAUGES:
+        family = _gauge(name, documentation)
+        for state in feeds:
+            if (sample := value(state)) is not None:
+                family.add_sample(name, {**state.feed.labels, "feed": state.feed.name}, float(sample))
+        if family.samples:
+            yield family
+
+
 class ExporterCollector(Collector):
-    """What the exporter says of itself and its config.
+    """What the exporter says of itself, its config and its batch files.
 
     Args:
-        config_loaded: When the config was loaded, in seconds since the Unix epoch.
+        reload_state: Whether the last attempt to load the config succeeded, and when one last did.
+        batch_file_errors: Whether each batch file, by its name, has an error now.
 
     """
 
-    def __init__(self, config_loaded: float) -> None:
-        self._config_loaded = config_loaded
+    def __init__(
+        self, reload_state: Callable[[], ReloadState], batch_file_errors: Callable[[], Mapping[str, bool]]
+    ) -> None:
+        self._reload_state = reload_state
+        self._batch_file_errors = batch_file_errors
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families of the exporter itself."""
+        reload_state = self._reload_state()
         yield GaugeMetricFamily(
             "sitecore_cdp_exporter_config_last_reload_successful",
             "Whether the last attempt to load the config succeeded.",
-            1.0,
+            float(reload_state.successful),
         )
         yield GaugeMetricFamily(
             "sitecore_cdp_exporter_config_last_reload_success_timestamp_seconds",
             "When the config was last loaded.",
-            self._config_loaded,
+            reload_state.last_success,
         )
+        errors = GaugeMetricFamily(
+            "sitecore_cdp_exporter_batch_file_error",
+            "Whether the batch file, or an entry of it, can not be used.",
+            labels=["file"],
+        )
+        for file, has_error in self._batch_file_errors().items():
+            errors.add_metric([file], float(has_error))
+        if errors.samples:
+            yield errors
         build_info = GaugeMetricFamily(
             "sitecore_cdp_exporter_build_info",
             "Version of the exporter and of Python; always 1.",

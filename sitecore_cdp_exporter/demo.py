@@ -1,47 +1,69 @@
 """`--demo`: the exporter against the sandbox in the same process, with uploads that come and go."""
 
 import logging
+import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from pydantic import SecretStr
+import yaml
 
-from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, Config, WatchedBatch
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
-from sitecore_cdp_exporter.watchlist import Watchlist
+from sitecore_cdp_exporter.sandbox.demo import FEEDS
 
 logger = logging.getLogger(__name__)
 
 CLIENT_KEY = "sandbox-client"
 API_TOKEN = "sandbox-token"  # noqa: S105  It opens nothing but the sandbox of this process.
-# A few rounds of uploads; older ones leave the watch list.
+# A few rounds of uploads; older ones leave the page.
 WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
 
 
 @contextmanager
-def demo_config(*, speed: float = 1.0) -> Iterator[Config]:
-    """Run the sandbox, and yield a config for it. `speed` divides how long a batch takes."""
+def demo_sandbox(*, speed: float = 1.0) -> Iterator[Sandbox]:
+    """Run the sandbox. `speed` divides how long a batch takes."""
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, speed=speed) as sandbox:
-        basic_auth = BasicAuth(username=SecretStr(CLIENT_KEY), password=SecretStr(API_TOKEN))
-        yield Config(api=ApiConfig(base_url=sandbox.base_url, basic_auth=basic_auth, endpoint="inspect"))
+        yield sandbox
 
 
 @contextmanager
-def demo_uploads(base_url: str, watchlist: Watchlist, poller: Poller, *, speed: float = 1.0) -> Iterator[None]:
-    """Upload batches, watch each as soon as it is allocated, and poll like a Prometheus that scrapes every 5 s.
+def demo_config_file(sandbox: Sandbox) -> Iterator[Path]:
+    """Write a config file for the sandbox: its batches are discovered, and known by their prefix."""
+    config = {
+        "api": {
+            "base_url": sandbox.base_url,
+            "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
+            "endpoint": "inspect",
+        },
+        "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
+        "feeds": [
+            {
+                "name": feed.name,
+                "ref_prefix": feed.ref_prefix,
+                "expect_success_every": "5m",
+                "next_success_resolves": True,
+            }
+            for feed in FEEDS
+        ],
+    }
+    with tempfile.TemporaryDirectory(prefix="sitecore-cdp-demo-") as directory:
+        path = Path(directory) / "config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        yield path
+
+
+@contextmanager
+def demo_uploads(sandbox: Sandbox, poller: Poller, *, speed: float = 1.0) -> Iterator[None]:
+    """Upload batches, and poll like a Prometheus that scrapes every 5 s.
 
     `speed` is that of the sandbox; it divides the time between uploads and between polls, too.
     """
-    announced: deque[WatchedBatch] = deque(maxlen=WATCHED_BATCHES)
 
-    def watch(ref: str, feed: str) -> None:
-        announced.append(WatchedBatch(ref=ref, feed=feed))
-        watchlist.replace(announced)
+    def announce(ref: str, feed: str) -> None:
         logger.info("the demo uploads a batch", extra={"ref": ref, "feed": feed})
 
     def poll() -> None:
@@ -50,7 +72,7 @@ def demo_uploads(base_url: str, watchlist: Watchlist, poller: Poller, *, speed: 
 
     stopping = threading.Event()
     polls = threading.Thread(target=poll, name="demo-polls", daemon=True)
-    uploads = DemoUploads(base_url, client_key=CLIENT_KEY, api_token=API_TOKEN, announce=watch, speed=speed)
+    uploads = DemoUploads(sandbox.base_url, client_key=CLIENT_KEY, api_token=API_TOKEN, announce=announce, speed=speed)
     uploads.start()
     polls.start()
     try:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from html import escape
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.config import WatchedBatch
-from sitecore_cdp_exporter.poller import BatchState, Snapshot
+from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watchlist import Watched
 
 # A page of more rows is of no use to a person, and /metrics has them all.
 MOST_ROWS = 1000
@@ -56,7 +56,7 @@ code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 """
 
 
-def render_landing_page(snapshot: Snapshot | None, watched: Sequence[WatchedBatch], telemetry_path: str) -> str:
+def render_landing_page(snapshot: Snapshot | None, watched: Sequence[Watched], telemetry_path: str) -> str:
     """Return the page.
 
     Args:
@@ -91,7 +91,7 @@ def _caption(count: int) -> str:
     return f"Watched batches: {count}{shown}"
 
 
-def _watched_row(watched: WatchedBatch) -> str:
+def _watched_row(watched: Watched) -> str:
     return _cells(watched, ["", "", "", "", ""], "not polled yet")
 
 
@@ -114,7 +114,7 @@ def _row(state: BatchState) -> str:
     )
 
 
-def _cells(watched: WatchedBatch, values: Iterable[str], last_poll: str) -> str:
+def _cells(watched: Watched, values: Iterable[str], last_poll: str) -> str:
     status, total, failed, seconds, modified = values
     labels = ", ".join(f"{name}={value}" for name, value in watched.labels.items())
     return (

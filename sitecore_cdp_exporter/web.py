@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -20,11 +21,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sitecore_cdp_exporter.collector import Families, batch_families, poll_families
-from sitecore_cdp_exporter.config import WatchedBatch
+from sitecore_cdp_exporter.config import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.connection_limit import Connection, ConnectionLimit
 from sitecore_cdp_exporter.landing_page import render_landing_page
 from sitecore_cdp_exporter.poller import Poller
-from sitecore_cdp_exporter.watchlist import Watchlist
 
 logger = logging.getLogger(__name__)
 
@@ -73,39 +73,57 @@ class ListenAddress:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-class WebServer:
-    """Serves metrics, probes, the landing page and the health paths.
+class Reloader(Protocol):
+    """What the server needs of `reload.ConfigReloader`."""
 
-    Args:
-        poller: Answers scrapes and probes.
-        watchlist: What the landing page shows before the first poll.
-        registry: The metrics that are not of a snapshot: requests, process, build.
+    def reload(self) -> None:
+        """Load the config again, or raise ConfigError."""
+
+    def reload_if_changed(self) -> None:
+        """Load the config again if its file has changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """How the server behaves.
+
+    Attributes:
         telemetry_path: Where the metrics are.
+        auto_reload: Whether each scrape looks at the config file first.
+        lifecycle_enabled: Whether `POST /-/reload` is allowed.
         max_requests: How many scrapes and probes may wait at once; any more get 503.
         max_connections: How many connections an address may have; then idle ones have to go.
         idle_seconds: How long a connection may be idle.
 
     """
 
+    telemetry_path: str = "/metrics"
+    auto_reload: bool = False
+    lifecycle_enabled: bool = False
+    max_requests: int = 64
+    max_connections: int = MOST_CONNECTIONS
+    idle_seconds: float = IDLE_SECONDS
+
+
+class WebServer:
+    """Serves metrics, probes, the landing page and the health paths.
+
+    Args:
+        poller: Answers scrapes and probes.
+        reloader: Loads the config again.
+        registry: The metrics that are not of a snapshot: requests, process, build.
+        settings: How the server behaves.
+
+    """
+
     def __init__(
-        self,
-        poller: Poller,
-        watchlist: Watchlist,
-        registry: CollectorRegistry,
-        *,
-        telemetry_path: str = "/metrics",
-        max_requests: int = 64,
-        max_connections: int = MOST_CONNECTIONS,
-        idle_seconds: float = IDLE_SECONDS,
+        self, poller: Poller, reloader: Reloader, registry: CollectorRegistry, settings: WebSettings | None = None
     ) -> None:
         self._poller = poller
-        self._watchlist = watchlist
+        self._reloader = reloader
         self._registry = registry
-        self._telemetry_path = telemetry_path
-        self._max_requests = max_requests
-        self._max_connections = max_connections
-        self._idle_seconds = idle_seconds
-        self._scrape_threads = ThreadPoolExecutor(max_requests, thread_name_prefix="scrape")
+        self._settings = settings or WebSettings()
+        self._scrape_threads = ThreadPoolExecutor(self._settings.max_requests, thread_name_prefix="scrape")
         self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="landing-page")
         self._scrapes: set[asyncio.Future[web.Response]] = set()
         # Seconds, by path: a probe encodes much less than a scrape.
@@ -127,9 +145,10 @@ class WebServer:
         """
         health_routes = [web.get("/-/healthy", self._healthy), web.get("/-/ready", self._ready)]
         routes = [
-            web.get(self._telemetry_path, self._metrics, allow_head=False),
+            web.get(self._settings.telemetry_path, self._metrics, allow_head=False),
             web.get("/probe", self._probe, allow_head=False),
             web.get("/", self._landing_page),
+            web.post("/-/reload", self._reload),
         ]
         listening = await self._listen(address, [*routes, *health_routes])
         if health_address is not None:
@@ -150,7 +169,7 @@ class WebServer:
         self._page_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _listen(self, address: ListenAddress, routes: Iterable[web.RouteDef]) -> ListenAddress:
-        limit = ConnectionLimit(self._max_connections, self._idle_seconds)
+        limit = ConnectionLimit(self._settings.max_connections, self._settings.idle_seconds)
         application = web.Application(middlewares=[limit.track], client_max_size=LARGEST_REQUEST_BODY)
         application.add_routes(routes)
         application.on_response_prepare.append(_add_headers)
@@ -180,15 +199,26 @@ class WebServer:
             return web.Response(status=503, text="The exporter is stopping.\n")
         return web.Response(text="The exporter is ready.\n")
 
+    async def _reload(self, _: web.Request) -> web.Response:
+        if not self._settings.lifecycle_enabled:
+            return web.Response(status=403, text="Reloading by HTTP is off. --web.enable-lifecycle switches it on.\n")
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._page_threads, self._reloader.reload)
+        except ConfigError as error:
+            return web.Response(status=500, text=f"The config is not reloaded:\n{error}\n")
+        return web.Response(text="The config is reloaded.\n")
+
     async def _landing_page(self, _: web.Request) -> web.Response:
-        watched = list(self._watchlist.batches.values())
+        watched = list(self._poller.watched.values())
         page = await asyncio.get_running_loop().run_in_executor(
-            self._page_threads, render_landing_page, self._poller.latest, watched, self._telemetry_path
+            self._page_threads, render_landing_page, self._poller.latest, watched, self._settings.telemetry_path
         )
         return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         def collect(deadline: float) -> Families:
+            if self._settings.auto_reload:
+                self._reloader.reload_if_changed()
             snapshot = self._poller.poll(deadline)
             return Families(batch_families(snapshot), poll_families(snapshot), self._registry.collect())
 
@@ -210,11 +240,9 @@ class WebServer:
     async def _scrape(self, request: web.Request, collect: Callable[[float], Families]) -> web.Response:
         """Collect and encode on a thread, within the scrape's deadline."""
         deadline = time.monotonic() + self._time_for_scrape(request)
-        if len(self._scrapes) >= self._max_requests:
-            return web.Response(
-                status=503,
-                text=f"{self._max_requests} scrapes are waiting already (--web.max-requests). Try again later.\n",
-            )
+        if len(self._scrapes) >= self._settings.max_requests:
+            waiting = f"{self._settings.max_requests} scrapes are waiting already (--web.max-requests)."
+            return web.Response(status=503, text=f"{waiting} Try again later.\n")
         scrape = asyncio.get_running_loop().run_in_executor(
             self._scrape_threads, self._encode, request, collect, deadline
         )

@@ -48,8 +48,9 @@ def running_exporter(
     batches: Sequence[object] = (),
     api: Mapping[str, object] | None = None,
     flags: Sequence[str] = (),
+    **sections: object,
 ) -> Iterator[Exporter]:
-    """Run the exporter on a free port of loopback until the end of the block."""
+    """Run the exporter on a free port of loopback until the end of the block. `sections` are those of the config."""
     settings = {
         "base_url": sandbox.base_url,
         "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
@@ -57,7 +58,7 @@ def running_exporter(
         **(api or {}),
     }
     config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump({"api": settings, "batches": list(batches)}), encoding="utf-8")
+    config.write_text(yaml.safe_dump({"api": settings, "batches": list(batches), **sections}), encoding="utf-8")
     command = [
         sys.executable,
         str(ROOT / "exporter.py"),

@@ -2,10 +2,12 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
-from sitecore_cdp_exporter.api import Credentials, CredentialsError
-from sitecore_cdp_exporter.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api import Credentials, CredentialsError, PollError
+from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.config import WatchedBatch
 
 LONGEST_WAIT = 30.0
 
@@ -16,6 +18,19 @@ def ref(number: int) -> str:
 
 def batch(number: int, status: BatchStatus = BatchStatus.PROCESSING, *, total: int | None = None) -> Batch:
     return Batch(ref=ref(number), status=status, error_log_available=False, total_records=total)
+
+
+class Lists:
+    """Batch files whose content a test decides."""
+
+    def __init__(self) -> None:
+        self.batches: Mapping[str, WatchedBatch] = {}
+
+    def replace(self, batches: Iterable[WatchedBatch]) -> None:
+        self.batches = {batch.ref.lower(): batch for batch in batches}
+
+    def refresh(self) -> None:
+        """There is nothing to look at."""
 
 
 class Clock:
@@ -31,13 +46,17 @@ class Clock:
 class FakeApi:
     """Answers as told, and remembers what it was asked.
 
-    `answers` maps a ref to a Batch or an exception; what is missing is a batch in processing. While `open` is cleared
-    no answer leaves.
+    `answers` maps a ref to a Batch or an exception; what is missing is a batch in processing. `listed` is what the list
+    of batches shows, in pages of at most `largest_page`. While `open` is cleared no answer leaves.
     """
 
     def __init__(self, answers: Mapping[str, Batch | Exception] | None = None) -> None:
         self.answers: dict[str, Batch | Exception] = dict(answers or {})
         self.credentials: Credentials | CredentialsError = Credentials("client", "token")
+        self.listed: list[Batch] = []
+        self.list_error: PollError | None = None
+        self.largest_page = 100
+        self.pages = 0
         self.open = threading.Event()
         self.open.set()
         self.asked: list[str] = []
@@ -52,20 +71,40 @@ class FakeApi:
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         assert credentials == self.credentials
+        with self._under_way(ref):
+            pass
+        answer = self.answers.get(ref, Batch(ref=ref, status=BatchStatus.PROCESSING, error_log_available=False))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def read_page(
+        self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
+    ) -> BatchPage:
+        assert credentials == self.credentials
+        with self._under_way(None):
+            self.pages += 1
+        if self.list_error is not None:
+            raise self.list_error
+        matching = [batch for batch in self.listed if batch.status in statuses]
+        page = matching[offset : offset + min(limit, self.largest_page)]
+        return BatchPage(len(matching), len(page), tuple(page))
+
+    @contextmanager
+    def _under_way(self, ref: str | None) -> Iterator[None]:
+        """Be a request that lasts until answers may leave."""
         with self._changed:
-            self.asked.append(ref)
+            if ref is not None:
+                self.asked.append(ref)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             self._changed.notify_all()
         try:
             assert self.open.wait(LONGEST_WAIT)
+            yield
         finally:
             with self._changed:
                 self._at_once -= 1
-        answer = self.answers.get(ref, Batch(ref=ref, status=BatchStatus.PROCESSING, error_log_available=False))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
     def wait_until_asked(self, refs: Iterable[str]) -> None:
         wanted = Counter(refs)

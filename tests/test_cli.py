@@ -26,6 +26,7 @@ OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
 PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
 FLAGS = (
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
+    *("--config.auto-reload", "--web.enable-lifecycle"),
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
 )
 # Words that no log, page or metric may hold.
@@ -398,7 +399,7 @@ def test_the_log_is_json_if_asked_for(sandbox: Sandbox, tmp_path: Path, free_add
         process.terminate()
         output, log = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (0, "")
-    listening, insecure, stopping = [json.loads(line) for line in log.splitlines()]
+    insecure, listening, stopping = [json.loads(line) for line in log.splitlines()]
     assert listening.items() >= {"version": __version__, "address": free_address, "watched_batches": 2}.items()
     assert insecure["level"] == "warn"
     assert "insecure_skip_verify" in insecure["msg"]

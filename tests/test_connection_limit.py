@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from sitecore_cdp_exporter.config import WatchedBatch
-from sitecore_cdp_exporter.poller import BatchState, Snapshot
+from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watchlist import Watched
 from tests.web_server_thread import ScriptedPoller, WebServerThread, wait_until
 
 LIMIT = 5
@@ -15,8 +15,8 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
 STUCK = b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 100\r\n\r\n"
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 # More than a socket's buffers take, so that a client which does not read keeps the server waiting.
-LARGE_BATCH = WatchedBatch(ref="12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
-LARGE = Snapshot(batches=(BatchState(LARGE_BATCH, None, None),), api_up=None, api_last_success=None, poll_duration=0.0)
+LARGE_BATCH = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
+LARGE = Snapshot(batches=(BatchState(watched=LARGE_BATCH),), api_up=None, api_last_success=None, poll_duration=0.0)
 
 
 @pytest.fixture

@@ -7,11 +7,9 @@ from pathlib import Path
 import requests
 from prometheus_client import CollectorRegistry
 
-from sitecore_cdp_exporter.api import BatchApi, RequestMetrics
 from sitecore_cdp_exporter.batch import BatchStatus
-from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config, demo_uploads
-from sitecore_cdp_exporter.poller import Poller
-from sitecore_cdp_exporter.watchlist import Watchlist
+from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config_file, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.service import Service
 from tests.e2e.program import running
 from tests.exporter_program import ROOT
 from tests.web_server_thread import PATIENCE, wait_until
@@ -37,14 +35,14 @@ def test_the_demo_needs_nothing_and_ends_by_ctrl_c(tmp_path: Path) -> None:
 def test_the_demo_shows_every_status_and_again() -> None:
     speed = 150.0
     everything = set(BatchStatus) - {BatchStatus.UNKNOWN}
-    with demo_config(speed=speed) as config:
-        api = BatchApi(config.api, RequestMetrics(CollectorRegistry()))
-        watchlist = Watchlist(config.batches)
-        poller = Poller(api, watchlist, concurrency=config.api.concurrency, recheck_finished=config.recheck_finished)
+    with demo_sandbox(speed=speed) as sandbox, demo_config_file(sandbox) as config_file:
+        service = Service(config_file, CollectorRegistry())
+        poller = service.poller
 
         def look() -> set[tuple[str, str | None, BatchStatus]]:
             """Tell what the demo's own polls have found."""
             states = () if poller.latest is None else poller.latest.batches
+            assert len(states) <= WATCHED_BATCHES
             read = [(state.watched, state.reading.batch) for state in states if state.reading is not None]
             return {(watched.ref, watched.feed, batch.status) for watched, batch in read}
 
@@ -52,14 +50,13 @@ def test_the_demo_shows_every_status_and_again() -> None:
             seen: set[tuple[str, str | None, BatchStatus]] = set()
             while not {status for ref, _, status in seen if ref not in known} >= everything:
                 seen |= look()
-                assert len(watchlist.batches) <= WATCHED_BATCHES
                 time.sleep(0.005)
             return seen
 
-        with demo_uploads(config.api.base_url, watchlist, poller, speed=speed):
+        with demo_uploads(sandbox, poller, speed=speed):
             first = see_everything(set())
             # A second time, with other batches.
             second = see_everything({ref for ref, _, _ in first})
         poller.stop()
-        api.close()
+        service.close()
     assert {feed for _, feed, _ in first | second} == FEEDS

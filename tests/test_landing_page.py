@@ -7,8 +7,9 @@ from sitecore_cdp_exporter.api import Reason
 from sitecore_cdp_exporter.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.landing_page import MOST_ROWS, render_landing_page
-from sitecore_cdp_exporter.poller import BatchState, Reading, Snapshot
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from sitecore_cdp_exporter.snapshot import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.watchlist import Watched
 from tests.web_server_thread import WebServerThread, exporter_of
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -65,7 +66,7 @@ def snapshot(*states: BatchState, api_up: bool | None = True) -> Snapshot:
 
 
 def state(
-    status: BatchStatus = BatchStatus.PROCESSING, *, watched: WatchedBatch | None = None, **fields: float
+    status: BatchStatus = BatchStatus.PROCESSING, *, watched: Watched | None = None, **fields: float
 ) -> BatchState:
     batch = Batch(
         ref=REF,
@@ -76,15 +77,15 @@ def state(
         time_to_process_seconds=fields.get("seconds"),
         modified=fields.get("modified"),
     )
-    return BatchState(watched or WatchedBatch(ref=REF), Reading(batch, NOW), None)
+    return BatchState(watched=watched or Watched(REF), reading=Reading(batch, NOW))
 
 
-def render(found: Snapshot | None, watched: list[WatchedBatch] | None = None) -> Page:
+def render(found: Snapshot | None, watched: list[Watched] | None = None) -> Page:
     return Page(render_landing_page(found, watched or [], "/metrics"))
 
 
 def test_a_finished_batch_shows_its_numbers() -> None:
-    watched = WatchedBatch(ref=REF, feed="nightly", labels={"team": "crm", "region": "eu"})
+    watched = Watched(ref=REF, feed="nightly", labels={"team": "crm", "region": "eu"})
     found = state(BatchStatus.ERROR, watched=watched, total=121776, failed=316, seconds=614.867, modified=NOW)
     page = render(snapshot(found))
     assert page.cells == [
@@ -119,13 +120,13 @@ def test_zero_is_not_empty() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_failing_batch_shows_its_reason(reason: Reason) -> None:
-    page = render(snapshot(BatchState(WatchedBatch(ref=REF), None, reason), api_up=False))
+    page = render(snapshot(BatchState(watched=Watched(REF), failure=reason), api_up=False))
     assert (page.cells[0]["Ref"], page.cells[0]["Status"], page.cells[0]["Last poll (UTC)"]) == (REF, "", reason)
     assert "Batch API: down. Last successful answer: never." in page.text
 
 
 def test_before_the_first_poll_the_watch_list_is_shown() -> None:
-    page = render(None, [WatchedBatch(ref=REF, feed="nightly")])
+    page = render(None, [Watched(ref=REF, feed="nightly")])
     assert [(row["Feed"], row["Ref"], row["Last poll (UTC)"]) for row in page.cells] == [
         ("nightly", REF, "not polled yet")
     ]
@@ -133,7 +134,7 @@ def test_before_the_first_poll_the_watch_list_is_shown() -> None:
 
 
 def test_text_of_the_config_stays_text() -> None:
-    watched = WatchedBatch(ref=REF, feed=EVIL, labels={"team": EVIL})
+    watched = Watched(ref=REF, feed=EVIL, labels={"team": EVIL})
     for page in (render(None, [watched]), render(snapshot(state(watched=watched)))):
         assert "script" not in page.elements
         assert [(row["Feed"], row["Labels"]) for row in page.cells] == [(EVIL, f"team={EVIL}")]
@@ -148,7 +149,7 @@ def test_the_telemetry_path_stays_text() -> None:
 
 @pytest.mark.parametrize("polled", [True, False])
 def test_of_very_many_batches_the_first_are_shown(polled: bool) -> None:  # noqa: FBT001  A column of the table.
-    watched = [WatchedBatch(ref=f"12af3453-62da-4b31-b646-{number:012}") for number in range(5000)]
+    watched = [Watched(ref=f"12af3453-62da-4b31-b646-{number:012}") for number in range(5000)]
     states = [state(watched=batch) for batch in watched]
     page = render(snapshot(*states) if polled else None, watched)
     assert [row["Ref"] for row in page.cells] == [batch.ref for batch in watched[:MOST_ROWS]]

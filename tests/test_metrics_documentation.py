@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api import Reason
-from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, running_exporter
+from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
+LATER = "5a0c2f0e-36a4-4e2f-9a57-1f0d1a3f7c22"
 MISSING = "439332a9-f837-496f-9e4a-87491689bb90"
+FEED_LABELS = {"feed", "team"}
 BATCH_LABELS = {"ref", "feed", "team"}
 
 
@@ -42,7 +45,16 @@ def documented_rows() -> dict[str, Row]:
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
-    """Return the families of a real scrape of a finished batch and of one that the API does not know."""
+    """Return the families of two real scrapes: of a feed with a superseded batch, and of an API that fails."""
+    directory = tmp_path_factory.mktemp("exporter")
+    (directory / "batches.yaml").write_text(f"[{{ref: {MISSING}, feed: nightly-guests}}]", encoding="utf-8")
+    feed = {
+        "name": "nightly-guests",
+        "labels": {"team": "crm"},
+        "expect_success_every": "24h",
+        "next_success_resolves": True,
+        "ref_prefix": "5a0c2f0e",
+    }
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(
             FINISHED,
@@ -53,14 +65,22 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             failed=316,
             time_to_process_millis=614867,
             log=True,
+            created_at=datetime.now(UTC) - timedelta(hours=1),
         )
-        batches = [
-            {"ref": FINISHED, "feed": "nightly-guests", "labels": {"team": "crm"}},
-            {"ref": MISSING, "feed": "nightly-guests", "labels": {"team": "crm"}},
-        ]
-        with running_exporter(sandbox, tmp_path_factory.mktemp("exporter"), batches=batches) as exporter:
-            headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
-            text = requests.get(f"{exporter.url}/metrics", headers=headers, timeout=60).text
+        sandbox.put_batch(LATER, status="success", total=7)
+        with running_exporter(
+            sandbox, directory, discovery={"enabled": True}, feeds=[feed], batch_files=["batches.yaml"]
+        ) as exporter:
+            families = scrape(exporter)
+            sandbox.set_fault(faults.Status(500))
+            for name, family in scrape(exporter).items():
+                families.setdefault(name, family).samples += family.samples
+    return families
+
+
+def scrape(exporter: Exporter) -> dict[str, Metric]:
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    text = requests.get(f"{exporter.url}/metrics", headers=headers, timeout=60).text
     families = {}
     for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         families[f"{family.name}_total" if family.type == "counter" else family.name] = family
@@ -78,6 +98,9 @@ def test_types_and_labels_are_those_that_are_documented(exposed: dict[str, Metri
         if name.startswith("sitecore_cdp_batch_"):
             assert labels >= BATCH_LABELS, name
             labels -= BATCH_LABELS
+        elif name.startswith("sitecore_cdp_feed_"):
+            assert labels >= FEED_LABELS, name
+            labels -= FEED_LABELS - {"feed"}
         assert (family.type, labels) == (row.type, set(row.labels)), name
 
 

@@ -27,10 +27,11 @@ from sitecore_cdp_exporter.api import (
     UnauthorizedError,
 )
 from sitecore_cdp_exporter.batch import BatchStatus
-from sitecore_cdp_exporter.config import WatchedBatch
-from sitecore_cdp_exporter.poller import REMEMBERED_PROBES, Poller, Snapshot
-from sitecore_cdp_exporter.watchlist import Watchlist
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, batch, ref
+from sitecore_cdp_exporter.config import ApiConfig, Config, WatchedBatch
+from sitecore_cdp_exporter.poller import REMEMBERED_PROBES, Poller
+from sitecore_cdp_exporter.snapshot import Snapshot
+from sitecore_cdp_exporter.watchlist import Source, Watched
+from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
 
 DAY = 86400.0
 WALL_CLOCK = 1.75e9
@@ -49,12 +50,12 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def watchlist() -> Watchlist:
-    return Watchlist()
+def watchlist() -> Lists:
+    return Lists()
 
 
 @pytest.fixture
-def poller(api: FakeApi, watchlist: Watchlist, clock: Clock) -> Poller:
+def poller(api: FakeApi, watchlist: Lists, clock: Clock) -> Poller:
     return make_poller(api, watchlist, clock)
 
 
@@ -66,23 +67,19 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 def make_poller(
     api: FakeApi,
-    watchlist: Watchlist,
+    watchlist: Lists,
     clock: Callable[[], float] = time.monotonic,
     *,
     concurrency: int = 1,
     recheck_finished: float = DAY,
 ) -> Poller:
-    return Poller(
-        api,
-        watchlist,
-        concurrency=concurrency,
-        recheck_finished=recheck_finished,
-        clock=clock,
-        wall_clock=lambda: WALL_CLOCK,
+    config = Config(
+        api=ApiConfig(base_url="https://api.example", concurrency=concurrency), recheck_finished=recheck_finished
     )
+    return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK)
 
 
-def watch(watchlist: Watchlist, *numbers: int) -> None:
+def watch(watchlist: Lists, *numbers: int) -> None:
     watchlist.replace(WatchedBatch(ref=ref(number)) for number in numbers)
 
 
@@ -110,7 +107,7 @@ def wait_for_poll_threads_to_end() -> None:
 
 class TestWhatIsAsked:
     def test_an_unfinished_batch_is_asked_in_every_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         assert statuses(poll(poller, clock)) == [BatchStatus.PROCESSING]
@@ -118,7 +115,7 @@ class TestWhatIsAsked:
         assert api.take_asked() == [ref(1), ref(1)]
 
     def test_a_finished_batch_is_remembered_with_the_time_of_its_reading(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.ERROR, total=7)
@@ -131,7 +128,7 @@ class TestWhatIsAsked:
         assert (reading.batch.total_records, reading.polled) == (7, WALL_CLOCK)
 
     def test_the_ref_is_asked_for_as_it_is_listed(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         listed = "ABCDEF00-0000-4000-8000-00000000000A"
         watchlist.replace([WatchedBatch(ref=listed)])
@@ -145,7 +142,7 @@ class TestWhatIsAsked:
         assert api.take_asked() == []
 
     def test_a_batch_that_leaves_the_list_is_forgotten(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         watch(watchlist, 1)
@@ -158,7 +155,7 @@ class TestWhatIsAsked:
         assert api.take_asked() == [ref(1)]
 
     def test_under_pressure_unfinished_come_first_then_unread_then_rechecks_each_longest_ago_first(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         for number in (5, 6):
             api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
@@ -181,7 +178,7 @@ class TestWhatIsAsked:
         assert api.take_asked() == [ref(1), ref(2), ref(3), ref(4), ref(5), ref(6)]
 
     def test_a_batch_that_always_fails_does_not_starve_the_others(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1, 2)
@@ -200,7 +197,7 @@ class TestWhatIsAsked:
 
 class TestRechecks:
     def test_a_finished_batch_is_asked_again_after_its_interval(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -215,7 +212,7 @@ class TestRechecks:
         assert api.take_asked() == [ref(1)]
 
     def test_first_rechecks_are_spread_over_the_second_half_of_the_interval(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         step = 2**32 // 16
         watch(watchlist, *(step * number for number in range(16)))
@@ -233,7 +230,7 @@ class TestRechecks:
         assert not any(asked[:47])
         assert [len(refs) for refs in asked if refs] == [1] * 16
 
-    def test_an_interval_of_zero_asks_in_every_poll(self, api: FakeApi, watchlist: Watchlist, clock: Clock) -> None:
+    def test_an_interval_of_zero_asks_in_every_poll(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         poller = make_poller(api, watchlist, clock, recheck_finished=0)
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -242,7 +239,7 @@ class TestRechecks:
         assert api.take_asked() == [ref(1), ref(1)]
 
     def test_a_failed_recheck_keeps_the_values_and_is_due_again_in_the_next_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -257,7 +254,7 @@ class TestRechecks:
         assert api.take_asked() == [ref(1), ref(1)]
 
     def test_a_finished_batch_that_has_aged_out_of_the_api_is_not_asked_for_in_every_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -272,7 +269,7 @@ class TestRechecks:
         assert api.take_asked() == []
 
     def test_a_batch_that_is_no_longer_finished_is_polled_again(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -284,7 +281,7 @@ class TestRechecks:
         assert statuses(poll(poller, clock)) == [None]
 
     def test_after_five_quiet_minutes_the_finished_batch_read_longest_ago_is_asked(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         for number in (1, 2, 3):
             api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
@@ -304,7 +301,7 @@ class TestRechecks:
         assert set(asked) == {ref(1), ref(2), ref(3)}
 
     def test_the_five_minute_check_shows_a_dead_token(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -337,7 +334,7 @@ class TestWhatMayBeTold:
         self,
         poller: Poller,
         api: FakeApi,
-        watchlist: Watchlist,
+        watchlist: Lists,
         clock: Clock,
         error: Exception,
         reason: Reason,
@@ -351,7 +348,7 @@ class TestWhatMayBeTold:
         assert snapshot.api_up is api_up
 
     def test_a_raising_upstream_leaves_the_other_batches(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock, caplog: pytest.LogCaptureFixture
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         watch(watchlist, 1, 2, 3)
         api.answers[ref(2)] = KeyError("secret-in-a-message")
@@ -362,14 +359,14 @@ class TestWhatMayBeTold:
         assert "KeyError" in [vars(record).get("error") for record in caplog.records]
 
     def test_the_api_is_up_if_one_batch_could_be_read(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
         api.answers[ref(1)] = ServerError(500)
         assert poll(poller, clock).api_up is True
 
     def test_a_poll_without_requests_leaves_the_api_as_it_was(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = ConnectionFailedError()
@@ -378,7 +375,7 @@ class TestWhatMayBeTold:
         assert poller.poll(clock.now - 1).api_up is False
 
     def test_the_last_success_is_the_time_of_the_last_reading(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = NotFoundError(404)
@@ -387,7 +384,7 @@ class TestWhatMayBeTold:
         assert poll(poller, clock).api_last_success == WALL_CLOCK
 
     def test_unreadable_credentials_fail_every_batch_and_the_api_without_a_request(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
         api.credentials = CredentialsError("there is no password")
@@ -399,7 +396,7 @@ class TestWhatMayBeTold:
         assert failures(poll(poller, clock)) == [None, None]
 
     def test_the_latest_snapshot_is_kept_for_the_landing_page(
-        self, poller: Poller, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
         assert poller.latest is None
@@ -407,7 +404,7 @@ class TestWhatMayBeTold:
         assert poller.latest == snapshot
 
     def test_a_change_is_logged_once_and_not_in_every_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock, caplog: pytest.LogCaptureFixture
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         watch(watchlist, 1)
@@ -429,7 +426,7 @@ class TestWhatMayBeTold:
 
 class TestDeadlines:
     def test_what_is_missing_at_the_deadline_has_that_reason(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist, concurrency=1)
         watch(watchlist, 1, 2)
@@ -441,7 +438,7 @@ class TestDeadlines:
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
 
-    def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(self, api: FakeApi, watchlist: Watchlist) -> None:
+    def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(self, api: FakeApi, watchlist: Lists) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -453,7 +450,7 @@ class TestDeadlines:
         assert api.take_asked() == [ref(1)]
 
     def test_a_request_under_way_is_waited_for_and_not_sent_twice(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1)
@@ -467,7 +464,7 @@ class TestDeadlines:
         assert len(api.take_asked()) <= 2
 
     def test_a_deadline_that_has_passed_asks_nothing_and_tells_what_is_known(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         watch(watchlist, 1, 2)
@@ -483,7 +480,7 @@ class TestDeadlines:
 
 class TestSharing:
     def test_scrapes_that_overlap_share_one_poll(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist, concurrency=4)
         watch(watchlist, 1, 2, 3)
@@ -498,7 +495,7 @@ class TestSharing:
         assert len(api.take_asked()) <= 6
 
     def test_a_short_deadline_does_not_spoil_the_poll_of_those_who_wait_longer(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1, 2)
@@ -512,7 +509,7 @@ class TestSharing:
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
     def test_a_longer_deadline_extends_the_poll_that_it_joins(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1, 2)
@@ -526,7 +523,7 @@ class TestSharing:
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
     def test_an_early_leaver_does_not_declare_the_api_down(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1)
@@ -538,7 +535,7 @@ class TestSharing:
         assert patient.result().api_up is True
 
     def test_requests_under_way_never_exceed_the_concurrency_whoever_asks(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist, concurrency=4)
         watch(watchlist, *range(20))
@@ -551,7 +548,7 @@ class TestSharing:
         assert all(failure is None for scrape in scrapes for failure in failures(scrape.result()))
         assert api.most_at_once == 4
 
-    def test_no_thread_outlives_its_poll(self, api: FakeApi, watchlist: Watchlist) -> None:
+    def test_no_thread_outlives_its_poll(self, api: FakeApi, watchlist: Lists) -> None:
         poller = make_poller(api, watchlist, concurrency=16)
         watch(watchlist, *range(50))
         for _ in range(5):
@@ -559,7 +556,7 @@ class TestSharing:
         wait_for_poll_threads_to_end()
 
     def test_stop_lets_everybody_go_with_what_is_there(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1, 2)
@@ -578,7 +575,7 @@ class TestSharing:
 
 class TestRefusals:
     def test_after_a_401_the_rest_is_skipped_and_one_request_a_minute_is_sent(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2, 3)
         api.answers |= {ref(number): UnauthorizedError(401) for number in (1, 2, 3)}
@@ -592,7 +589,7 @@ class TestRefusals:
         assert failures(poll(poller, clock)) == [Reason.SKIPPED, Reason.UNAUTHORIZED, Reason.SKIPPED]
 
     def test_a_trial_that_succeeds_lets_the_rest_of_the_poll_go_on(
-        self, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(10))
@@ -605,7 +602,7 @@ class TestRefusals:
         assert snapshot.api_up is True
 
     def test_new_credentials_are_tried_at_once(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
         api.answers |= {ref(1): UnauthorizedError(401), ref(2): UnauthorizedError(401)}
@@ -614,14 +611,14 @@ class TestRefusals:
         api.credentials = Credentials("client", "new token")
         assert failures(poll(poller, clock)) == [None, None]
 
-    def test_probes_share_the_refusal(self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock) -> None:
+    def test_probes_share_the_refusal(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1)
         api.answers[ref(1)] = UnauthorizedError(401)
         poll(poller, clock)
         assert failures(poller.probe(ref(2), clock.now + LONGEST_WAIT)) == [Reason.SKIPPED]
 
     def test_three_403_at_the_start_of_a_poll_are_a_refusal_of_us(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
         api.answers |= {ref(number): ForbiddenError(403) for number in range(6)}
@@ -633,7 +630,7 @@ class TestRefusals:
         assert failures(poll(poller, clock)) == [None] * 6
 
     def test_two_403_and_a_reading_are_the_403_of_their_batches(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
         api.answers |= {ref(number): ForbiddenError(403) for number in (0, 1, 3, 4)}
@@ -649,7 +646,7 @@ class TestRefusals:
         assert snapshot.api_up is True
 
     def test_batches_that_were_forbidden_before_do_not_look_like_a_refusal_when_nothing_else_is_left(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 9, 1, 2, 3)
         api.answers |= {ref(number): ForbiddenError(403) for number in (1, 2, 3)}
@@ -661,7 +658,7 @@ class TestRefusals:
             assert snapshot.api_up is True
 
     def test_no_request_before_retry_after_is_over(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
         api.answers[ref(1)] = RateLimitedError(429, 30)
@@ -675,7 +672,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("error", [RateLimitedError(429), ServerError(503)])
     def test_without_retry_after_the_error_belongs_to_its_batch(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock, error: PollError
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, error: PollError
     ) -> None:
         watch(watchlist, 1, 2)
         api.answers[ref(1)] = error
@@ -683,22 +680,22 @@ class TestRefusals:
 
 
 class TestProbes:
-    def test_a_probe_asks_for_one_batch(self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock) -> None:
+    def test_a_probe_asks_for_one_batch(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1, 2)
         snapshot = poller.probe(ref(7), clock.now + LONGEST_WAIT)
-        assert [state.watched for state in snapshot.batches] == [WatchedBatch(ref=ref(7))]
+        assert [state.watched for state in snapshot.batches] == [Watched(ref(7))]
         assert statuses(snapshot) == [BatchStatus.PROCESSING]
         assert api.take_asked() == [ref(7)]
 
     def test_a_probe_of_a_listed_batch_has_its_labels_and_its_memory(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         listed = WatchedBatch(ref=ref(10), feed="nightly-guests", labels={"team": "crm"})
         watchlist.replace([listed])
         api.answers[ref(10)] = batch(10, BatchStatus.SUCCESS)
         poll(poller, clock)
         snapshot = poller.probe(ref(10).upper(), clock.now + LONGEST_WAIT)
-        assert snapshot.batches[0].watched == listed
+        assert snapshot.batches[0].watched == Watched(ref(10), "nightly-guests", {"team": "crm"}, Source.FILE)
         assert statuses(snapshot) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(10)]
 
@@ -722,7 +719,7 @@ class TestProbes:
         assert api.take_asked() == [ref(0)]
 
     def test_a_probe_never_changes_whether_the_api_is_up(
-        self, poller: Poller, api: FakeApi, watchlist: Watchlist, clock: Clock
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answers[ref(1)] = ConnectionFailedError()
         assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is None
@@ -731,7 +728,7 @@ class TestProbes:
         assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is True
 
     def test_a_probe_waits_for_the_request_of_the_same_batch(
-        self, api: FakeApi, watchlist: Watchlist, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist, concurrency=4)
         watch(watchlist, 1)
@@ -771,7 +768,7 @@ def test_whatever_happens_a_snapshot_tells_only_what_was_seen(
     steps: list[tuple[float, list[tuple[int, object]], set[int]]],
 ) -> None:
     """Drive the poller with random answers, times and watch lists, and compare it with a model of a few lines."""
-    api, watchlist, clock = FakeApi(), Watchlist(), Clock()
+    api, watchlist, clock = FakeApi(), Lists(), Clock()
     poller = make_poller(api, watchlist, clock, concurrency=3)
     finished: dict[int, BatchStatus] = {}
     for seconds, changes, listed in steps:

@@ -15,13 +15,14 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from sitecore_cdp_exporter.api import BatchApi, Credentials, RequestMetrics
-from sitecore_cdp_exporter.batch import Batch
-from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, WatchedBatch
-from sitecore_cdp_exporter.poller import Poller, Snapshot
+from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, Config, WatchedBatch
+from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
-from sitecore_cdp_exporter.watchlist import Watchlist
-from sitecore_cdp_exporter.web import ListenAddress, WebServer
+from sitecore_cdp_exporter.snapshot import Snapshot
+from sitecore_cdp_exporter.web import ListenAddress, Reloader, WebServer, WebSettings
+from tests.fake_api import Lists
 
 # Only ends a wait that would never end; no test judges how fast something is.
 PATIENCE = 60.0
@@ -35,11 +36,12 @@ class WebServerThread:
     def __init__(
         self,
         poller: Poller,
-        watchlist: Watchlist | None = None,
-        **settings: Any,  # noqa: ANN401  As there.
+        *,
+        reloader: Reloader | None = None,
+        registry: CollectorRegistry | None = None,
+        **settings: Any,  # noqa: ANN401  Those of WebSettings.
     ) -> None:
-        self._arguments = (poller, watchlist or Watchlist(), settings.pop("registry", CollectorRegistry()))
-        self._settings = settings
+        self._arguments = (poller, reloader or NoReloader(), registry or CollectorRegistry(), WebSettings(**settings))
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web server")
 
@@ -89,7 +91,7 @@ class WebServerThread:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._server = server = WebServer(*self._arguments, **self._settings)
+        self._server = server = WebServer(*self._arguments)
         try:
             self.port = (await server.start(LOOPBACK, LOOPBACK)).port
         except BaseException as error:  # noqa: BLE001  It is raised in the thread that waits.
@@ -101,6 +103,16 @@ class WebServerThread:
         await server.stop()
 
 
+class NoReloader:
+    """Stands in for ConfigReloader where nothing may be loaded again."""
+
+    def reload(self) -> None:
+        raise AssertionError("no reload is expected")
+
+    def reload_if_changed(self) -> None:
+        raise AssertionError("no reload is expected")
+
+
 class NoApi:
     """Stands in for BatchApi where nothing may be asked."""
 
@@ -110,12 +122,17 @@ class NoApi:
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         raise AssertionError(f"no request is expected, but there is one for {ref} by {credentials}")
 
+    def read_page(
+        self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
+    ) -> BatchPage:
+        raise AssertionError(f"no request is expected: {statuses}, {offset}, {limit}, {credentials}")
+
 
 class ScriptedPoller(Poller):
     """A poller that notes the deadlines, and answers with one snapshot as soon as it is let."""
 
     def __init__(self, snapshot: Snapshot = EMPTY_SNAPSHOT) -> None:
-        super().__init__(NoApi(), Watchlist(), concurrency=1, recheck_finished=0)
+        super().__init__(NoApi(), Config(api=ApiConfig(base_url="https://api.example")), Lists())
         self.snapshot = snapshot
         self.deadlines: list[float] = []
         self.times_left: list[float] = []
@@ -150,13 +167,14 @@ def exporter_of(
 ) -> Iterator[WebServerThread]:
     """Serve what a real poller finds in the sandbox."""
     basic_auth = BasicAuth(username=SecretStr(CLIENT_KEY), password=SecretStr(API_TOKEN))
-    config = ApiConfig(base_url=sandbox.base_url, basic_auth=basic_auth, timeout=timeout)
+    config = Config(
+        api=ApiConfig(base_url=sandbox.base_url, basic_auth=basic_auth, timeout=timeout), batches=tuple(batches)
+    )
     registry = CollectorRegistry()
-    api = BatchApi(config, RequestMetrics(registry))
-    watchlist = Watchlist(batches)
-    poller = Poller(api, watchlist, concurrency=config.concurrency, recheck_finished=86400)
+    api = BatchApi(config.api, RequestMetrics(registry))
+    poller = Poller(api, config, Lists())
     try:
-        with WebServerThread(poller, watchlist, registry=registry, **settings) as server:
+        with WebServerThread(poller, registry=registry, **settings) as server:
             yield server
     finally:
         api.close()

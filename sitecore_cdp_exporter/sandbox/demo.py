@@ -61,6 +61,15 @@ class Feed:
     schema: str
     records: int
 
+    @property
+    def ref_prefix(self) -> str:
+        """The 8 hex digits that the refs of its batches begin with, so that whoever lists them knows the feed."""
+        return hashlib.md5(self.name.encode()).hexdigest()[:8]
+
+    def new_ref(self) -> str:
+        """Make up a UUID of version 4 with the prefix."""
+        return self.ref_prefix + str(uuid4())[len(self.ref_prefix) :]
+
 
 FEEDS = (
     Feed("nightly-guests", "guest", 5000),
@@ -153,7 +162,7 @@ class DemoUploads:
         """Allocate a batch, and upload its file a while later."""
         content = self._file(feed, trouble)
         checksum = hashlib.md5(content).hexdigest()
-        ref = str(uuid4())
+        ref = feed.new_ref()
         try:
             response = self._session.put(
                 f"{self._base_url}/v2/batches/{ref}",

@@ -1,0 +1,110 @@
+"""What is remembered of each batch from poll to poll, and when it is asked again. No I/O.
+
+Moments are of the monotonic clock, in seconds; times are seconds since the Unix epoch.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from sitecore_cdp_exporter.api import ForbiddenError, NoAnswerError, NotAskedError, NotFoundError, PollError
+from sitecore_cdp_exporter.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.snapshot import Reading
+from sitecore_cdp_exporter.watchlist import Watched
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Record:
+    """The memory of one batch.
+
+    Attributes:
+        reading: What it last answered itself.
+        listed_modified: What the list said of `modifiedAt` when it answered. The list rounds otherwise than the batch's
+            own answer, so it is compared with the list only.
+        failure: Why the last request failed; None: it did not.
+        asked: When it was last asked.
+        recheck: When it is asked again, once it is finished.
+
+    """
+
+    reading: Reading | None = None
+    listed_modified: float | None = None
+    failure: PollError | None = None
+    asked: float = float("-inf")
+    recheck: float = float("-inf")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has answered, and was finished."""
+        return self.reading is not None and self.reading.batch.status.finished
+
+    def is_due(self, listed: Batch | None, now: float) -> bool:
+        """Tell whether the batch is to be asked.
+
+        Args:
+            listed: What the list says of it; None: nothing.
+            now: This moment.
+
+        """
+        if listed is not None and listed.status.finished:
+            return not self.is_read(listed)
+        return not self.finished or self.recheck <= now
+
+    def is_read(self, listed: Batch) -> bool:
+        """Tell whether its own answer is as new as what the list says of it."""
+        return (
+            self.reading is not None
+            and self.reading.batch.status is listed.status
+            and self.listed_modified == listed.modified
+        )
+
+    def learn(self, outcome: Reading | PollError, listed: Batch | None, now: float, recheck_finished: float) -> None:
+        """Remember the outcome of a request.
+
+        Args:
+            outcome: The answer, or why there was none.
+            listed: What the list says of the batch; None: nothing.
+            now: This moment.
+            recheck_finished: Seconds after which a finished batch is asked again.
+
+        """
+        self.asked = now
+        if isinstance(outcome, PollError):
+            self.failure = outcome
+            # Asked again in the next scrape, unless the answer was about the batch: one that has aged out of the API
+            # would otherwise be asked for in every scrape from then on.
+            if isinstance(outcome, NotFoundError | ForbiddenError):
+                self.recheck = now + recheck_finished
+            return
+        # The first re-check comes early by a share that the ref decides, so that batches which finish together, or are
+        # read together after a restart, are not asked again together.
+        share = 1.0 if self.finished else (1 + int(outcome.batch.ref[-8:], 16) / 2**32) / 2
+        self.recheck = now + recheck_finished * share
+        self.failure = None
+        self.reading = outcome
+        self.listed_modified = None if listed is None else listed.modified
+
+
+def log_status(watched: Watched, status: BatchStatus) -> None:
+    """Log that a batch has another status than before."""
+    logger.info("a batch has a new status", extra=_about(watched) | {"status": f"{status}"})
+
+
+def log_change(watched: Watched, record: Record, outcome: Reading | PollError) -> None:
+    """Log what an outcome tells that the record does not know yet, so that nothing is logged in every scrape."""
+    about = _about(watched)
+    if isinstance(outcome, PollError):
+        if record.failure is None or record.failure.reason != outcome.reason:
+            # What is not the batch's own is told once for the API as a whole.
+            level = logging.DEBUG if isinstance(outcome, NoAnswerError | NotAskedError) else logging.WARNING
+            logger.log(level, "a batch can not be read: %s", outcome, extra=about | {"reason": f"{outcome.reason}"})
+        return
+    if record.failure is not None:
+        logger.info("a batch can be read again", extra=about)
+    if record.reading is not None and record.reading.batch.status is not outcome.batch.status:
+        log_status(watched, outcome.batch.status)
+
+
+def _about(watched: Watched) -> dict[str, str]:
+    return {"ref": watched.ref} | ({"feed": watched.feed} if watched.feed else {})

@@ -1,0 +1,58 @@
+"""The parts that answer scrapes, made from the config file, and made anew when it is loaded again."""
+
+import logging
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from sitecore_cdp_exporter.api import BatchApi, RequestMetrics
+from sitecore_cdp_exporter.batch_files import BatchFiles
+from sitecore_cdp_exporter.collector import ExporterCollector
+from sitecore_cdp_exporter.config import Config, load_config
+from sitecore_cdp_exporter.poller import Poller
+from sitecore_cdp_exporter.reload import ConfigReloader
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """The poller and what it needs.
+
+    Attributes:
+        poller: Answers scrapes and probes.
+        reloader: Puts a changed config to use.
+
+    Args:
+        config_file: The config file.
+        registry: Where the metrics are registered that are not of a poll.
+
+    Raises:
+        ConfigError: The config file can not be used.
+
+    """
+
+    def __init__(self, config_file: Path, registry: CollectorRegistry) -> None:
+        config = load_config(config_file)
+        self._metrics = RequestMetrics(registry)
+        self._batch_files = BatchFiles(config.batch_files, config_file.parent)
+        self._batch_files.refresh()
+        self._api = self._connect(config)
+        self.poller = Poller(self._api, config, self._batch_files)
+        self.reloader = ConfigReloader(config_file, self._apply)
+        registry.register(ExporterCollector(lambda: self.reloader.state, lambda: self._batch_files.errors))
+
+    def close(self) -> None:
+        """Close the connections to the API."""
+        self._api.close()
+
+    def _apply(self, config: Config) -> None:
+        """Use another config from the next poll on; connections of the one before are closed when they are free."""
+        before, self._api = self._api, self._connect(config)
+        self._batch_files.watch(config.batch_files)
+        self.poller.reconfigure(self._api, config)
+        before.close()
+
+    def _connect(self, config: Config) -> BatchApi:
+        if config.api.tls_config.insecure_skip_verify:
+            logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
+        return BatchApi(config.api, self._metrics)
