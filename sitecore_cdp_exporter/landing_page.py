@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.snapshot import BatchState, DiscoveryState, Snapshot
 from sitecore_cdp_exporter.watchlist import Watched
 
 # A page of more rows is of no use to a person, and /metrics has them all.
@@ -83,7 +83,16 @@ def _summary(snapshot: Snapshot | None) -> str:
         return "Nothing was polled yet: the Batch API is asked when Prometheus scrapes."
     up = {None: "not asked yet", True: "up", False: "down"}[snapshot.api_up]
     last_success = "never" if snapshot.api_last_success is None else f"{_time(snapshot.api_last_success)} UTC"
-    return f"Batch API: {up}. Last successful answer: {last_success}. Last poll took {snapshot.poll_duration:.3f} s."
+    return (
+        f"Batch API: {up}. {_discovery(snapshot.discovery)}Last successful answer: {last_success}. "
+        f"Last poll took {snapshot.poll_duration:.3f} s."
+    )
+
+
+def _discovery(discovery: DiscoveryState | None) -> str:
+    if discovery is None:
+        return ""
+    return "List of batches: " + ("read. " if discovery.failure is None else f"not read ({discovery.failure}). ")
 
 
 def _caption(count: int) -> str:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,7 +9,7 @@ from sitecore_cdp_exporter.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.landing_page import MOST_ROWS, render_landing_page
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
-from sitecore_cdp_exporter.snapshot import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.snapshot import BatchState, DiscoveryState, Reading, Snapshot
 from sitecore_cdp_exporter.watchlist import Watched
 from tests.web_server_thread import WebServerThread, exporter_of
 
@@ -123,6 +124,15 @@ def test_a_failing_batch_shows_its_reason(reason: Reason) -> None:
     page = render(snapshot(BatchState(watched=Watched(REF), failure=reason), api_up=False))
     assert (page.cells[0]["Ref"], page.cells[0]["Status"], page.cells[0]["Last poll (UTC)"]) == (REF, "", reason)
     assert "Batch API: down. Last successful answer: never." in page.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"), [(None, "List of batches: read."), (Reason.TIMEOUT, "List of batches: not read (timeout).")]
+)
+def test_discovery_shows_whether_the_list_was_read(failure: Reason | None, told: str) -> None:
+    discovery = DiscoveryState(failure=failure, totals=None, dropped=0)
+    assert told in render(replace(snapshot(), discovery=discovery)).text
+    assert "List of batches" not in render(snapshot()).text
 
 
 def test_before_the_first_poll_the_watch_list_is_shown() -> None:

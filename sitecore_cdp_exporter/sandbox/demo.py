@@ -151,7 +151,12 @@ class DemoUploads:
                 self._is_stopping.wait(self._scheduler.run(blocking=False))
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._scheduler.enter(seconds / self._speed, 0, action)
+        def act() -> None:
+            # Otherwise a schedule that is late would keep the thread busy after `stop`.
+            if not self._is_stopping.is_set():
+                action()
+
+        self._scheduler.enter(seconds / self._speed, 0, act)
 
     def _begin_round(self) -> None:
         for upload in plan_round(self._random):
