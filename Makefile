@@ -20,7 +20,7 @@ run: $(INSTALLED) ## Run the exporter with config.yaml (CONFIG=path for another 
 	@$(BIN)/python exporter.py --config.file=$(CONFIG) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, with branch coverage (those marked e2e need Prometheus)
-	$(BIN)/pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 check: $(INSTALLED) ## Lint and check types
 	$(BIN)/ruff format --check
