@@ -55,7 +55,7 @@ def main() -> None:
                 "--hide-scrollbars",
                 "--force-device-scale-factor=2",
                 f"--user-data-dir={directory}/chromium",
-                "--window-size=1240,560",
+                "--window-size=1240,640",
                 f"--screenshot={DOCS / 'landing-page.png'}",
                 url,
             ],
