@@ -29,6 +29,7 @@ import socket
 import ssl
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ from sitecore_cdp_exporter.batch import (
     parse_batch_page,
 )
 from sitecore_cdp_exporter.config import ApiConfig, TlsConfig
+from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
 from sitecore_cdp_exporter.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
 
 Parsed = TypeVar("Parsed")
@@ -70,6 +72,7 @@ PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the vari
 # A batch is about 1 KB of JSON. What is a thousand times that is no batch.
 LARGEST_BODY = 1024 * 1024
 LONGEST_RETRY_AFTER = 300
+LARGEST_SECRET = 64 * 1024
 
 
 class Reason(enum.StrEnum):
@@ -261,6 +264,7 @@ class BatchApi:
         self._resolver = Resolver()
         self._lock = threading.Lock()
         self._pooled: requests.Session | None = None
+        self._closed = False
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         """Ask the API for one batch, within `api.timeout` seconds from connect to last byte.
@@ -300,8 +304,9 @@ class BatchApi:
         return Credentials(username, password)
 
     def close(self) -> None:
-        """Close the idle connections. Requests under way end by themselves."""
+        """Close the idle connections. Requests under way end by themselves; later ones keep no connection."""
         with self._lock:
+            self._closed = True
             if self._pooled is not None:
                 self._pooled.close()
                 self._pooled = None
@@ -310,8 +315,10 @@ class BatchApi:
         """Return the body of the answer to one GET. `endpoint` is the label that it is counted with."""
         request = _Request(f"{self._config.base_url}/{path}", endpoint, credentials)
         deadline = Deadline(time.monotonic() + self._config.timeout)
-        with suppress(_StaleConnectionError):
-            return self._get(self._session(), request, deadline)
+        session = self._session()
+        if session is not None:
+            with suppress(_StaleConnectionError):
+                return self._get(session, request, deadline)
         # No other pooled connection is worth a try: whatever closed this one has closed those, too.
         with self._new_session() as session:
             return self._get(session, request, deadline)
@@ -332,11 +339,15 @@ class BatchApi:
         # Bytes that are not UTF-8 have become surrogates.
         if any("\ud800" <= character <= "\udfff" for character in secret):
             raise CredentialsError(f"{origin} is not UTF-8")
+        # What stands in the config is refused likewise when it is loaded.
+        if any(unicodedata.category(character) == "Cc" for character in secret):
+            raise CredentialsError(f"{origin} holds a line break or another control character")
         return secret
 
-    def _session(self) -> requests.Session:
+    def _session(self) -> requests.Session | None:
+        """Return the session that keeps its connections; None after `close`."""
         with self._lock:
-            if self._pooled is None:
+            if self._pooled is None and not self._closed:
                 self._pooled = self._new_session()
             return self._pooled
 
@@ -447,7 +458,9 @@ def _parsed(parse: Callable[[], Parsed]) -> Parsed:
 
 def _read_secret_file(path: Path, key: str) -> str:
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path, LARGEST_SECRET)
+    except NotARegularFileError as error:
+        raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error}") from None
     except OSError as error:
         raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
     # What is not UTF-8 becomes surrogates, as Python does it with the environment.

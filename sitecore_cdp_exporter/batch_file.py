@@ -1,7 +1,5 @@
 """One batch file: a list like `batches` of the config file, in YAML or JSON."""
 
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +8,7 @@ from pydantic import ValidationError
 
 from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.config_problems import error_lines, given, model_problems, one_line
+from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
 from sitecore_cdp_exporter.yaml_document import YamlDocument, YamlProblem, read_yaml
 
 # Room for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
@@ -45,18 +44,12 @@ def read_batch_file(path: Path) -> BatchFile:
 
 def read_content(path: Path) -> bytes:
     """Read the bytes of a batch file. Raises OSError, and BatchFileError for what is no file or too large."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BatchFileError(one_line(f"{path}: not a file"))
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise BatchFileError(one_line(f"{path}: larger than {LARGEST_FILE // 1024**2} MiB"))
-    return content
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A named pipe would make the exporter wait for somebody who writes to it.
-    return os.open(path, flags | os.O_NONBLOCK)
+    try:
+        return read_regular_file(path, LARGEST_FILE)
+    except NotARegularFileError as error:
+        failure = BatchFileError(one_line(f"{path}: {error}"))
+    # It is raised out here, so that no other error is chained.
+    raise failure
 
 
 def parse_batch_file(path: Path, content: bytes) -> BatchFile:

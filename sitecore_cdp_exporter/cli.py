@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.batch_files import BatchFiles
 from sitecore_cdp_exporter.config import ConfigError, load_config
-from sitecore_cdp_exporter.demo import demo_config_file, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config_file, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.reload import ConfigReloader
 from sitecore_cdp_exporter.sandbox import Sandbox
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the process with 2.
 
     """
+    # Whoever asks for a reload before there is anything to load again must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _parse_flags(argv)
     configure_logging(flags.log_level, flags.log_format)
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
@@ -79,7 +81,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config.auto-reload",
         dest="auto_reload",
         action="store_true",
-        help="look at the config file before each scrape, and load it again if it has changed",
+        help="look at the config file before each scrape of the metrics, and load it again if it has changed",
     )
     add(
         "--demo",
@@ -166,10 +168,12 @@ def _positive(text: str) -> int:
 
 
 def _check(path: Path) -> int:
+    """Print what would be watched, or what is wrong, as `file:line: ...`: editors and CI find the place by that."""
+    # A reader such as head, which has seen enough, ends the command quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         config = load_config(path)
     except ConfigError as error:
-        # As they are, not as log lines: editors and CI find the place by `file:line:` at the start.
         print(*error.errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
         return 1
     files = BatchFiles(config.batch_files, path.parent)
@@ -180,7 +184,8 @@ def _check(path: Path) -> int:
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201  Likewise.
-    return 0
+    # What is wrong with a batch file was told by the log. It does not stop the exporter, but it is no good config.
+    return int(any(files.errors.values()))
 
 
 def _fail(errors: Sequence[str]) -> int:
@@ -243,9 +248,9 @@ def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> N
         "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"
         "Every few seconds a batch is uploaded to it; watch the batches go through their states:\n"
         "\n"
-        f"    {url}/           what is watched\n"
-        f"    {url}{telemetry_path}    the metrics\n"
-        f"    {base_url}    the sandbox (client key sandbox-client, API token sandbox-token)\n"
+        f"    {url}/  what is watched; reload the page to see it move\n"
+        f"    {url}{telemetry_path}  the metrics\n"
+        f"    {base_url}  the sandbox itself, for curl: client key {CLIENT_KEY}, API token {API_TOKEN}\n"
         "\n"
         "Ctrl-C ends it.\n",
         flush=True,

@@ -3,13 +3,15 @@
 In each poll the unfinished are read to the end of their list, then the first page of the finished. The other pages of
 the finished are read only when that page, its count or the unfinished say that something has changed, and at least
 every ten minutes. The order matters: a batch that finishes in between is seen twice, not missed.
+
+What a page shows is known from then on. A walk through the finished that a poll could not end goes on in the next one,
+so that a slow list is read as well.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sitecore_cdp_exporter.api import Reason
 from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.snapshot import Reading
 
@@ -23,8 +25,8 @@ WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE = 2
 MOST_BATCHES = 100_000
 
 
-class EndlessListError(Exception):
-    """The API counts more batches than any organisation can have."""
+class BrokenListError(Exception):
+    """The API counts more batches than any organisation can have, or counts some and shows none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,50 +39,59 @@ class PageRequest:
 
 
 class _Walk:
-    """Reads the list of some statuses to its end; the pages after the first may be read in any order."""
+    """Reads the list of some statuses to its end; the pages after the first may be read in any order.
 
-    def __init__(self, statuses: tuple[BatchStatus, ...]) -> None:
+    Attributes:
+        outstanding: The requests that are still to be answered, in the order in which they are to be sent.
+        total: How many batches there are, by the last page's count.
+        readings: What the pages have shown, by ref in lower case.
+
+    """
+
+    def __init__(self, statuses: tuple[BatchStatus, ...], started: float) -> None:
+        self.started = started
+        self.outstanding: dict[PageRequest, None] = {PageRequest(statuses, 0): None}
+        self.total = 0
+        self.readings: dict[str, Reading] = {}
         self._statuses = statuses
-        self._outstanding = 1
         # How many batches the server grants in a page, which may be fewer than were asked for.
         self._page_size = 0
         self._end = 0
-        self.total = 0
-        self.readings: dict[str, Reading] = {}
 
     @property
-    def first(self) -> PageRequest:
-        return PageRequest(self._statuses, 0)
+    def begun(self) -> bool:
+        return PageRequest(self._statuses, 0) not in self.outstanding
 
     @property
     def complete(self) -> bool:
-        return not self._outstanding
+        return not self.outstanding
 
-    def receive(self, request: PageRequest, page: BatchPage, polled: float) -> list[PageRequest]:
-        """Take a page, and return the requests for what it shows to be missing."""
-        if page.total > MOST_BATCHES:
-            raise EndlessListError
-        self._outstanding -= 1
+    def receive(self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading]) -> list[PageRequest]:
+        """Take a page and what it shows, and return the requests for what it shows to be missing."""
+        if page.total > MOST_BATCHES or (page.total and not page.length and not request.offset):
+            raise BrokenListError
+        del self.outstanding[request]
         self.total = page.total
-        for batch in page.batches:
-            self.readings[batch.ref.lower()] = Reading(batch, polled)
+        self.readings |= readings
         if request.offset == 0:
-            self._page_size = page.length
-            self._end = page.length
-        more = self._rest_of(request, page)
-        if self._page_size:
-            more += [PageRequest(self._statuses, offset) for offset in range(self._end, page.total, self._page_size)]
-            self._end = max(self._end, *(request.offset + self._page_size for request in more), 0)
-        self._outstanding += len(more)
+            self._page_size = self._end = page.length
+        # An empty page is the end, whatever the count says.
+        more = self._rest_of(request, page) if page.length else []
+        self.outstanding |= dict.fromkeys(more)
         return more
 
+    def end(self) -> None:
+        """Read no more pages."""
+        self.outstanding.clear()
+
     def _rest_of(self, request: PageRequest, page: BatchPage) -> list[PageRequest]:
-        """Ask again from where a page ended early. An empty page is the end, whatever the count says."""
+        """Ask from where the page ended early, and for what the count shows to be behind all that was asked for."""
         end = request.offset + page.length
         wanted = min(request.offset + min(request.limit, self._page_size), page.total)
-        if not page.length or end >= wanted:
-            return []
-        return [PageRequest(self._statuses, end, wanted - end)]
+        rest = [PageRequest(self._statuses, end, wanted - end)] if end < wanted else []
+        offsets = range(self._end, page.total, self._page_size)
+        self._end += len(offsets) * self._page_size
+        return rest + [PageRequest(self._statuses, offset) for offset in offsets]
 
 
 class Discovery:
@@ -88,48 +99,46 @@ class Discovery:
 
     Attributes:
         known: Each batch as the list last showed it, by ref in lower case. Counts and the error log are not in it.
-        seen_unfinished: Those that the list of this poll shows to be unfinished.
-        changed: Those whose status the list of this poll shows to have changed.
-        failure: Why the list could not be read in the last poll; None: it was.
+        seen_unfinished: Those that the list of this poll shows to be unfinished; a mapping of its own for each poll.
 
     """
 
     def __init__(self) -> None:
         self.known: dict[str, Reading] = {}
-        self.seen_unfinished: Mapping[str, Reading] = {}
-        self.changed: list[Batch] = []
-        self.failure: Reason | None = None
+        self.seen_unfinished: dict[str, Reading] = {}
+        self._changed: dict[str, Batch] = {}
         self._missing: Counter[str] = Counter()
         self._finished_total = -1
         self._finished_counts: Counter[BatchStatus] = Counter()
         self._last_walk = float("-inf")
-        self._unfinished = _Walk(UNFINISHED)
-        self._finished = _Walk(FINISHED)
+        self._unfinished = _Walk(UNFINISHED, float("-inf"))
+        self._finished = _Walk(FINISHED, float("-inf"))
+        self._walking = False
 
     @property
     def complete(self) -> bool:
         """Whether the list of this poll was read."""
-        return self.failure is None
+        return self._unfinished.complete and self._finished.complete
 
     @property
-    def totals(self) -> Mapping[BatchStatus, int] | None:
-        """How many batches of the past 30 days have each status; None if the list could not be read."""
-        if self.failure is not None:
-            return None
+    def totals(self) -> Mapping[BatchStatus, int]:
+        """How many batches of the past 30 days have each status, once the list is complete."""
         unfinished = Counter(reading.batch.status for reading in self.seen_unfinished.values())
         return {status: (unfinished + self._finished_counts)[status] for status in UNFINISHED + FINISHED}
 
-    def begin(self) -> PageRequest:
-        """Begin to read the list, and return the first request."""
-        self._unfinished = _Walk(UNFINISHED)
-        self._finished = _Walk(FINISHED)
+    def begin(self, now: float) -> list[PageRequest]:
+        """Begin to read the list, and return the first requests. `now` is this moment, of the monotonic clock."""
+        self._unfinished = _Walk(UNFINISHED, now)
         self.seen_unfinished = {}
-        self.changed = []
-        self.failure = Reason.DEADLINE
-        return self._unfinished.first
+        # What an older walk has read may be too old to be counted with the rest.
+        if self._walking and now - self._finished.started < SECONDS_BETWEEN_WALKS:
+            return [*self._unfinished.outstanding, *self._finished.outstanding]
+        self._finished = _Walk(FINISHED, now)
+        self._walking = False
+        return [*self._unfinished.outstanding]
 
     def receive(self, request: PageRequest, page: BatchPage, now: float, polled: float) -> list[PageRequest]:
-        """Take a page and return the requests that follow from it.
+        """Take a page and return the requests that follow from it. One that nobody waits for any more is ignored.
 
         Args:
             request: What was asked for.
@@ -138,24 +147,36 @@ class Discovery:
             polled: When the page was read, in seconds since the Unix epoch.
 
         Raises:
-            EndlessListError: The list can not be read to its end.
+            BrokenListError: The list can not be read to its end.
 
         """
-        if request.statuses == UNFINISHED:
-            more = self._unfinished.receive(request, page, polled)
-            return [self._finished.first] if self._unfinished.complete else more
-        more = self._finished.receive(request, page, polled)
-        if request.offset == 0 and not self._must_walk(page, now):
-            self._learn(complete=False, now=now)
+        walk = self._unfinished if request.statuses == UNFINISHED else self._finished
+        if request not in walk.outstanding:
             return []
-        if self._finished.complete:
-            self._learn(complete=True, now=now)
+        # A status that does not fit the filter is one that this version does not know, or the filter is not heeded.
+        readings = {
+            batch.ref.lower(): Reading(batch, polled)
+            for batch in page.batches
+            if batch.status.finished is (request.statuses == FINISHED)
+        }
+        is_first = walk is self._finished and not walk.begun
+        must_walk = is_first and self._must_walk(page, now)
+        more = walk.receive(request, page, readings)
+        self._learn(readings, unfinished=walk is self._unfinished)
+        if is_first and not must_walk:
+            walk.end()
+            return []
+        self._walking |= must_walk
+        if self._walking and self.complete:
+            self._conclude(now)
+        if walk is self._unfinished and walk.complete and not self._finished.begun:
+            return [*self._finished.outstanding]
         return more
 
-    def fail(self, reason: Reason) -> None:
-        """Give the list up for this poll."""
-        self.failure = reason
-        self.seen_unfinished = {}
+    def take_changed(self) -> list[Batch]:
+        """Return those whose status has changed since the last call."""
+        changed, self._changed = self._changed, {}
+        return [batch for key, batch in changed.items() if key in self.known]
 
     def _must_walk(self, page: BatchPage, now: float) -> bool:
         unfinished_before = {key for key, reading in self.known.items() if not reading.batch.status.finished}
@@ -171,24 +192,27 @@ class Discovery:
         known = self.known.get(batch.ref.lower())
         return known is None or known.batch != batch
 
-    def _learn(self, *, complete: bool, now: float) -> None:
-        """Take over what the list showed; a batch that was seen as both has finished in between."""
-        finished = self._finished.readings
-        self.seen_unfinished = {key: each for key, each in self._unfinished.readings.items() if key not in finished}
-        seen = self.seen_unfinished | finished
-        self.changed = [
-            each.batch
-            for key, each in seen.items()
-            if key in self.known and self.known[key].batch.status is not each.batch.status
-        ]
-        self.known |= seen
-        self.failure = None
-        if not complete:
-            return
+    def _learn(self, readings: Mapping[str, Reading], *, unfinished: bool) -> None:
+        """Take over what a page showed; a batch that was seen as both has finished in between."""
+        for key, reading in readings.items():
+            if key in self.known and self.known[key].batch.status is not reading.batch.status:
+                self._changed[key] = reading.batch
+            self.known[key] = reading
+            if unfinished:
+                self.seen_unfinished[key] = reading
+            else:
+                self.seen_unfinished.pop(key, None)
+
+    def _conclude(self, now: float) -> None:
+        """Learn from a whole walk how many batches there are, and which are gone."""
+        self._walking = False
         self._last_walk = now
         self._finished_total = self._finished.total
-        self._finished_counts = Counter(reading.batch.status for reading in finished.values())
-        self._missing = Counter({key: self._missing[key] + 1 for key in self.known.keys() - seen.keys()})
+        self._finished_counts = Counter(
+            reading.batch.status for key, reading in self._finished.readings.items() if key not in self.seen_unfinished
+        )
+        missing = self.known.keys() - self.seen_unfinished.keys() - self._finished.readings.keys()
+        self._missing = Counter({key: self._missing[key] + 1 for key in missing})
         for key, walks in list(self._missing.items()):
             if walks >= WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE:
                 del self.known[key], self._missing[key]

@@ -16,6 +16,15 @@ def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
     return batch.status is BatchStatus.SUCCESS
 
 
+def foresee_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
+    """Tell whether a batch is accepted, or will be once its details are read; None: only they can tell."""
+    if batch.details_read or not batch.status.finished:
+        return bool(is_accepted(batch, feed))
+    if batch.status is BatchStatus.ERROR and feed is not None and feed.max_failed_ratio:
+        return None
+    return batch.status is BatchStatus.SUCCESS
+
+
 class AcceptedBatches:
     """What is remembered of the accepted batches of each feed, longer than the batches themselves are watched.
 

@@ -1,9 +1,10 @@
 """One poll of the watch list: what is asked, in which order, by when, and what of it may be told.
 
 With discovery a poll reads the API's list of batches first. Then it asks for every batch that is not finished and not
-in that list, and for the finished ones whose details are to be read. Its requests are sent by up to `api.concurrency`
-threads that live as long as they have something to ask. Scrapes that overlap share one poll. A request is never cut by
-the end of a poll: a later poll that needs the same batch waits for that request instead of sending another.
+in that list, and for the finished ones whose details are to be read. A list that takes more than half of the poll's
+time has failed for this poll, so that there is time to ask for the batches themselves. The requests are sent by up to
+`api.concurrency` threads that live as long as they have something to ask. Scrapes that overlap share one poll. A
+request is never cut by the end of a poll: a later poll that needs the same batch waits for it, and sends no other.
 """
 
 import logging
@@ -30,12 +31,12 @@ from sitecore_cdp_exporter.api import (
 from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.circuit_breaker import CircuitBreaker, Permission
 from sitecore_cdp_exporter.config import Config, FeedConfig
-from sitecore_cdp_exporter.discovery import Discovery, EndlessListError, PageRequest
-from sitecore_cdp_exporter.feeds import AcceptedBatches, is_accepted
+from sitecore_cdp_exporter.discovery import BrokenListError, Discovery, PageRequest
+from sitecore_cdp_exporter.feeds import AcceptedBatches, foresee_accepted, is_accepted
 from sitecore_cdp_exporter.records import Record, log_change, log_status
 from sitecore_cdp_exporter.retention import Kept, keep
 from sitecore_cdp_exporter.snapshot import BatchState, DiscoveryState, Reading, Snapshot
-from sitecore_cdp_exporter.watchlist import BatchLists, Watched, watch
+from sitecore_cdp_exporter.watchlist import BatchLists, Watched, overruled, watch
 
 Outcome: TypeAlias = Reading | PollError
 Answer = TypeVar("Answer")
@@ -47,6 +48,8 @@ LONGEST_SILENCE = 300
 # One 403 is a batch of somebody else's; three in a row before anything else is the API refusing us.
 ANSWERS_THAT_SHOW_A_REFUSAL = 3
 REMEMBERED_PROBES = 1000
+# How much of a poll's time the list of batches may take.
+SHARE_OF_THE_LIST = 0.5
 
 
 class BatchReader(Protocol):
@@ -69,24 +72,34 @@ class _Poll:
     """A poll under way, with the config that it began with.
 
     `queue` is still to be asked: refs in lower case, and pages of the list. `pending` are the refs still to be
-    answered; while `discovering`, more may come.
+    answered; while `discovering`, more may come. `seen_unfinished` is what the list of this very poll has shown.
     """
 
     api: BatchReader
     config: Config
+    breaker: CircuitBreaker
+    discovery: Discovery
     started: float
     deadline: float
+    list_deadline: float
+    seen_unfinished: Mapping[str, Reading] = field(default_factory=dict)
+    list_failure: Reason | None = DeadlineError.reason
+    totals: Mapping[BatchStatus, int] | None = None
     kept: Kept = field(default_factory=Kept)
     records: Mapping[str, Record] = field(default_factory=dict)
     discovering: bool = False
     queue: deque[str | PageRequest] = field(default_factory=deque)
     pending: set[str] = field(default_factory=set)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    # Its threads, and how many of them wait for an answer.
     threads: int = 0
-    # How many requests were sent, or waited for; and how those ended that have: None is a success.
+    sending: int = 0
+    # How many requests were sent, or waited for; and how those ended that have: None is a success. Of the latter, how
+    # many batches have failed for which reason.
     requests: int = 0
     skipped: bool = False
     results: Counter[Reason | None] = field(default_factory=Counter)
+    batch_failures: Counter[Reason] = field(default_factory=Counter)
     answers: list[StatusError | None] = field(default_factory=list)
     ended: float | None = None
     finished: threading.Event = field(default_factory=threading.Event)
@@ -107,6 +120,20 @@ class _Poll:
 
     def over(self, now: float) -> bool:
         return self.finished.is_set() or now >= self.deadline
+
+    def listed(self, key: str) -> Batch | None:
+        """Return what the list last said of a batch."""
+        reading = self.discovery.known.get(key)
+        return None if reading is None else reading.batch
+
+    def last_known(self, key: str) -> Batch | None:
+        """Return the batch as its own answer tells it, or as the list does where that is newer."""
+        return _last_known(self.listed(key), self.records[key])
+
+    def spelling(self, key: str) -> str:
+        """Return the ref as the API writes it, or else as it is listed here."""
+        listed = self.listed(key)
+        return self.kept.watched[key].ref if listed is None else listed.ref
 
 
 class Poller:
@@ -140,13 +167,15 @@ class Poller:
         self._breaker = CircuitBreaker()
         self._discovery = Discovery()
         self._discovered_at = config.api.base_url
+        self._list_failure: Reason | None = None
+        self._overruled: set[str] = set()
         self._accepted = AcceptedBatches()
         self._watched: Mapping[str, Watched] = {}
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
         self._requests_under_way = 0
-        # The polls that wait for the answer about each batch that is being asked.
-        self._in_flight: dict[str, list[_Poll]] = {}
+        # The polls that wait for the answer about a batch, by base URL and ref; the one that sent the request leads.
+        self._in_flight: dict[tuple[str, str], list[_Poll]] = {}
         self._polls: weakref.WeakSet[_Poll] = weakref.WeakSet()
         self._current: _Poll | None = None
         self._latest: Snapshot | None = None
@@ -170,7 +199,10 @@ class Poller:
                 self._current = self._begin_poll(now, deadline)
             poll = self._current
             poll.deadline = max(poll.deadline, deadline)
-        poll.finished.wait(max(deadline - now, 0))
+        if poll.discovering and poll.list_deadline < deadline:
+            poll.finished.wait(max(poll.list_deadline - now, 0))
+            self._end_slow_discovery(poll)
+        poll.finished.wait(max(deadline - self._clock(), 0))
         with self._changed:
             now = self._clock()
             self._judge_api(poll, now)
@@ -210,7 +242,8 @@ class Poller:
             if config.api.base_url != self._config.api.base_url:
                 self._breaker = CircuitBreaker()
             self._api, self._config = api, config
-            self._watch(config)
+            if self._current is None or self._current.over(self._clock()):
+                self._watch(config)
 
     def stop(self) -> None:
         """End every poll now: those who wait return with what is there. Requests under way end by themselves."""
@@ -223,30 +256,33 @@ class Poller:
     # How a poll begins.
 
     def _begin_poll(self, now: float, deadline: float) -> _Poll:
-        poll = _Poll(self._api, self._config, now, deadline)
-        if not poll.config.discovery.enabled or poll.config.api.base_url != self._discovered_at:
-            self._discovery = Discovery()
-            self._discovered_at = poll.config.api.base_url
-        self._show(poll, self._watch(poll.config))
+        kept = self._watch(self._config)
+        poll = self._new_poll(now, deadline)
+        self._show(poll, kept)
         if poll.config.discovery.enabled:
             poll.discovering = True
-            poll.queue.append(self._discovery.begin())
+            poll.queue.extend(self._discovery.begin(now))
+            poll.seen_unfinished = self._discovery.seen_unfinished
         else:
             self._plan(poll, now)
-        self._polls.add(poll)
         self._start_threads(poll, now)
         return poll
 
     def _begin_probe(self, ref: str, now: float, deadline: float) -> _Poll:
         key = ref.lower()
-        poll = _Poll(self._api, self._config, now, deadline)
+        poll = self._new_poll(now, deadline)
         poll.kept = Kept({key: self._watched.get(key) or Watched(ref)})
         poll.records = {key: self._records.get(key) or self._probed_record(key)}
-        if poll.records[key].is_due(self._listed(key), now):
+        if poll.records[key].is_due(poll.listed(key), now):
             poll.ask(key)
         poll.finish_if_done(now)
-        self._polls.add(poll)
         self._start_threads(poll, now)
+        return poll
+
+    def _new_poll(self, now: float, deadline: float) -> _Poll:
+        list_deadline = now + (deadline - now) * SHARE_OF_THE_LIST
+        poll = _Poll(self._api, self._config, self._breaker, self._discovery, now, deadline, list_deadline)
+        self._polls.add(poll)
         return poll
 
     def _probed_record(self, key: str) -> Record:
@@ -259,31 +295,36 @@ class Poller:
 
     def _watch(self, config: Config) -> Kept:
         """Bring the watch list up to date; what is watched no more is forgotten, save what is over but still listed."""
-        refs = [reading.batch.ref for reading in self._discovery.known.values()] if config.discovery.enabled else []
-        self._watched = watch(config, self._batch_files.batches.values(), refs)
+        if not config.discovery.enabled or config.api.base_url != self._discovered_at:
+            self._discovery = Discovery()
+            self._discovered_at = config.api.base_url
+        listed = self._discovery.known
+        self._warn_of_overruled(config)
+        self._watched = watch(
+            config, self._batch_files.batches.values(), [reading.batch.ref for reading in listed.values()]
+        )
         self._records = {
             key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self._watched
         }
+        last_known = {
+            key: _last_known(listed[key].batch if key in listed else None, record)
+            for key, record in self._records.items()
+        }
         feeds = config.feeds_by_name
 
-        def accepted(key: str) -> bool:
-            batch = self._last_known(key)
-            feed = feeds.get(self._watched[key].feed or "")
-            # A success is accepted, whether its details are read or not.
-            return batch is not None and (batch.status is BatchStatus.SUCCESS or bool(is_accepted(batch, feed)))
+        def accepted(key: str) -> bool | None:
+            batch = last_known[key]
+            return False if batch is None else foresee_accepted(batch, feeds.get(self._watched[key].feed or ""))
 
-        return keep(self._watched, config, self._last_known, accepted, self._wall_clock())
+        return keep(self._watched, config, last_known.get, accepted, self._wall_clock())
 
-    def _listed(self, key: str) -> Batch | None:
-        reading = self._discovery.known.get(key)
-        return None if reading is None else reading.batch
-
-    def _last_known(self, key: str) -> Batch | None:
-        """Return the batch as its own answer tells it, or as the list does where that is newer."""
-        listed, record = self._listed(key), self._records[key]
-        if record.reading is None or (listed is not None and not record.is_read(listed)):
-            return listed
-        return record.reading.batch
+    def _warn_of_overruled(self, config: Config) -> None:
+        before, self._overruled = self._overruled, overruled(config, self._batch_files.batches)
+        if new := sorted(self._overruled - before):
+            logger.warning(
+                "a batch file lists batches with another feed or other labels than the config, which counts",
+                extra={"batches": len(new), "first_ref": new[0]},
+            )
 
     def _show(self, poll: _Poll, kept: Kept) -> None:
         poll.kept = kept
@@ -291,20 +332,18 @@ class Poller:
 
     def _plan(self, poll: _Poll, now: float) -> None:
         """Decide which batches the poll asks for: unfinished, then never read, then re-checks, longest ago first."""
-        seen = self._discovery.seen_unfinished
-        due = [key for key, each in poll.records.items() if key not in seen and each.is_due(self._listed(key), now)]
+        due = [key for key, record in poll.records.items() if self._is_due(poll, key, record, now)]
         if not due and poll.records and now - self._last_request >= LONGEST_SILENCE:
             due = [min(poll.records, key=lambda key: poll.records[key].asked)]
-        for key in sorted(due, key=self._order):
+        for key in sorted(due, key=lambda key: _order(poll.last_known(key), poll.records[key])):
             poll.ask(key)
         poll.finish_if_done(now)
 
-    def _order(self, key: str) -> tuple[bool, bool, float, float]:
-        """Sort what is due; of the batches that were never asked, the newest leads."""
-        batch, record = self._last_known(key), self._records[key]
-        unfinished = batch is not None and not batch.status.finished
-        newest_first = 0.0 if batch is None or batch.created is None else -batch.created
-        return not unfinished, record.reading is not None, record.asked, newest_first
+    def _is_due(self, poll: _Poll, key: str, record: Record, now: float) -> bool:
+        if key in poll.seen_unfinished:
+            # If it said otherwise itself, it has the last word.
+            return record.finished
+        return record.is_due(poll.listed(key), now)
 
     # How its requests are sent.
 
@@ -312,7 +351,7 @@ class Poller:
         """Let as many threads work for the poll as it has requests to send."""
         if self._stopped:
             poll.finished.set()
-        while not poll.over(now) and poll.threads < min(poll.config.api.concurrency, len(poll.queue)):
+        while not poll.over(now) and poll.threads < min(poll.config.api.concurrency, len(poll.queue) + poll.sending):
             poll.threads += 1
             threading.Thread(target=self._work, args=(poll,), name="poll", daemon=True).start()
 
@@ -326,16 +365,18 @@ class Poller:
             if isinstance(job, PageRequest):
                 self._record_page(poll, job, self._read_page(poll.api, job, credentials), credentials)
             else:
-                ref = poll.kept.watched[job].ref
-                self._record(job, self._read_batch(poll.api, ref, credentials), credentials)
+                listed = poll.listed(job)
+                outcome = self._read_batch(poll.api, poll.spelling(job), credentials)
+                self._record(poll, job, listed, outcome, credentials)
 
     def _take(self, poll: _Poll, credentials: Credentials | PollError) -> str | PageRequest | None:
         """Return the next thing to ask for, waiting for a place if need be; None when the thread has no more to do."""
         with self._changed:
             while poll.queue and not poll.over(now := self._clock()):
                 job = poll.queue[0]
-                if isinstance(job, str) and job in self._in_flight:
-                    self._in_flight[job].append(poll)
+                waiting = self._in_flight.get((poll.config.api.base_url, job)) if isinstance(job, str) else None
+                if waiting is not None:
+                    waiting.append(poll)
                     poll.queue.popleft()
                     poll.requests += 1
                     continue
@@ -343,9 +384,10 @@ class Poller:
                 if permission is Permission.GRANTED:
                     poll.queue.popleft()
                     poll.requests += 1
+                    poll.sending += 1
                     self._requests_under_way += 1
                     if isinstance(job, str):
-                        self._in_flight[job] = [poll]
+                        self._in_flight[poll.config.api.base_url, job] = [poll]
                     return job
                 if permission is Permission.DENIED:
                     self._skip_the_rest(poll, now)
@@ -359,7 +401,7 @@ class Poller:
             return Permission.WAIT
         if isinstance(credentials, PollError):
             return Permission.GRANTED
-        return self._breaker.ask(credentials, now)
+        return poll.breaker.ask(credentials, now)
 
     def _skip_the_rest(self, poll: _Poll, now: float) -> None:
         skipped = SkippedError("the API wants no requests now")
@@ -386,68 +428,88 @@ class Poller:
 
     # What is learned from the answers.
 
-    def _record(self, key: str, outcome: Outcome, credentials: Credentials | PollError) -> None:
+    def _record(
+        self, sender: _Poll, key: str, listed: Batch | None, outcome: Outcome, credentials: Credentials | PollError
+    ) -> None:
         """Hand the outcome of a request to all polls that wait for it, and learn from it."""
         with self._changed:
             now = self._clock()
-            polls = self._in_flight.pop(key)
-            was_forbidden = isinstance(polls[0].records[key].failure, ForbiddenError)
+            polls = self._in_flight.pop((sender.config.api.base_url, key))
+            was_forbidden = isinstance(sender.records[key].failure, ForbiddenError)
             error = outcome if isinstance(outcome, PollError) else None
             self._note_answer(polls, error, credentials, counts=not was_forbidden)
             # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
             for poll in {id(poll.records[key]): poll for poll in polls}.values():
                 log_change(poll.kept.watched[key], poll.records[key], outcome)
-                poll.records[key].learn(outcome, self._listed(key), now, poll.config.recheck_finished)
+                poll.records[key].learn(outcome, listed, now, poll.config.recheck_finished)
             for poll in polls:
+                if error is not None:
+                    poll.batch_failures[error.reason] += 1
                 poll.note(key, outcome, now)
 
     def _record_page(
-        self, poll: _Poll, request: PageRequest, outcome: BatchPage | PollError, credentials: Credentials | PollError
+        self, sender: _Poll, request: PageRequest, outcome: BatchPage | PollError, credentials: Credentials | PollError
     ) -> None:
-        """Go on with the list, or end it; what comes too late for its poll is of no use."""
+        """Go on with the list, or end it. A page that comes too late for its poll serves the one that is under way."""
         with self._changed:
             now = self._clock()
-            self._note_answer([poll], outcome if isinstance(outcome, PollError) else None, credentials, counts=True)
-            if not poll.discovering or poll.over(now):
+            failure = outcome.reason if isinstance(outcome, PollError) else None
+            self._note_answer([sender], outcome if isinstance(outcome, PollError) else None, credentials, counts=True)
+            more: list[PageRequest] = []
+            if isinstance(outcome, BatchPage):
+                try:
+                    more = sender.discovery.receive(request, outcome, now, self._wall_clock())
+                except BrokenListError:
+                    failure = Reason.BAD_RESPONSE
+            poll = self._current
+            if poll is None or not poll.discovering or poll.over(now) or poll.discovery is not sender.discovery:
                 return
-            if isinstance(outcome, PollError):
-                logger.debug("the list of batches can not be read: %s", outcome, extra={"reason": f"{outcome.reason}"})
-                self._end_discovery(poll, outcome.reason, now)
-                return
-            try:
-                poll.queue.extend(self._discovery.receive(request, outcome, now, self._wall_clock()))
-            except EndlessListError:
-                self._end_discovery(poll, Reason.BAD_RESPONSE, now)
-                return
-            if self._discovery.complete:
+            if failure is None and poll.discovery.complete:
                 self._end_discovery(poll, None, now)
-            else:
+            elif failure is None:
+                poll.queue.extend(more)
                 self._start_threads(poll, now)
+            elif poll is sender:
+                self._end_discovery(poll, failure, now)
+
+    def _end_slow_discovery(self, poll: _Poll) -> None:
+        with self._changed:
+            now = self._clock()
+            if poll.discovering and not poll.over(now):
+                self._end_discovery(poll, DeadlineError.reason, now)
 
     def _end_discovery(self, poll: _Poll, failure: Reason | None, now: float) -> None:
         """Plan the rest of the poll by what the list has shown, or by what is known without it."""
-        if failure is not None:
-            self._discovery.fail(failure)
         poll.discovering = False
+        poll.list_failure = failure
+        poll.totals = poll.discovery.totals if failure is None else None
         poll.queue.clear()
         self._show(poll, self._watch(poll.config))
-        for batch in self._discovery.changed:
+        for batch in poll.discovery.take_changed():
             log_status(self._watched[batch.ref.lower()], batch.status)
+        if failure is not self._list_failure:
+            self._list_failure = failure
+            if failure is None:
+                logger.info("the list of batches can be read again")
+            else:
+                logger.warning("the list of batches can not be read", extra={"reason": f"{failure}"})
         self._plan(poll, now)
         self._start_threads(poll, now)
+        self._changed.notify_all()
 
     def _note_answer(
         self, polls: list[_Poll], error: PollError | None, credentials: Credentials | PollError, *, counts: bool
     ) -> None:
         """Learn from the outcome of a request what it says of the API. `counts`: a 403 may be a refusal of us."""
         now = self._clock()
+        polls[0].sending -= 1
         self._requests_under_way -= 1
         self._last_request = now
         self._changed.notify_all()
         if error is None:
             self._api_last_success = self._wall_clock()
         if not isinstance(credentials, PollError):
-            self._breaker.record(credentials, error, now)
+            polls[0].breaker.record(credentials, error, now)
         for poll in polls:
             poll.results[None if error is None else error.reason] += 1
             if counts and (error is None or isinstance(error, StatusError)):
@@ -461,19 +523,19 @@ class Poller:
         A batch that was forbidden before does not count: its 403 is its own, even when nothing else is left to ask.
         """
         if all(isinstance(answer, ForbiddenError) for answer in poll.answers):
-            self._breaker.refuse(credentials, now)
+            poll.breaker.refuse(credentials, now)
 
     def _judge_api(self, poll: _Poll, now: float) -> None:
         """Decide by the results of a poll whether the API is up; one without requests decides nothing."""
         before = self._api_up
         # A batch that is not there, or is somebody else's, is a failure of its own; any other would have met any batch.
-        own = poll.results[Reason.NOT_FOUND] + (
-            0 if self._breaker.credentials_refused else poll.results[Reason.FORBIDDEN]
+        own = poll.batch_failures[Reason.NOT_FOUND] + (
+            0 if poll.breaker.credentials_refused else poll.batch_failures[Reason.FORBIDDEN]
         )
         if poll.results[None] or own:
             self._api_up = True
         # A probe may have met the refusal that keeps this poll from asking.
-        elif poll.over(now) and (poll.requests or (poll.skipped and self._breaker.credentials_refused)):
+        elif poll.over(now) and (poll.requests or (poll.skipped and poll.breaker.credentials_refused)):
             self._api_up = False
         if self._api_up != before:
             logger.log(
@@ -489,9 +551,10 @@ class Poller:
         feeds = poll.config.feeds_by_name
         states = [self._state(poll, key, watched, feeds) for key, watched in poll.kept.watched.items()]
         for state in states:
-            if state.accepted and state.reading is not None and state.watched.feed is not None:
-                self._accepted.remember(state.watched.feed, state.reading.batch)
-        listed = [self._listed(key) for key in poll.kept.watched]
+            feed = feeds.get(state.watched.feed or "")
+            if state.accepted and state.reading is not None and feed is not None:
+                self._accepted.remember(feed.name, state.reading.batch)
+        listed = [poll.listed(key) for key in poll.kept.watched]
         return Snapshot(
             batches=tuple(self._with_superseded(state, feeds) for state in states),
             api_up=self._api_up,
@@ -502,41 +565,53 @@ class Poller:
                 batch is not None and batch.status.finished and not poll.records[key].is_read(batch)
                 for key, batch in zip(poll.kept.watched, listed, strict=True)
             ),
-            discovery=DiscoveryState(
-                failure=self._discovery.failure, totals=self._discovery.totals, dropped=poll.kept.dropped
-            )
+            discovery=DiscoveryState(failure=poll.list_failure, totals=poll.totals, dropped=poll.kept.dropped)
             if poll.config.discovery.enabled
             else None,
             feeds=self._accepted.states(poll.config.feeds),
         )
 
     def _state(self, poll: _Poll, key: str, watched: Watched, feeds: Mapping[str, FeedConfig]) -> BatchState:
-        reading, failure = self._reading(key, poll.records[key], poll.outcomes.get(key))
+        reading, failure = _reading(poll, key)
         accepted = None if reading is None else is_accepted(reading.batch, feeds.get(watched.feed or ""))
         return BatchState(watched=watched, reading=reading, failure=failure, accepted=accepted)
-
-    def _reading(self, key: str, record: Record, outcome: Outcome | None) -> tuple[Reading | None, Reason | None]:
-        """Return what holds of a batch, and why its poll failed."""
-        listed = self._discovery.known.get(key)
-        if listed is not None and listed.batch.status.finished and not record.is_read(listed.batch):
-            # The list is newer than what the batch answered itself. That its details were not asked for yet is no
-            # failure of its poll.
-            if isinstance(outcome, PollError) and not isinstance(outcome, NotAskedError):
-                return listed, outcome.reason
-            return listed, None
-        if record.finished:
-            return record.reading, None
-        if key in self._discovery.seen_unfinished:
-            return self._discovery.seen_unfinished[key], None
-        if isinstance(outcome, Reading):
-            return outcome, None
-        return None, DeadlineError.reason if outcome is None else outcome.reason
 
     def _with_superseded(self, state: BatchState, feeds: Mapping[str, FeedConfig]) -> BatchState:
         feed = feeds.get(state.watched.feed or "")
         if feed is None or not feed.next_success_resolves or state.reading is None or state.accepted is not False:
             return state
         return replace(state, superseded=self._accepted.supersede(feed.name, state.reading.batch))
+
+
+def _last_known(listed: Batch | None, record: Record) -> Batch | None:
+    """Return a batch as its own answer tells it, or as the list does where that is newer."""
+    if record.reading is None or (listed is not None and listed.status.finished and not record.is_read(listed)):
+        return listed
+    return record.reading.batch
+
+
+def _order(batch: Batch | None, record: Record) -> tuple[bool, bool, float, float]:
+    """Sort what is due; of the batches that were never asked, the newest leads."""
+    unfinished = batch is not None and not batch.status.finished
+    newest_first = 0.0 if batch is None or batch.created is None else -batch.created
+    return not unfinished, record.finished, record.asked, newest_first
+
+
+def _reading(poll: _Poll, key: str) -> tuple[Reading | None, Reason | None]:
+    """Return what holds of a batch, and why its poll failed."""
+    record, listed, outcome = poll.records[key], poll.discovery.known.get(key), poll.outcomes.get(key)
+    if listed is not None and listed.batch.status.finished and not record.is_read(listed.batch):
+        # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
+        # of its poll.
+        failure = record.failure
+        return listed, None if failure is None or isinstance(failure, NotAskedError) else failure.reason
+    if record.finished:
+        return record.reading, None
+    if isinstance(outcome, Reading):
+        return outcome, None
+    if key in poll.seen_unfinished:
+        return poll.seen_unfinished[key], None
+    return None, DeadlineError.reason if outcome is None else outcome.reason
 
 
 def _outcome_of(ask: Callable[[], Answer]) -> Answer | PollError:

@@ -13,6 +13,9 @@ from sitecore_cdp_exporter.watchlist import Watched
 
 logger = logging.getLogger(__name__)
 
+# A batch that the list shows and that refuses its details, by a 404 or 403, may do so for good.
+SECONDS_BETWEEN_REFUSED_DETAILS = 600
+
 
 @dataclass(slots=True)
 class Record:
@@ -20,8 +23,9 @@ class Record:
 
     Attributes:
         reading: What it last answered itself.
-        listed_modified: What the list said of `modifiedAt` when it answered. The list rounds otherwise than the batch's
-            own answer, so it is compared with the list only.
+        listed_modified: What the list said of `modifiedAt` when it was asked for that. The list rounds otherwise than
+            the batch's own answer, so it is compared with the list only.
+        refused: What the list said of it when it last answered 404 or 403; None: it did not, or the list said nothing.
         failure: Why the last request failed; None: it did not.
         asked: When it was last asked.
         recheck: When it is asked again, once it is finished.
@@ -30,6 +34,7 @@ class Record:
 
     reading: Reading | None = None
     listed_modified: float | None = None
+    refused: Batch | None = None
     failure: PollError | None = None
     asked: float = float("-inf")
     recheck: float = float("-inf")
@@ -48,7 +53,8 @@ class Record:
 
         """
         if listed is not None and listed.status.finished:
-            return not self.is_read(listed)
+            is_refused = self.refused == listed and now < self.asked + SECONDS_BETWEEN_REFUSED_DETAILS
+            return not self.is_read(listed) and not is_refused
         return not self.finished or self.recheck <= now
 
     def is_read(self, listed: Batch) -> bool:
@@ -64,12 +70,13 @@ class Record:
 
         Args:
             outcome: The answer, or why there was none.
-            listed: What the list says of the batch; None: nothing.
+            listed: What the list said of the batch when it was asked; None: nothing.
             now: This moment.
             recheck_finished: Seconds after which a finished batch is asked again.
 
         """
         self.asked = now
+        self.refused = listed if isinstance(outcome, NotFoundError | ForbiddenError) else None
         if isinstance(outcome, PollError):
             self.failure = outcome
             # Asked again in the next scrape, unless the answer was about the batch: one that has aged out of the API

@@ -25,7 +25,7 @@ class ConfigReloader:
     """Loads the config file again, and puts it to use if it is without an error.
 
     Args:
-        path: The config file, which was loaded just now.
+        path: The config file, which is loaded for the first time by the caller, next.
         apply: Puts a config to use.
         clock: Seconds since the Unix epoch.
 

@@ -28,22 +28,24 @@ def keep(
     watched: Mapping[str, Watched],
     config: Config,
     last_known: Callable[[str], Batch | None],
-    is_accepted: Callable[[str], bool],
+    is_accepted: Callable[[str], bool | None],
     now: float,
 ) -> Kept:
     """Leave out what is past its retention or beyond the limit of discovered batches.
 
-    A batch of the config is always kept, and the newest accepted one of each feed.
+    A batch of the config is always kept, and the newest accepted one of each feed; so is a newer one of which that is
+    not known yet, since what is not kept is not read.
 
     Args:
         watched: All batches, by ref in lower case.
         config: Retention and limit.
         last_known: What is known of a batch.
-        is_accepted: Whether a batch is, or by its status will be, accepted.
+        is_accepted: Whether a batch is accepted, or will be; None: its details have to be read for that.
         now: Seconds since the Unix epoch.
 
     """
-    newest = _newest_accepted(watched, last_known, is_accepted)
+    newest = _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is True)
+    newest |= _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is not False)
     kept = {
         key: each
         for key, each in watched.items()
@@ -59,22 +61,25 @@ def keep(
 def _beyond(
     limit: int, kept: Mapping[str, Watched], newest: set[str], last_known: Callable[[str], Batch | None]
 ) -> list[str]:
-    """Return the discovered batches that have to go: old successes first, then old failures, never unfinished ones."""
+    """Return the discovered batches that have to go: old successes first, then old failures.
+
+    Unfinished ones never go, nor the newest ones of the feeds: a feed must not look overdue for want of room.
+    """
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:
         return []
-    finished = [key for key in discovered if _is_finished(last_known(key))]
-    finished.sort(key=lambda key: _age_in_rank(last_known(key), spared=key in newest))
+    finished = [key for key in discovered if key not in newest and _is_finished(last_known(key))]
+    finished.sort(key=lambda key: _age_in_rank(last_known(key)))
     return finished[: len(discovered) - limit]
 
 
-def _newest_accepted(
-    watched: Mapping[str, Watched], last_known: Callable[[str], Batch | None], is_accepted: Callable[[str], bool]
+def _newest_of_feeds(
+    watched: Mapping[str, Watched], last_known: Callable[[str], Batch | None], counts: Callable[[str], bool]
 ) -> set[str]:
     newest: dict[str, tuple[float, str]] = {}
     for key, each in watched.items():
         batch = last_known(key)
-        if each.feed is not None and batch is not None and batch.modified is not None and is_accepted(key):
+        if each.feed is not None and batch is not None and batch.modified is not None and counts(key):
             newest[each.feed] = max(newest.get(each.feed, (float("-inf"), "")), (batch.modified, key))
     return {key for _, key in newest.values()}
 
@@ -90,7 +95,7 @@ def _is_finished(batch: Batch | None) -> bool:
     return batch is not None and batch.status.finished
 
 
-def _age_in_rank(batch: Batch | None, *, spared: bool) -> tuple[bool, bool, float]:
-    """Sort old successes first, then old failures, and what is spared last."""
+def _age_in_rank(batch: Batch | None) -> tuple[bool, float]:
+    """Sort old successes first, then old failures."""
     failed = batch is not None and batch.status is not BatchStatus.SUCCESS
-    return spared, failed, (batch.modified or 0.0) if batch is not None else 0.0
+    return failed, (batch.modified or 0.0) if batch is not None else 0.0

@@ -1,6 +1,8 @@
 """The parts that answer scrapes, made from the config file, and made anew when it is loaded again."""
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -25,20 +27,30 @@ class Service:
     Args:
         config_file: The config file.
         registry: Where the metrics are registered that are not of a poll.
+        clock: A monotonic clock, in seconds.
+        wall_clock: Seconds since the Unix epoch.
 
     Raises:
         ConfigError: The config file can not be used.
 
     """
 
-    def __init__(self, config_file: Path, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        config_file: Path,
+        registry: CollectorRegistry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        # It looks at the file first, so that a change while the exporter starts is not overlooked.
+        self.reloader = ConfigReloader(config_file, self._apply, clock=wall_clock)
         config = load_config(config_file)
         self._metrics = RequestMetrics(registry)
         self._batch_files = BatchFiles(config.batch_files, config_file.parent)
         self._batch_files.refresh()
         self._api = self._connect(config)
-        self.poller = Poller(self._api, config, self._batch_files)
-        self.reloader = ConfigReloader(config_file, self._apply)
+        self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)
         registry.register(ExporterCollector(lambda: self.reloader.state, lambda: self._batch_files.errors))
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sitecore_cdp_exporter.batch_file import is_same
 from sitecore_cdp_exporter.config import Config, FeedConfig, WatchedBatch
 
 
@@ -54,6 +55,12 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
             feed = next((feed for prefix, feed in prefixes if key.startswith(prefix)), None)
             watched[key] = Watched(ref, feed.name if feed else None, _labels(feed), Source.DISCOVERY)
     return watched
+
+
+def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
+    """Return the refs, in lower case, that files list with another feed or other labels than the config."""
+    listed = ((batch.ref.lower(), batch) for batch in config.batches)
+    return {ref for ref, batch in listed if ref in of_files and not is_same(batch, of_files[ref])}
 
 
 def _labels(feed: FeedConfig | None) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -125,10 +126,18 @@ def test_a_path_in_the_base_url_comes_first(new_client: NewClient) -> None:
         (faults.Body(b'{"status": {"code": "\xff"}}'), BadResponseError, "200"),
         (faults.LargeBody(5), BadResponseError, "error"),
         (faults.GzipBomb(64), BadResponseError, "error"),
-        (faults.Body(gzip.compress(padded(5 * MEBIBYTE)), status=503, content_encoding="gzip"), ServerError, "503"),
+        (
+            faults.Body(gzip.compress(padded(5 * MEBIBYTE), mtime=0), status=503, content_encoding="gzip"),
+            ServerError,
+            "503",
+        ),
         (faults.Body(BODY, content_encoding="gzip"), BadResponseError, "error"),
-        (faults.Body(gzip.compress(BODY)[:30], content_encoding="gzip"), BadResponseError, "200"),
-        (faults.Body(gzip.compress(gzip.compress(BODY)), content_encoding="gzip, gzip"), BadResponseError, "error"),
+        (faults.Body(gzip.compress(BODY, mtime=0)[:30], content_encoding="gzip"), BadResponseError, "200"),
+        (
+            faults.Body(gzip.compress(gzip.compress(BODY, mtime=0), mtime=0), content_encoding="gzip, gzip"),
+            BadResponseError,
+            "error",
+        ),
         (faults.Body(BODY, content_encoding="br"), BadResponseError, "error"),
         (faults.Body(BODY, content_encoding=", ".join(["gzip"] * 99)), BadResponseError, "error"),
         (faults.Body(BODY, content_encoding="br", status=404), NotFoundError, "404"),
@@ -252,7 +261,7 @@ def test_an_answer_that_is_cut_is_a_failed_connection(new_client: NewClient, sen
         (CHUNKED, b"1\r\n \r\n", 0.01),
         (CHUNKED + b"0\r\n", b"X-Trailer: 1\r\n", None),
         (reply("HTTP/1.1 404 Not Found\nContent-Length: 99999"), b"", 0.01),
-        (reply("HTTP/1.1 200 OK\nContent-Encoding: gzip"), gzip.compress(b""), 0.01),
+        (reply("HTTP/1.1 200 OK\nContent-Encoding: gzip"), gzip.compress(b"", mtime=0), 0.01),
     ],
     ids=repr,
 )
@@ -342,7 +351,7 @@ def in_an_hour() -> str:
         ("301", 300),
         ("9" * 400, 300),
         ("9" * 5000, None),
-        (in_an_hour(), 300),
+        pytest.param(in_an_hour(), 300, id="in an hour"),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 300),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
@@ -421,10 +430,7 @@ def test_credentials_stand_in_the_config_or_else_in_the_environment(new_client: 
         (API_TOKEN.encode(), API_TOKEN),
         (API_TOKEN.encode() + b"\n", API_TOKEN),
         (API_TOKEN.encode() + b"\r\n", API_TOKEN),
-        (b"token\n\n", "token\n"),
-        (b"token\r\n\r\n", "token\r\n"),
-        (b"token\r", "token\r"),
-        (b" to\rk\r\nen \n", " to\rk\r\nen "),
+        (b" to ken \n", " to ken "),
         (b"a:b\n", "a:b"),
     ],
 )
@@ -434,6 +440,23 @@ def test_a_password_file_loses_one_newline_at_its_end(
     (tmp_path / "password").write_bytes(content)
     client = new_client(URL, basic_auth=BasicAuth(username=SecretStr("client"), password_file=tmp_path / "password"))
     assert basic_auth(client) == ("client", secret)
+
+
+@pytest.mark.parametrize("content", [b"token\n\n", b"token\r\n\r\n", b"token\r", b"to\nken\n", b"\0token"])
+def test_a_secret_with_a_control_character_is_refused_as_in_the_config(
+    new_client: NewClient, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "password").write_bytes(content)
+    client = new_client(URL, basic_auth=BasicAuth(username=SecretStr("client"), password_file=tmp_path / "password"))
+    with pytest.raises(CredentialsError, match="holds a line break or another control character"):
+        client.api.read_credentials()
+
+
+def test_a_pipe_in_place_of_a_secret_file_holds_nobody(new_client: NewClient, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "password")
+    client = new_client(URL, basic_auth=BasicAuth(username=SecretStr("client"), password_file=tmp_path / "password"))
+    with pytest.raises(CredentialsError, match=r"password_file \(.*\): not a file"):
+        client.api.read_credentials()
 
 
 def test_credentials_of_files_can_be_rotated(api_sandbox: Sandbox, new_client: NewClient, tmp_path: Path) -> None:
@@ -496,14 +519,14 @@ def test_wrong_credentials_are_unauthorized(api_sandbox: Sandbox, new_client: Ne
     new_client(api_sandbox.base_url).fail(UnauthorizedError)
 
 
-def test_a_closed_client_has_no_connections_and_can_be_used_again(api_sandbox: Sandbox, new_client: NewClient) -> None:
+def test_a_closed_client_can_be_used_but_keeps_no_connection(api_sandbox: Sandbox, new_client: NewClient) -> None:
     client = new_client(api_sandbox.base_url)
     client.read()
     assert api_sandbox.open_connections == 1
     client.api.close()
     wait_until(lambda: api_sandbox.open_connections == 0)
     client.read()
-    assert api_sandbox.open_connections == 1
+    wait_until(lambda: api_sandbox.open_connections == 0)
 
 
 def test_closing_lets_the_requests_under_way_end(api_sandbox: Sandbox, new_client: NewClient) -> None:

@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     assert failure_of(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
     assert failure_of(tmp_path / "loop") == f"{tmp_path}/loop: cannot be read: Too many levels of symbolic links"
     assert failure_of(tmp_path / "pipe") == f"{tmp_path}/pipe: not a file"
-    assert failure_of(tmp_path / "large") == f"{tmp_path}/large: larger than 10 MiB"
+    assert failure_of(tmp_path / "large") == f"{tmp_path}/large: larger than 10,485,760 bytes"
 
 
 def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:

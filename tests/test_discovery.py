@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.api import Reason
 from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.discovery import (
     FINISHED,
     MOST_BATCHES,
     SECONDS_BETWEEN_WALKS,
     UNFINISHED,
+    BrokenListError,
     Discovery,
-    EndlessListError,
     PageRequest,
 )
 from tests.fake_api import ref
@@ -56,7 +55,7 @@ def read(
 ) -> int:
     """Read the list as the poller does, answering the requests in any order; return how many were made."""
     before = len(server.requests)
-    requests = [discovery.begin()]
+    requests = discovery.begin(now)
     while requests and not discovery.complete:
         request = requests.pop(choose(len(requests)))
         requests += discovery.receive(request, server.answer(request), now, POLLED)
@@ -100,7 +99,6 @@ def test_a_quiet_list_is_read_with_few_requests(unfinished: int, finished: int, 
     discovery = Discovery()
     assert read(discovery, server) == first
     assert read(discovery, server) == quiet
-    assert discovery.totals is not None
     assert discovery.totals[BatchStatus.SUCCESS] == finished
 
 
@@ -141,7 +139,6 @@ def test_a_batch_that_finishes_between_two_pages_is_finished_and_counted_once() 
     read(discovery, server, between=lambda: server.change(1, status=BatchStatus.SUCCESS))
     assert known(discovery)[ref(1)] is BatchStatus.SUCCESS
     assert not discovery.seen_unfinished
-    assert discovery.totals is not None
     assert sum(discovery.totals.values()) == 2
 
 
@@ -152,7 +149,6 @@ def test_a_batch_is_gone_when_two_walks_have_not_seen_it() -> None:
     del server.batches[0]
     read(discovery, server)
     assert ref(0) in discovery.known
-    assert discovery.totals is not None
     assert discovery.totals[BatchStatus.SUCCESS] == 4
     read(discovery, server)
     assert ref(0) not in discovery.known
@@ -199,16 +195,25 @@ def test_batches_that_come_and_go_while_pages_are_read_do_not_hide_those_that_st
 
 def test_an_empty_page_is_the_end_whatever_the_count_says() -> None:
     discovery = Discovery()
-    request = discovery.begin()
-    (finished,) = discovery.receive(request, BatchPage(1000, 0, ()), 0, POLLED)
+    (request,) = discovery.begin(0)
+    (more,) = discovery.receive(request, BatchPage(2, 1, (listed(1, BatchStatus.PROCESSING),)), 0, POLLED)
+    (finished,) = discovery.receive(more, BatchPage(7, 0, ()), 0, POLLED)
     assert finished.statuses == FINISHED
-    assert discovery.receive(finished, BatchPage(7, 0, ()), 0, POLLED) == []
+    assert discovery.receive(finished, BatchPage(0, 0, ()), 0, POLLED) == []
     assert discovery.complete
+
+
+def test_a_list_that_counts_batches_and_shows_none_is_broken() -> None:
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    with pytest.raises(BrokenListError):
+        discovery.receive(request, BatchPage(7, 0, ()), 0, POLLED)
 
 
 def test_a_malformed_item_keeps_its_place_in_the_paging() -> None:
     discovery = Discovery()
-    (finished,) = discovery.receive(discovery.begin(), BatchPage(0, 0, ()), 0, POLLED)
+    (request,) = discovery.begin(0)
+    (finished,) = discovery.receive(request, BatchPage(0, 0, ()), 0, POLLED)
     (more,) = discovery.receive(finished, BatchPage(3, 2, (listed(1),)), 0, POLLED)
     assert more.offset == 2
     assert discovery.receive(more, BatchPage(3, 1, (listed(3),)), 0, POLLED) == []
@@ -217,24 +222,84 @@ def test_a_malformed_item_keeps_its_place_in_the_paging() -> None:
 
 def test_a_count_that_can_not_be_is_refused() -> None:
     discovery = Discovery()
-    with pytest.raises(EndlessListError):
-        discovery.receive(discovery.begin(), BatchPage(MOST_BATCHES + 1, 1, (listed(1),)), 0, POLLED)
+    (request,) = discovery.begin(0)
+    with pytest.raises(BrokenListError):
+        discovery.receive(request, BatchPage(MOST_BATCHES + 1, 1, (listed(1),)), 0, POLLED)
 
 
-def test_a_broken_list_does_not_look_like_an_empty_one() -> None:
+def test_a_list_that_is_cut_keeps_what_it_has_shown() -> None:
     server = Server([listed(1), listed(2, BatchStatus.PROCESSING)])
     discovery = Discovery()
     read(discovery, server)
-    discovery.begin()
-    discovery.fail(Reason.SERVER_ERROR)
-    assert discovery.failure is Reason.SERVER_ERROR
-    assert discovery.totals is None
+    discovery.begin(0)
+    assert not discovery.complete
     assert set(discovery.known) == {ref(1), ref(2)}
     assert not discovery.seen_unfinished
 
 
-def test_a_list_that_is_not_read_to_its_end_has_failed_for_the_deadline() -> None:
+def cut(discovery: Discovery, server: Server, requests: int, now: float = 0.0) -> list[PageRequest]:
+    """Read so many pages, as a poll does that has no time for more; return the requests that it leaves unanswered."""
+    left = discovery.begin(now)
+    for _ in range(requests):
+        request = left.pop(0)
+        left += discovery.receive(request, server.answer(request), now, POLLED)
+    return left
+
+
+def test_a_walk_that_is_cut_goes_on_in_the_next_poll() -> None:
+    server = Server([listed(number) for number in range(1000)] + [listed(1000, BatchStatus.PROCESSING)])
     discovery = Discovery()
-    discovery.begin()
+    for pages in (3, 3, 3):
+        cut(discovery, server, requests=pages)
+        assert not discovery.complete
+        assert set(discovery.seen_unfinished) == {ref(1000)}
+    assert len(discovery.known) == 1 + 600, "in each poll one page is of the unfinished"
+    assert read(discovery, server) == 1 + 4
+    assert discovery.totals[BatchStatus.SUCCESS] == 1000
+    assert read(discovery, server) == 2
+
+
+def test_a_walk_that_was_cut_long_ago_begins_anew() -> None:
+    server = Server([listed(number) for number in range(250)])
+    discovery = Discovery()
+    cut(discovery, server, requests=3)
+    assert read(discovery, server, now=SECONDS_BETWEEN_WALKS) == 4
+
+
+def test_a_page_that_comes_late_serves_the_walk_once() -> None:
+    server = Server([listed(number) for number in range(250)])
+    discovery = Discovery()
+    late, last = cut(discovery, server, requests=2)
+    unfinished, *rest = discovery.begin(0)
+    assert rest == [late, last]
+    assert discovery.receive(late, server.answer(late), 0, POLLED) == []
+    assert discovery.receive(unfinished, server.answer(unfinished), 0, POLLED) == []
+    assert discovery.receive(late, BatchPage(0, 0, ()), 0, POLLED) == []
     assert not discovery.complete
-    assert discovery.failure is Reason.DEADLINE
+    assert discovery.receive(last, server.answer(last), 0, POLLED) == []
+    assert discovery.complete
+    assert discovery.totals[BatchStatus.SUCCESS] == 250
+
+
+def test_a_server_that_does_not_heed_the_filter_misleads_nobody() -> None:
+    batches = (listed(1), listed(2, BatchStatus.PROCESSING), listed(3, BatchStatus.UNKNOWN))
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    (finished,) = discovery.receive(request, BatchPage(3, 3, batches), 0, POLLED)
+    assert discovery.receive(finished, BatchPage(3, 3, batches), 0, POLLED) == []
+    assert set(discovery.seen_unfinished) == {ref(2), ref(3)}
+    assert known(discovery)[ref(1)] is BatchStatus.SUCCESS
+    assert {status: count for status, count in discovery.totals.items() if count} == {"processing": 1, "success": 1}
+
+
+def test_a_list_that_shrinks_and_grows_while_it_is_read_leaves_no_gap() -> None:
+    """A page that ends early is asked for again from there; that must not hide what is added behind it meanwhile."""
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    (first,) = discovery.receive(request, BatchPage(0, 0, ()), 0, POLLED)
+    (second,) = discovery.receive(first, BatchPage(20, 10, tuple(map(listed, range(10)))), 0, POLLED)
+    (rest,) = discovery.receive(second, BatchPage(20, 6, tuple(map(listed, range(10, 16)))), 0, POLLED)
+    (third,) = discovery.receive(rest, BatchPage(25, 4, tuple(map(listed, range(16, 20)))), 0, POLLED)
+    assert third.offset == 20
+    assert discovery.receive(third, BatchPage(25, 5, tuple(map(listed, range(20, 25)))), 0, POLLED) == []
+    assert len(discovery.known) == 25

@@ -463,13 +463,16 @@ def test_probes_and_scrapes_share_concurrency(sandbox: Sandbox) -> None:
     refs = [f"12af3453-62da-4b31-b646-{number:012}" for number in range(40)]
     for ref in refs:
         sandbox.put_batch(ref)
-    sandbox.set_fault(faults.Delay(0.05))
+    sandbox.set_fault(faults.Hang())
     with (
         exporter_of(sandbox, [WatchedBatch(ref=ref) for ref in refs[:20]]) as exporter,
         ThreadPoolExecutor(30) as threads,
     ):
         paths = ["/metrics"] * 2 + [f"/probe?target={ref}" for ref in refs[20:]]
-        for response in threads.map(exporter.get, paths):
+        responses = threads.map(lambda path: exporter.get(path, headers={TIMEOUT: "100"}), paths)
+        wait_until(lambda: sandbox.most_concurrent_requests == 16)
+        sandbox.clear_faults()
+        for response in responses:
             assert all(each == 1 for _, each in samples(response)["sitecore_cdp_batch_poll_success"])
     assert sandbox.most_concurrent_requests == 16
     assert len(sandbox.requests) == 40

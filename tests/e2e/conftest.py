@@ -12,16 +12,8 @@ import yaml
 from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.program import Program, answers_ok, running, wait_for
 from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
-from tests.e2e.stack import (
-    API_TOKEN,
-    CLIENT_KEY,
-    LISTED_REFS,
-    PROBED_REF,
-    ROOT,
-    SHIPPED_CONFIG,
-    SHIPPED_TARGET,
-    SteppedClock,
-)
+from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SHIPPED_TARGET, SteppedClock
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +26,13 @@ def programs() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what the uploader reads from its environment."""
+    monkeypatch.setenv("SITECORE_CDP_CLIENT_KEY", CLIENT_KEY)
+    monkeypatch.setenv("SITECORE_CDP_API_TOKEN", API_TOKEN)
 
 
 @pytest.fixture(scope="session")

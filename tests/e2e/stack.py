@@ -1,14 +1,12 @@
 """What the fixtures of the stack and the tests both name."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.exporter_program import ROOT
+
 SHIPPED_CONFIG = ROOT / "prometheus" / "prometheus.yml"
 SHIPPED_TARGET = "localhost:10311"
 
-CLIENT_KEY = "end-to-end"
-API_TOKEN = "end-to-end-token"
 # The exporter's config lists these, before anybody uploads them.
 LISTED_REFS = {
     "uploaded": "5f0e0d5c-6f0c-4d9a-9d37-6c8a3f1f2a01",

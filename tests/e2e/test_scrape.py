@@ -1,9 +1,6 @@
 """From an uploader through the sandbox and the exporter into the real Prometheus."""
 
-import gzip
-import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,36 +11,11 @@ from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tests.e2e.program import LONGEST_WAIT, running
 from tests.e2e.prometheus_server import PrometheusServer
-from tests.e2e.stack import API_TOKEN, CLIENT_KEY, LISTED_REFS, PROBED_REF, ROOT, SHIPPED_CONFIG, SteppedClock
+from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SteppedClock
 from tests.e2e.upload_gate import upload_gate
+from tests.e2e.uploads import batch_file, upload_command
 
 pytestmark = pytest.mark.e2e
-
-GUEST = {"schema": "guest", "mode": "upsert", "value": {"guestType": "customer", "email": "guest@example.com"}}
-
-
-def batch_file(directory: Path, *, good: int, bad: int = 0) -> Path:
-    """Write a file of guests; the bad ones have a mode that does not exist."""
-    records = [GUEST] * good + [GUEST | {"mode": "unheard-of"}] * bad
-    lines = [
-        json.dumps({"ref": f"00000000-0000-4000-8000-{number:012}", **record}) for number, record in enumerate(records)
-    ]
-    path = directory / "guests.json.gz"
-    path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    return path
-
-
-def upload_command(url: str, ref: str, file: Path) -> list[str]:
-    """Give the command that uploads the file and waits for the batch to finish."""
-    script = str(ROOT / "examples" / "upload.py")
-    return [sys.executable, script, "--wait", "--poll-interval=0.2", f"--ref={ref}", url, str(file)]
-
-
-@pytest.fixture
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set what the uploader reads from its environment."""
-    monkeypatch.setenv("SITECORE_CDP_CLIENT_KEY", CLIENT_KEY)
-    monkeypatch.setenv("SITECORE_CDP_API_TOKEN", API_TOKEN)
 
 
 def value(prometheus: PrometheusServer, metric: str, ref: str) -> float:
@@ -57,7 +29,7 @@ def seen(status: str, ref: str) -> str:
     return f'sitecore_cdp_batch_status{{ref="{ref}", status="{status}"}} == 1'
 
 
-@pytest.mark.usefixtures("_credentials")
+@pytest.mark.usefixtures("credentials")
 def test_prometheus_sees_an_uploaded_batch_in_each_of_its_states(
     sandbox: Sandbox, clock: SteppedClock, prometheus: PrometheusServer, tmp_path: Path
 ) -> None:
@@ -91,7 +63,7 @@ def test_prometheus_sees_an_uploaded_batch_in_each_of_its_states(
     assert value(prometheus, "sitecore_cdp_batch_size_bytes", ref) == file.stat().st_size
 
 
-@pytest.mark.usefixtures("_credentials")
+@pytest.mark.usefixtures("credentials")
 def test_prometheus_sees_how_many_records_of_a_batch_failed(
     sandbox: Sandbox, clock: SteppedClock, prometheus: PrometheusServer, tmp_path: Path
 ) -> None:
@@ -128,6 +100,9 @@ def test_a_batch_of_service_discovery_is_scraped_through_probe(
     }
     assert prometheus.query(f'up{{job="sitecore-cdp-probe", ref="{PROBED_REF}", team="crm"}} == 1')
     assert prometheus.query('{exported_ref!=""}') == []
+    # What the README says of the cost.
+    [(_, own_series)] = prometheus.query('count({job="sitecore-cdp-probe", __name__!~"sitecore_cdp_.*"})')
+    assert own_series == 5
 
 
 @pytest.mark.usefixtures("exporter")

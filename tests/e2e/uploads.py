@@ -1,0 +1,27 @@
+"""What the tests upload, and how."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from tests.exporter_program import ROOT
+
+GUEST = {"schema": "guest", "mode": "upsert", "value": {"guestType": "customer", "email": "guest@example.com"}}
+
+
+def batch_file(directory: Path, *, good: int, bad: int = 0) -> Path:
+    """Write a file of guests; the bad ones have a mode that does not exist."""
+    records = [GUEST] * good + [GUEST | {"mode": "unheard-of"}] * bad
+    lines = [
+        json.dumps({"ref": f"00000000-0000-4000-8000-{number:012}", **record}) for number, record in enumerate(records)
+    ]
+    path = directory / "guests.json.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    return path
+
+
+def upload_command(url: str, ref: str, file: Path) -> list[str]:
+    """Give the command that uploads the file and waits for the batch to finish."""
+    script = str(ROOT / "examples" / "upload.py")
+    return [sys.executable, script, "--wait", "--poll-interval=0.2", f"--ref={ref}", url, str(file)]
