@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import prometheus_client
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.batch_files import BatchFiles
 from sitecore_cdp_exporter.config import ConfigError, load_config
-from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config_file, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.reload import ConfigReloader
 from sitecore_cdp_exporter.sandbox import Sandbox
@@ -51,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.config_check:
         return _check(flags.config_file)
     try:
-        with ExitStack() as demo:
-            sandbox = None
-            if flags.demo:
-                sandbox = demo.enter_context(demo_sandbox())
-                flags.config_file = demo.enter_context(demo_config_file(sandbox))
+        with demo_sandbox() if flags.demo else nullcontext() as sandbox:
             return asyncio.run(_serve(flags, sandbox))
     except ConfigError as error:
         return _fail(error.errors)
@@ -204,7 +200,7 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    service = Service(flags.config_file, registry)
+    service = Service(flags.config_file if sandbox is None else demo_config(sandbox), registry)
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, service.reloader))
     settings = WebSettings(
         telemetry_path=flags.telemetry_path,

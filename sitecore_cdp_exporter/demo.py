@@ -1,15 +1,12 @@
 """`--demo`: the exporter against the sandbox in the same process, with uploads that come and go."""
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import yaml
-
+from sitecore_cdp_exporter.config import Config
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
 from sitecore_cdp_exporter.sandbox.demo import FEEDS
@@ -30,30 +27,27 @@ def demo_sandbox(*, speed: float = 1.0) -> Iterator[Sandbox]:
         yield sandbox
 
 
-@contextmanager
-def demo_config_file(sandbox: Sandbox) -> Iterator[Path]:
-    """Write a config file for the sandbox: its batches are discovered, and known by their prefix."""
-    config = {
-        "api": {
-            "base_url": sandbox.base_url,
-            "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
-            "endpoint": "inspect",
-        },
-        "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
-        "feeds": [
-            {
-                "name": feed.name,
-                "ref_prefix": feed.ref_prefix,
-                "expect_success_every": "5m",
-                "next_success_resolves": True,
-            }
-            for feed in FEEDS
-        ],
-    }
-    with tempfile.TemporaryDirectory(prefix="sitecore-cdp-demo-") as directory:
-        path = Path(directory) / "config.yaml"
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        yield path
+def demo_config(sandbox: Sandbox) -> Config:
+    """Return a config for the sandbox: its batches are discovered, and each feed is known by the prefix of its refs."""
+    return Config.model_validate(
+        {
+            "api": {
+                "base_url": sandbox.base_url,
+                "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
+                "endpoint": "inspect",
+            },
+            "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
+            "feeds": [
+                {
+                    "name": feed.name,
+                    "ref_prefix": feed.ref_prefix,
+                    "expect_success_every": "5m",
+                    "next_success_resolves": True,
+                }
+                for feed in FEEDS
+            ],
+        }
+    )
 
 
 @contextmanager

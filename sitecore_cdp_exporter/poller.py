@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
@@ -28,6 +28,7 @@ from sitecore_cdp_exporter.api import (
     SkippedError,
     StatusError,
 )
+from sitecore_cdp_exporter.api_health import ApiHealth
 from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.circuit_breaker import CircuitBreaker, Permission
 from sitecore_cdp_exporter.config import Config, FeedConfig
@@ -48,6 +49,10 @@ LONGEST_SILENCE = 300
 # One 403 is a batch of somebody else's; three in a row before anything else is the API refusing us.
 ANSWERS_THAT_SHOW_A_REFUSAL = 3
 REMEMBERED_PROBES = 1000
+# A scrape joins a poll that has begun no longer ago, in seconds: what it tells is no older than that.
+LONGEST_JOIN = 5.0
+# A poll of an API that fails logs so many batches; the metrics name them all.
+MOST_TOLD = 10
 # How much of a poll's time the list of batches may take.
 SHARE_OF_THE_LIST = 0.5
 
@@ -82,6 +87,7 @@ class _Poll:
     started: float
     deadline: float
     list_deadline: float
+    is_probe: bool = False
     seen_unfinished: Mapping[str, Reading] = field(default_factory=dict)
     list_failure: Reason | None = DeadlineError.reason
     totals: Mapping[BatchStatus, int] | None = None
@@ -94,12 +100,9 @@ class _Poll:
     # Its threads, and how many of them wait for an answer.
     threads: int = 0
     sending: int = 0
-    # How many requests were sent, or waited for; and how those ended that have: None is a success. Of the latter, how
-    # many batches have failed for which reason.
-    requests: int = 0
     skipped: bool = False
-    results: Counter[Reason | None] = field(default_factory=Counter)
-    batch_failures: Counter[Reason] = field(default_factory=Counter)
+    # How many changes of batches it has logged.
+    told: int = 0
     answers: list[StatusError | None] = field(default_factory=list)
     ended: float | None = None
     finished: threading.Event = field(default_factory=threading.Event)
@@ -120,6 +123,10 @@ class _Poll:
 
     def over(self, now: float) -> bool:
         return self.finished.is_set() or now >= self.deadline
+
+    def may_be_joined(self, now: float) -> bool:
+        """Whether its answers are new enough for a scrape that begins now. Scrapers could else keep it for ever."""
+        return not self.over(now) and now < (self.list_deadline if self.discovering else self.started + LONGEST_JOIN)
 
     def listed(self, key: str) -> Batch | None:
         """Return what the list last said of a batch."""
@@ -174,13 +181,13 @@ class Poller:
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
         self._requests_under_way = 0
-        # The polls that wait for the answer about a batch, by base URL and ref; the one that sent the request leads.
-        self._in_flight: dict[tuple[str, str], list[_Poll]] = {}
+        # Which batches are being asked for, by base URL and ref.
+        self._in_flight: set[tuple[str, str]] = set()
         self._polls: weakref.WeakSet[_Poll] = weakref.WeakSet()
         self._current: _Poll | None = None
         self._latest: Snapshot | None = None
         self._last_request = clock()
-        self._api_up: bool | None = None
+        self._health = ApiHealth()
         self._api_last_success: float | None = None
         self._stopped = False
         self._watch(config)
@@ -195,7 +202,7 @@ class Poller:
         self._batch_files.refresh()
         with self._changed:
             now = self._clock()
-            if self._current is None or self._current.over(now):
+            if self._current is None or not self._current.may_be_joined(now):
                 self._current = self._begin_poll(now, deadline)
             poll = self._current
             poll.deadline = max(poll.deadline, deadline)
@@ -239,11 +246,22 @@ class Poller:
     def reconfigure(self, api: BatchReader, config: Config) -> None:
         """Use another config from the next poll on. What was read is remembered; a poll under way ends as it began."""
         with self._changed:
-            if config.api.base_url != self._config.api.base_url:
-                self._breaker = CircuitBreaker()
+            if _organisation(config) != _organisation(self._config):
+                self._forget()
             self._api, self._config = api, config
             if self._current is None or self._current.over(self._clock()):
                 self._watch(config)
+
+    def _forget(self) -> None:
+        """Begin with a clean sheet: what was read is of another organisation."""
+        self._breaker = CircuitBreaker()
+        self._discovery = Discovery()
+        self._accepted = AcceptedBatches()
+        self._health = ApiHealth()
+        self._records = {}
+        self._probed.clear()
+        self._latest = None
+        self._api_last_success = None
 
     def stop(self) -> None:
         """End every poll now: those who wait return with what is there. Requests under way end by themselves."""
@@ -271,6 +289,7 @@ class Poller:
     def _begin_probe(self, ref: str, now: float, deadline: float) -> _Poll:
         key = ref.lower()
         poll = self._new_poll(now, deadline)
+        poll.is_probe = True
         poll.kept = Kept({key: self._watched.get(key) or Watched(ref)})
         poll.records = {key: self._records.get(key) or self._probed_record(key)}
         if poll.records[key].is_due(poll.listed(key), now):
@@ -374,20 +393,17 @@ class Poller:
         with self._changed:
             while poll.queue and not poll.over(now := self._clock()):
                 job = poll.queue[0]
-                waiting = self._in_flight.get((poll.config.api.base_url, job)) if isinstance(job, str) else None
-                if waiting is not None:
-                    waiting.append(poll)
+                if isinstance(job, str) and (job not in poll.pending or self._is_in_flight(poll, job)):
+                    # It was answered for another poll, or will be.
                     poll.queue.popleft()
-                    poll.requests += 1
                     continue
                 permission = self._permission(poll, credentials, now)
                 if permission is Permission.GRANTED:
                     poll.queue.popleft()
-                    poll.requests += 1
                     poll.sending += 1
                     self._requests_under_way += 1
                     if isinstance(job, str):
-                        self._in_flight[poll.config.api.base_url, job] = [poll]
+                        self._in_flight.add((poll.config.api.base_url, job))
                     return job
                 if permission is Permission.DENIED:
                     self._skip_the_rest(poll, now)
@@ -395,6 +411,9 @@ class Poller:
                 self._changed.wait(poll.deadline - now)
             poll.threads -= 1
             return None
+
+    def _is_in_flight(self, poll: _Poll, key: str) -> bool:
+        return (poll.config.api.base_url, key) in self._in_flight
 
     def _permission(self, poll: _Poll, credentials: Credentials | PollError, now: float) -> Permission:
         if self._requests_under_way >= poll.config.api.concurrency:
@@ -434,18 +453,26 @@ class Poller:
         """Hand the outcome of a request to all polls that wait for it, and learn from it."""
         with self._changed:
             now = self._clock()
-            polls = self._in_flight.pop((sender.config.api.base_url, key))
+            base_url = sender.config.api.base_url
+            self._in_flight.discard((base_url, key))
+            # The sender leads. Whoever else waits for this batch need not ask for it.
+            others = (poll for poll in self._polls if key in poll.pending and poll.config.api.base_url == base_url)
+            polls = [sender, *(poll for poll in others if poll is not sender)]
             was_forbidden = isinstance(sender.records[key].failure, ForbiddenError)
             error = outcome if isinstance(outcome, PollError) else None
             self._note_answer(polls, error, credentials, counts=not was_forbidden)
             # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
             for poll in {id(poll.records[key]): poll for poll in polls}.values():
-                log_change(poll.kept.watched[key], poll.records[key], outcome)
+                self._log_change(poll, key, outcome)
                 poll.records[key].learn(outcome, listed, now, poll.config.recheck_finished)
             for poll in polls:
-                if error is not None:
-                    poll.batch_failures[error.reason] += 1
                 poll.note(key, outcome, now)
+
+    def _log_change(self, poll: _Poll, key: str, outcome: Outcome) -> None:
+        if poll.told < MOST_TOLD:
+            poll.told += log_change(poll.kept.watched[key], poll.records[key], outcome)
+            if poll.told == MOST_TOLD:
+                logger.warning("this poll logs no more batches; the metrics name them all")
 
     def _record_page(
         self, sender: _Poll, request: PageRequest, outcome: BatchPage | PollError, credentials: Credentials | PollError
@@ -510,8 +537,9 @@ class Poller:
             self._api_last_success = self._wall_clock()
         if not isinstance(credentials, PollError):
             polls[0].breaker.record(credentials, error, now)
+        if not polls[0].is_probe:
+            self._health.note(error)
         for poll in polls:
-            poll.results[None if error is None else error.reason] += 1
             if counts and (error is None or isinstance(error, StatusError)):
                 poll.answers.append(error)
                 if len(poll.answers) == ANSWERS_THAT_SHOW_A_REFUSAL and not isinstance(credentials, PollError):
@@ -526,24 +554,11 @@ class Poller:
             poll.breaker.refuse(credentials, now)
 
     def _judge_api(self, poll: _Poll, now: float) -> None:
-        """Decide by the results of a poll whether the API is up; one without requests decides nothing."""
-        before = self._api_up
-        # A batch that is not there, or is somebody else's, is a failure of its own; any other would have met any batch.
-        own = poll.batch_failures[Reason.NOT_FOUND] + (
-            0 if poll.breaker.credentials_refused else poll.batch_failures[Reason.FORBIDDEN]
+        self._health.judge(
+            over=poll.over(now) and not self._stopped,
+            credentials_refused=poll.breaker.credentials_refused,
+            skipped=poll.skipped,
         )
-        if poll.results[None] or own:
-            self._api_up = True
-        # A probe may have met the refusal that keeps this poll from asking.
-        elif poll.over(now) and (poll.requests or (poll.skipped and poll.breaker.credentials_refused)):
-            self._api_up = False
-        if self._api_up != before:
-            logger.log(
-                logging.INFO if self._api_up else logging.WARNING,
-                "the Batch API is %s",
-                "up" if self._api_up else "down",
-                extra={f"{reason}": count for reason, count in poll.results.items() if reason is not None},
-            )
 
     # What may be told.
 
@@ -557,7 +572,7 @@ class Poller:
         listed = [poll.listed(key) for key in poll.kept.watched]
         return Snapshot(
             batches=tuple(self._with_superseded(state, feeds) for state in states),
-            api_up=self._api_up,
+            api_up=self._health.up,
             api_last_success=self._api_last_success,
             poll_duration=(now if poll.ended is None else poll.ended) - poll.started,
             retired=poll.kept.retired,
@@ -581,6 +596,11 @@ class Poller:
         if feed is None or not feed.next_success_resolves or state.reading is None or state.accepted is not False:
             return state
         return replace(state, superseded=self._accepted.supersede(feed.name, state.reading.batch))
+
+
+def _organisation(config: Config) -> tuple[object, ...]:
+    """Return what tells one organisation of Sitecore CDP from another: the region and the client key."""
+    return config.api.base_url, config.api.basic_auth.username, config.api.basic_auth.username_file
 
 
 def _last_known(listed: Batch | None, record: Record) -> Batch | None:

@@ -98,19 +98,28 @@ def log_status(watched: Watched, status: BatchStatus) -> None:
     logger.info("a batch has a new status", extra=_about(watched) | {"status": f"{status}"})
 
 
-def log_change(watched: Watched, record: Record, outcome: Reading | PollError) -> None:
-    """Log what an outcome tells that the record does not know yet, so that nothing is logged in every scrape."""
+def log_change(watched: Watched, record: Record, outcome: Reading | PollError) -> bool:
+    """Log what an outcome tells that the record does not know yet, so that nothing is logged in every scrape.
+
+    Returns:
+        Whether there was anything to log at the level info or above.
+
+    """
     about = _about(watched)
     if isinstance(outcome, PollError):
-        if record.failure is None or record.failure.reason != outcome.reason:
-            # What is not the batch's own is told once for the API as a whole.
-            level = logging.DEBUG if isinstance(outcome, NoAnswerError | NotAskedError) else logging.WARNING
-            logger.log(level, "a batch can not be read: %s", outcome, extra=about | {"reason": f"{outcome.reason}"})
-        return
-    if record.failure is not None:
+        if record.failure is not None and record.failure.reason == outcome.reason:
+            return False
+        # What is not the batch's own is told once for the API as a whole.
+        level = logging.DEBUG if isinstance(outcome, NoAnswerError | NotAskedError) else logging.WARNING
+        logger.log(level, "a batch can not be read: %s", outcome, extra=about | {"reason": f"{outcome.reason}"})
+        return level > logging.DEBUG
+    was_told = record.failure is not None and not isinstance(record.failure, NoAnswerError | NotAskedError)
+    if was_told:
         logger.info("a batch can be read again", extra=about)
-    if record.reading is not None and record.reading.batch.status is not outcome.batch.status:
+    is_new = record.reading is not None and record.reading.batch.status is not outcome.batch.status
+    if is_new:
         log_status(watched, outcome.batch.status)
+    return was_told or is_new
 
 
 def _about(watched: Watched) -> dict[str, str]:

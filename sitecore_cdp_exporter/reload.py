@@ -25,13 +25,16 @@ class ConfigReloader:
     """Loads the config file again, and puts it to use if it is without an error.
 
     Args:
-        path: The config file, which is loaded for the first time by the caller, next.
+        path: The config file, which is loaded for the first time by the caller, next. None: there is none, and nothing
+            is ever loaded again.
         apply: Puts a config to use.
         clock: Seconds since the Unix epoch.
 
     """
 
-    def __init__(self, path: Path, apply: Callable[[Config], None], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path | None, apply: Callable[[Config], None], *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._path = path
         self._apply = apply
         self._clock = clock
@@ -64,6 +67,8 @@ class ConfigReloader:
                     return
 
     def _reload(self) -> None:
+        if self._path is None:
+            return
         self._digest = _digest(self._path)
         try:
             config = load_config(self._path)
@@ -77,8 +82,10 @@ class ConfigReloader:
         logger.info("the config is reloaded", extra={"file": str(self._path), "batches": len(config.batches)})
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: Path | None) -> bytes | None:
     """Return what tells one content of the file from another; None if it can not be read."""
+    if path is None:
+        return None
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError:

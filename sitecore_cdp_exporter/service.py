@@ -25,7 +25,7 @@ class Service:
         reloader: Puts a changed config to use.
 
     Args:
-        config_file: The config file.
+        config: The config file, or a config that never changes.
         registry: Where the metrics are registered that are not of a poll.
         clock: A monotonic clock, in seconds.
         wall_clock: Seconds since the Unix epoch.
@@ -37,17 +37,19 @@ class Service:
 
     def __init__(
         self,
-        config_file: Path,
+        config: Path | Config,
         registry: CollectorRegistry,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         # It looks at the file first, so that a change while the exporter starts is not overlooked.
-        self.reloader = ConfigReloader(config_file, self._apply, clock=wall_clock)
-        config = load_config(config_file)
+        path = config if isinstance(config, Path) else None
+        self.reloader = ConfigReloader(path, self._apply, clock=wall_clock)
+        if isinstance(config, Path):
+            config = load_config(config)
         self._metrics = RequestMetrics(registry)
-        self._batch_files = BatchFiles(config.batch_files, config_file.parent)
+        self._batch_files = BatchFiles(config.batch_files, Path() if path is None else path.parent)
         self._batch_files.refresh()
         self._api = self._connect(config)
         self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)

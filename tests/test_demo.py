@@ -8,7 +8,7 @@ import requests
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.batch import BatchStatus
-from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config_file, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.service import Service
 from tests.e2e.program import running
 from tests.exporter_program import ROOT
@@ -35,8 +35,8 @@ def test_the_demo_needs_nothing_and_ends_by_ctrl_c(tmp_path: Path) -> None:
 def test_the_demo_shows_every_status_and_again() -> None:
     speed = 150.0
     everything = set(BatchStatus) - {BatchStatus.UNKNOWN}
-    with demo_sandbox(speed=speed) as sandbox, demo_config_file(sandbox) as config_file:
-        service = Service(config_file, CollectorRegistry())
+    with demo_sandbox(speed=speed) as sandbox:
+        service = Service(demo_config(sandbox), CollectorRegistry())
         poller = service.poller
 
         def look() -> set[tuple[str, str | None, BatchStatus]]:

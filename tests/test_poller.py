@@ -26,12 +26,13 @@ from sitecore_cdp_exporter.api import (
     TlsError,
     UnauthorizedError,
 )
-from sitecore_cdp_exporter.batch import BatchStatus
+from sitecore_cdp_exporter.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config import ApiConfig, Config, WatchedBatch
-from sitecore_cdp_exporter.poller import REMEMBERED_PROBES, Poller
+from sitecore_cdp_exporter.poller import LONGEST_JOIN, MOST_TOLD, REMEMBERED_PROBES, Poller
 from sitecore_cdp_exporter.snapshot import Snapshot
 from sitecore_cdp_exporter.watchlist import Source, Watched
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.web_server_thread import wait_until
 
 DAY = 86400.0
 WALL_CLOCK = 1.75e9
@@ -424,6 +425,36 @@ class TestWhatMayBeTold:
         ]
 
 
+class TestLog:
+    def test_an_outage_is_told_once_with_its_cause(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        poller = make_poller(api, watchlist, clock, concurrency=4)
+        watch(watchlist, *range(30))
+        poll(poller, clock)
+        api.credentials = CredentialsError("there is no password")
+        for _ in range(3):
+            poll(poller, clock)
+        api.credentials = Credentials("client", "token")
+        poll(poller, clock)
+        assert [record.getMessage() for record in caplog.records] == [
+            "the Batch API is up",
+            "the Batch API is down: there is no password",
+            "the Batch API is up again",
+        ]
+
+    def test_a_poll_logs_a_few_batches_and_not_thousands(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        poller = make_poller(api, watchlist, clock)
+        watch(watchlist, *range(300))
+        api.answers |= {ref(number): NotFoundError(404) for number in range(300)}
+        poll(poller, clock)
+        assert len(caplog.records) == MOST_TOLD + 1
+        assert caplog.records[-1].getMessage() == "this poll logs no more batches; the metrics name them all"
+
+
 class TestDeadlines:
     def test_what_is_missing_at_the_deadline_has_that_reason(
         self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
@@ -433,10 +464,26 @@ class TestDeadlines:
         api.open.clear()
         snapshot = background.submit(poller.poll, time.monotonic() + 0.1).result(LONGEST_WAIT)
         assert failures(snapshot) == [Reason.DEADLINE, Reason.DEADLINE]
-        assert snapshot.api_up is False
         api.open.set()
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
+
+    @pytest.mark.parametrize(("answer", "up"), [(batch(1), True), (RequestTimeoutError(), False)])
+    def test_a_request_that_outlives_its_poll_tells_of_the_api_when_it_ends(
+        self,
+        api: FakeApi,
+        watchlist: Lists,
+        answer: Batch | Exception,
+        up: bool,  # noqa: FBT001  A column.
+    ) -> None:
+        poller = make_poller(api, watchlist)
+        watch(watchlist, 1)
+        api.answers[ref(1)] = answer
+        api.open.clear()
+        assert poller.poll(time.monotonic() + 0.1).api_up is None, "it is slow, or dead: nobody knows yet"
+        api.open.set()
+        wait_for_poll_threads_to_end()
+        assert poller.poll(time.monotonic() - 1).api_up is up
 
     def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(self, api: FakeApi, watchlist: Lists) -> None:
         poller = make_poller(api, watchlist)
@@ -522,6 +569,39 @@ class TestSharing:
         assert failures(patient.result()) == [None, None]
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
+    def test_scrapers_that_overlap_for_ever_do_not_keep_one_poll_for_ever(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=2)
+        watch(watchlist, 1, 2, 3)
+        api.open.clear()
+        deadline = clock.now + LONGEST_WAIT
+        first = background.submit(poller.poll, deadline)
+        api.wait_until_at_once(2)
+        clock.now += LONGEST_JOIN
+        second = background.submit(poller.poll, deadline)
+        api.open.set()
+        assert statuses(first.result()) == statuses(second.result()) == [BatchStatus.PROCESSING] * 3
+        assert first.result().poll_duration != second.result().poll_duration
+        # What both waited for was asked once.
+        assert sorted(set(api.asked)) == [ref(1), ref(2), ref(3)]
+
+    def test_an_answer_serves_every_poll_that_waits_for_the_batch(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=1)
+        watch(watchlist, *range(20))
+        api.open.clear()
+        polls = []
+        for _ in range(3):
+            polls.append(background.submit(poller.poll, clock.now + LONGEST_WAIT))
+            api.wait_until_at_once(1)
+            wait_until(lambda: len(poller._polls) == len(polls))
+            clock.now += LONGEST_JOIN
+        api.open.set()
+        assert all(failures(each.result()) == [None] * 20 for each in polls)
+        assert len(api.take_asked()) == 20
+
     def test_an_early_leaver_does_not_declare_the_api_down(
         self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
     ) -> None:
@@ -567,7 +647,9 @@ class TestSharing:
         poller.stop()
         assert failures(scrape.result()) == [Reason.DEADLINE] * 2
         assert failures(probe.result()) == [Reason.DEADLINE]
-        assert failures(poller.poll(time.monotonic() + LONGEST_WAIT)) == [Reason.DEADLINE] * 2
+        stopped = poller.poll(time.monotonic() + LONGEST_WAIT)
+        assert failures(stopped) == [Reason.DEADLINE] * 2
+        assert stopped.api_up is None, "to stop says nothing of the API"
         api.open.set()
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)]

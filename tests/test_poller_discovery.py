@@ -393,6 +393,25 @@ class TestReconfigure:
         assert polling.result().discovery is not None
         assert poll(poller, clock).batches == ()
 
+    @pytest.mark.parametrize(
+        "api_section",
+        [
+            {"base_url": "https://other.example", "endpoint": "inspect"},
+            {"base_url": "https://api.example", "endpoint": "inspect", "basic_auth": {"username": "another key"}},
+        ],
+    )
+    def test_what_was_read_of_another_organisation_is_forgotten(
+        self, api: FakeApi, clock: Clock, api_section: dict[str, object]
+    ) -> None:
+        key = put(api, 1)
+        poller = make_poller(api, clock, batches=[key])
+        poll(poller, clock)
+        api.listed.clear()
+        api.answers[key] = NotFoundError(404)
+        poller.reconfigure(api, make_config(api=api_section, batches=[key]))
+        (state,) = poll(poller, clock).batches
+        assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
+
     def test_another_base_url_begins_with_a_clean_sheet(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         api.list_error = UnauthorizedError(401)
