@@ -8,10 +8,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 CONFIG ?= config.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench pictures format lock schema clean
+.PHONY: help demo run test check bench bench-requests pictures format lock schema clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 demo: $(INSTALLED) ## Run the exporter against the bundled sandbox of the Batch API
 	@$(BIN)/python exporter.py --demo $(ARGS)
@@ -30,6 +30,9 @@ check: $(INSTALLED) ## Lint and check types
 
 bench: $(INSTALLED) ## Measure a scrape against the least it could take
 	$(BIN)/python -m bench.scrape
+
+bench-requests: $(INSTALLED) ## Count the requests of scrapes, of a day and of a restart (takes minutes)
+	$(BIN)/python -m bench.requests
 
 pictures: $(INSTALLED) ## Take the pictures of the documentation (needs Chromium)
 	$(BIN)/python -m docs.take_pictures
