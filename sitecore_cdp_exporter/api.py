@@ -48,7 +48,14 @@ from requests.auth import HTTPBasicAuth
 from requests.exceptions import ContentDecodingError, ProxyError
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3 import Retry
-from urllib3.exceptions import HeaderParsingError, InvalidChunkLength, InvalidHeader, ReadTimeoutError, SSLError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    HeaderParsingError,
+    InvalidChunkLength,
+    InvalidHeader,
+    ReadTimeoutError,
+    SSLError,
+)
 from urllib3.exceptions import HTTPError as TransportError
 
 from sitecore_cdp_exporter import __version__
@@ -509,7 +516,8 @@ def _no_answer(error: Exception) -> PollError:
     """Say by its causes why a request has failed: requests wraps the same cause in different exceptions."""
     causes = list(_causes(error))
     root = causes[-1]
-    if any(isinstance(cause, ReusedConnectionClosedError) for cause in causes):
+    # The pool is closed when a reload has put another client in this one's place.
+    if any(isinstance(cause, ReusedConnectionClosedError | ClosedPoolError) for cause in causes):
         return _StaleConnectionError("the connection was closed")
     if any(isinstance(cause, TimeoutError | ReadTimeoutError) for cause in causes):
         return RequestTimeoutError("no whole answer within api.timeout")

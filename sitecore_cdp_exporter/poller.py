@@ -173,7 +173,7 @@ class Poller:
         self._batch_files = batch_files
         self._breaker = CircuitBreaker()
         self._discovery = Discovery()
-        self._discovered_at = config.api.base_url
+        self._organisation = _organisation(config)
         self._list_failure: Reason | None = None
         self._overruled: set[str] = set()
         self._accepted = AcceptedBatches()
@@ -246,8 +246,6 @@ class Poller:
     def reconfigure(self, api: BatchReader, config: Config) -> None:
         """Use another config from the next poll on. What was read is remembered; a poll under way ends as it began."""
         with self._changed:
-            if _organisation(config) != _organisation(self._config):
-                self._forget()
             self._api, self._config = api, config
             if self._current is None or self._current.over(self._clock()):
                 self._watch(config)
@@ -314,9 +312,11 @@ class Poller:
 
     def _watch(self, config: Config) -> Kept:
         """Bring the watch list up to date; what is watched no more is forgotten, save what is over but still listed."""
-        if not config.discovery.enabled or config.api.base_url != self._discovered_at:
+        if _organisation(config) != self._organisation:
+            self._organisation = _organisation(config)
+            self._forget()
+        if not config.discovery.enabled:
             self._discovery = Discovery()
-            self._discovered_at = config.api.base_url
         listed = self._discovery.known
         self._warn_of_overruled(config)
         self._watched = watch(

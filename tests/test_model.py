@@ -130,6 +130,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self.applied = self.settings
         self.known: set[str] = set()
         self.missed: Counter[str] = Counter()
+        self.in_list: set[str] = set()
         # Finished batches that were shown, and whether their details were.
         self.remembered: dict[str, bool] = {}
         self.probed: set[str] = set()
@@ -365,6 +366,7 @@ class ExporterMachine(RuleBasedStateMachine):
             # What only the list has told goes with the list.
             if ref in watched and (details or ref in self.known)
         }
+        self.settled &= self.remembered.keys()
 
     def learn_list(self) -> None:
         """Two whole lists without it show that a batch is gone."""
@@ -389,6 +391,8 @@ class ExporterMachine(RuleBasedStateMachine):
         self.forget_what_is_watched_no_more()
         self.judge_what_was_asked(remembered_before, list_was_read=list_was_read)
         self.judge_discovery(snapshot, list_was_read=list_was_read)
+        readings = [state.reading.batch for state in snapshot.batches if state.reading is not None]
+        assert snapshot.unread == sum(batch.status.finished and not batch.details_read for batch in readings)
         states = {state.watched.ref.lower(): state for state in snapshot.batches}
         assert len(states) == len(snapshot.batches), "no ref appears twice"
         watched = self.expected()
@@ -398,8 +402,7 @@ class ExporterMachine(RuleBasedStateMachine):
             self.judge_state(ref, state, allowed=allowed)
         self.judge_what_is_shown(snapshot, states, remembered_before)
         self.judge_feeds(snapshot)
-        settled = {ref for ref in self.in_list if self.remembered.get(ref)}
-        self.settled = settled if list_was_read else self.settled & self.remembered.keys()
+        self.settled |= {ref for ref in self.in_list if self.remembered.get(ref)}
         for name, content in self.files.items():
             error = self.registry.get_sample_value(
                 "sitecore_cdp_exporter_batch_file_error", {"file": f"batches.d/{name}"}
@@ -475,16 +478,13 @@ class ExporterMachine(RuleBasedStateMachine):
             else:
                 pytest.fail("it was asked, and answered")
 
-    def judge_what_is_shown(  # noqa: C901  What may be shown of a batch is one rule with many cases.
+    def judge_what_is_shown(
         self, snapshot: Snapshot, states: dict[str, BatchState], remembered_before: dict[str, bool]
     ) -> None:
         now = START + self.time[0]
         watched = self.expected()
         dropped = 0 if snapshot.discovery is None else snapshot.discovery.dropped
         assert len(states) + snapshot.retired + dropped == len(watched)
-        read = [state.reading.batch for state in snapshot.batches if state.reading is not None]
-        unread = sum(batch.status.finished and not batch.details_read for batch in read)
-        assert snapshot.unread == unread
         newest = self.newest_accepted(states, remembered_before)
         for ref, (source, feed, _) in watched.items():
             truth = self.world.get(ref) or self.removed.get(ref)
@@ -506,12 +506,7 @@ class ExporterMachine(RuleBasedStateMachine):
             if ref not in states and not is_over:
                 assert source is Source.DISCOVERY
                 assert dropped, "what is not over is shown"
-        discovered = [ref for ref in states if watched[ref][0] is Source.DISCOVERY]
-        if dropped:
-            assert len(discovered) >= self.applied.max_batches, "no more is dropped than must be"
-        if self.in_list and len(discovered) > self.applied.max_batches:
-            finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
-            assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
+        self.judge_limit(states, watched, dropped)
         for ref, state in states.items():
             if state.reading is not None and state.reading.batch.status.finished:
                 self.remembered[ref] = state.reading.batch.details_read
@@ -519,6 +514,19 @@ class ExporterMachine(RuleBasedStateMachine):
         for ref in self.in_list:
             if self.world[ref].finished:
                 self.remembered.setdefault(ref, False)
+
+    def judge_limit(
+        self,
+        states: dict[str, BatchState],
+        watched: dict[str, tuple[Source, str | None, dict[str, str]]],
+        dropped: int,
+    ) -> None:
+        discovered = [ref for ref in states if watched[ref][0] is Source.DISCOVERY]
+        if dropped:
+            assert len(discovered) >= self.applied.max_batches, "no more is dropped than must be"
+        if self.in_list and len(discovered) > self.applied.max_batches:
+            finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
+            assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
 
     def newest_accepted(
         self, states: dict[str, BatchState], remembered_before: dict[str, bool]
