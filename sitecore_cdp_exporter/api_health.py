@@ -25,12 +25,12 @@ class ApiHealth:
         self._failures: list[PollError] = []
         self._told: str | None = None
 
-    def note(self, error: PollError | None) -> None:
-        """Take note of how a request ended; None is a success."""
+    def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
+        """Take note of how a request ended, for a batch or for the list of batches; no error is a success."""
         # A batch that is not there is a failure of its own; most others would have met any batch.
-        if error is None or isinstance(error, NotFoundError):
+        if error is None or (of_batch and isinstance(error, NotFoundError)):
             self._works = True
-        elif isinstance(error, ForbiddenError):
+        elif of_batch and isinstance(error, ForbiddenError):
             self._forbidden = True
         if error is not None:
             self._failures.append(error)

@@ -99,12 +99,14 @@ class Discovery:
 
     Attributes:
         known: Each batch as the list last showed it, by ref in lower case. Counts and the error log are not in it.
+        revision: Grows whenever a batch in `known` comes, changes or goes.
         seen_unfinished: Those that the list of this poll shows to be unfinished; a mapping of its own for each poll.
 
     """
 
     def __init__(self) -> None:
         self.known: dict[str, Reading] = {}
+        self.revision = 0
         self.seen_unfinished: dict[str, Reading] = {}
         self._changed: dict[str, Batch] = {}
         self._missing: Counter[str] = Counter()
@@ -195,6 +197,7 @@ class Discovery:
     def _learn(self, readings: Mapping[str, Reading], *, unfinished: bool) -> None:
         """Take over what a page showed; a batch that was seen as both has finished in between."""
         for key, reading in readings.items():
+            self.revision += self._is_news(reading.batch)
             if key in self.known and self.known[key].batch.status is not reading.batch.status:
                 self._changed[key] = reading.batch
             self.known[key] = reading
@@ -216,3 +219,4 @@ class Discovery:
         for key, walks in list(self._missing.items()):
             if walks >= WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE:
                 del self.known[key], self._missing[key]
+                self.revision += 1

@@ -91,6 +91,8 @@ class _Poll:
     seen_unfinished: Mapping[str, Reading] = field(default_factory=dict)
     list_failure: Reason | None = DeadlineError.reason
     totals: Mapping[BatchStatus, int] | None = None
+    # What was known of the list when `kept` was decided.
+    revision: int = 0
     kept: Kept = field(default_factory=Kept)
     records: Mapping[str, Record] = field(default_factory=dict)
     discovering: bool = False
@@ -181,8 +183,8 @@ class Poller:
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
         self._requests_under_way = 0
-        # Which batches are being asked for, by base URL and ref.
-        self._in_flight: set[tuple[str, str]] = set()
+        # Which batches and pages are being asked for, by base URL.
+        self._in_flight: set[tuple[str, str | PageRequest]] = set()
         self._polls: weakref.WeakSet[_Poll] = weakref.WeakSet()
         self._current: _Poll | None = None
         self._latest: Snapshot | None = None
@@ -277,6 +279,7 @@ class Poller:
         self._show(poll, kept)
         if poll.config.discovery.enabled:
             poll.discovering = True
+            poll.revision = self._discovery.revision
             poll.queue.extend(self._discovery.begin(now))
             poll.seen_unfinished = self._discovery.seen_unfinished
         else:
@@ -393,8 +396,9 @@ class Poller:
         with self._changed:
             while poll.queue and not poll.over(now := self._clock()):
                 job = poll.queue[0]
-                if isinstance(job, str) and (job not in poll.pending or self._is_in_flight(poll, job)):
-                    # It was answered for another poll, or will be.
+                was_answered = isinstance(job, str) and job not in poll.pending
+                if was_answered or (poll.config.api.base_url, job) in self._in_flight:
+                    # For another poll, or it will be.
                     poll.queue.popleft()
                     continue
                 permission = self._permission(poll, credentials, now)
@@ -402,8 +406,7 @@ class Poller:
                     poll.queue.popleft()
                     poll.sending += 1
                     self._requests_under_way += 1
-                    if isinstance(job, str):
-                        self._in_flight.add((poll.config.api.base_url, job))
+                    self._in_flight.add((poll.config.api.base_url, job))
                     return job
                 if permission is Permission.DENIED:
                     self._skip_the_rest(poll, now)
@@ -411,9 +414,6 @@ class Poller:
                 self._changed.wait(poll.deadline - now)
             poll.threads -= 1
             return None
-
-    def _is_in_flight(self, poll: _Poll, key: str) -> bool:
-        return (poll.config.api.base_url, key) in self._in_flight
 
     def _permission(self, poll: _Poll, credentials: Credentials | PollError, now: float) -> Permission:
         if self._requests_under_way >= poll.config.api.concurrency:
@@ -480,8 +480,11 @@ class Poller:
         """Go on with the list, or end it. A page that comes too late for its poll serves the one that is under way."""
         with self._changed:
             now = self._clock()
+            self._in_flight.discard((sender.config.api.base_url, request))
             failure = outcome.reason if isinstance(outcome, PollError) else None
-            self._note_answer([sender], outcome if isinstance(outcome, PollError) else None, credentials, counts=True)
+            self._note_answer(
+                [sender], outcome if isinstance(outcome, PollError) else None, credentials, of_batch=False
+            )
             more: list[PageRequest] = []
             if isinstance(outcome, BatchPage):
                 try:
@@ -496,7 +499,7 @@ class Poller:
             elif failure is None:
                 poll.queue.extend(more)
                 self._start_threads(poll, now)
-            elif poll is sender:
+            else:
                 self._end_discovery(poll, failure, now)
 
     def _end_slow_discovery(self, poll: _Poll) -> None:
@@ -511,7 +514,8 @@ class Poller:
         poll.list_failure = failure
         poll.totals = poll.discovery.totals if failure is None else None
         poll.queue.clear()
-        self._show(poll, self._watch(poll.config))
+        if poll.discovery.revision != poll.revision:
+            self._show(poll, self._watch(poll.config))
         for batch in poll.discovery.take_changed():
             log_status(self._watched[batch.ref.lower()], batch.status)
         if failure is not self._list_failure:
@@ -525,9 +529,24 @@ class Poller:
         self._changed.notify_all()
 
     def _note_answer(
-        self, polls: list[_Poll], error: PollError | None, credentials: Credentials | PollError, *, counts: bool
+        self,
+        polls: list[_Poll],
+        error: PollError | None,
+        credentials: Credentials | PollError,
+        *,
+        counts: bool = True,
+        of_batch: bool = True,
     ) -> None:
-        """Learn from the outcome of a request what it says of the API. `counts`: a 403 may be a refusal of us."""
+        """Learn from the outcome of a request what it says of the API.
+
+        Args:
+            polls: Those that wait for it; the sender leads.
+            error: None is a success.
+            credentials: What it was sent with.
+            counts: Whether a 403 may be a refusal of us.
+            of_batch: Whether it was for a batch, which may be missing or somebody else's; else it was for the list.
+
+        """
         now = self._clock()
         polls[0].sending -= 1
         self._requests_under_way -= 1
@@ -538,7 +557,7 @@ class Poller:
         if not isinstance(credentials, PollError):
             polls[0].breaker.record(credentials, error, now)
         if not polls[0].is_probe:
-            self._health.note(error)
+            self._health.note(error, of_batch=of_batch)
         for poll in polls:
             if counts and (error is None or isinstance(error, StatusError)):
                 poll.answers.append(error)
