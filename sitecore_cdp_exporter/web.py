@@ -5,6 +5,7 @@ page on another, so that neither a slow client nor a stuck scrape keeps the heal
 """
 
 import asyncio
+import errno
 import gzip
 import logging
 import os
@@ -287,7 +288,8 @@ def _reason(error: OSError | UnicodeError) -> str:
         return "this is no host name"
     if isinstance(error, socket.gaierror):
         return error.strerror or str(error)
-    return os.strerror(error.errno or 0)
+    # Since Python 3.13 asyncio skips addresses that are not of this machine, and gives no number if none is left.
+    return os.strerror(error.errno or errno.EADDRNOTAVAIL)
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
