@@ -41,6 +41,11 @@ class Gate:
         """Change the token; the old one is wrong from now on."""
         self._credentials = base64.b64encode(f"{self._client_key}:{api_token}".encode())
 
+    def abort_connections(self) -> None:
+        """Drop the connections that are left. Over TLS a closed one would wait for the client to say goodbye."""
+        for transport in list(self._used_connections):
+            transport.abort()
+
     def is_busy(self, connection: web.RequestHandler) -> bool:
         """Whether a request of this connection is being answered."""
         return connection in self._busy_connections

@@ -201,6 +201,9 @@ class Sandbox:
         self._started.set_result(self._runner.addresses[0][1])
         await self._stop_serving.wait()
         await self._runner.cleanup()
+        self._gate.abort_connections()
+        # The event loop closes the sockets in its next round.
+        await asyncio.sleep(0)
 
     def _run(self, function: Callable[[], Result]) -> Result:
         """Call a function in the server's thread, where the state of connections and faults lives."""
