@@ -1,6 +1,5 @@
 """A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -255,20 +254,6 @@ class TestFewRequests:
         assert snapshot.discovery is not None
         assert snapshot.discovery.totals is not None
         assert snapshot.discovery.totals[BatchStatus.SUCCESS] == 300
-
-    def test_after_a_restart_details_arrive_newest_first_and_nothing_is_asked_twice(self, api: FakeApi) -> None:
-        poller = make_poller(api, time.monotonic, discovery={"enabled": True, "max_batches": 10000})
-        keys = [put(api, number, age=DAY / 2 - number) for number in range(600)]
-        asked: list[str] = []
-        unread: list[int] = []
-        while not unread or unread[-1]:
-            snapshot = poller.poll(time.monotonic() + 0.05)
-            assert snapshot.api_up is not False
-            unread.append(snapshot.unread)
-            asked += api.take_asked()
-        assert len(asked) == len(set(asked)) == 600
-        assert unread == sorted(unread, reverse=True)
-        assert set(asked[:100]) <= set(keys[-200:])
 
 
 class TestWhatIsKept:
