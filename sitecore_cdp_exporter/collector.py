@@ -182,8 +182,8 @@ def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
     if snapshot.api_up is not None:
         yield GaugeMetricFamily(
             "sitecore_cdp_up",
-            "Whether the Batch API answers: 0 when every request of the last poll failed for a reason that is not the "
-            "batch's own.",
+            "Whether the Batch API answers: 0 when every request that ended since the poll before failed for a reason "
+            "that is not the batch's own.",
             float(snapshot.api_up),
         )
     if snapshot.api_last_success is not None:
