@@ -65,6 +65,12 @@ class Record:
             and self.listed_modified == listed.modified
         )
 
+    def last_known(self, listed: Batch | None) -> Batch | None:
+        """Return the batch as it answered itself, or as the list does where that is newer."""
+        if self.reading is None or (listed is not None and listed.status.finished and not self.is_read(listed)):
+            return listed
+        return self.reading.batch
+
     def learn(self, outcome: Reading | PollError, listed: Batch | None, now: float, recheck_finished: float) -> None:
         """Remember the outcome of a request.
 

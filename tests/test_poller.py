@@ -28,7 +28,9 @@ from sitecore_cdp_exporter.api import (
 )
 from sitecore_cdp_exporter.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config import ApiConfig, Config, WatchedBatch
-from sitecore_cdp_exporter.poller import LONGEST_JOIN, MOST_TOLD, REMEMBERED_PROBES, Poller
+from sitecore_cdp_exporter.organisation import REMEMBERED_PROBES
+from sitecore_cdp_exporter.poll import LONGEST_JOIN
+from sitecore_cdp_exporter.poller import MOST_TOLD, Poller
 from sitecore_cdp_exporter.snapshot import Snapshot
 from sitecore_cdp_exporter.watchlist import Source, Watched
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
