@@ -17,7 +17,7 @@ PART = "Zw9qV"
 SECRET = PART * 4
 
 # Every example writes the same file anew, so it may share the folder with those before it.
-fuzz = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(content: bytes, folder: Path) -> tuple[Config | None, ConfigError | None]:

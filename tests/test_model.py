@@ -591,7 +591,7 @@ def test_whatever_happens_what_is_shown_is_true(tmp_path: Path, ca_file: Path) -
             lambda: ExporterMachine(sandbox, tmp_path, ca_file, time),  # type: ignore[arg-type]  # Any factory serves.
             settings=settings(
                 deadline=None,
-                max_examples=45,
+                max_examples=25,
                 stateful_step_count=40,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
                 # To shrink a failure would take longer than the test may.

@@ -21,7 +21,7 @@ from sitecore_cdp_exporter.service import Service
 from tests.conftest import open_files
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, LabelSet, running_exporter
 
-RELOADS = 300
+RELOADS = 100
 SCRAPERS = 4
 LONGEST_WAIT = 30.0
 FINISHED = [f"5a0c2f0e-0000-4000-8000-{number:012x}" for number in range(20)]
