@@ -1,8 +1,10 @@
 """Which batches the organisation has, by the API's list of the past 30 days. No I/O: the poller sends the requests.
 
 In each poll the unfinished are read to the end of their list, then the first page of the finished. The other pages of
-the finished are read only when that page, its count or the unfinished say that something has changed, and at least
-every ten minutes. The order matters: a batch that finishes in between is seen twice, not missed.
+the finished are read only when that page does not explain what has changed, and at least every ten minutes: a batch
+that has left the unfinished should be on it, and so should those by which the list has grown. That there are fewer
+than before says only that some have become too old for the list. The order matters: a batch that finishes in between
+is seen twice, not missed.
 
 What a page shows is known from then on. A walk through the finished that a poll could not end goes on in the next one,
 so that a slow list is read as well.
@@ -111,7 +113,6 @@ class Discovery:
         self._changed: dict[str, Batch] = {}
         self._missing: Counter[str] = Counter()
         self._finished_total = -1
-        self._finished_counts: Counter[BatchStatus] = Counter()
         self._last_walk = float("-inf")
         self._unfinished = _Walk(UNFINISHED, float("-inf"))
         self._finished = _Walk(FINISHED, float("-inf"))
@@ -124,9 +125,17 @@ class Discovery:
 
     @property
     def totals(self) -> Mapping[BatchStatus, int]:
-        """How many batches of the past 30 days have each status, once the list is complete."""
-        unfinished = Counter(reading.batch.status for reading in self.seen_unfinished.values())
-        return {status: (unfinished + self._finished_counts)[status] for status in UNFINISHED + FINISHED}
+        """How many batches of the past 30 days have each status, once the list is complete.
+
+        Those that have become too old are counted until the next walk.
+        """
+        counts = Counter(reading.batch.status for reading in self.seen_unfinished.values())
+        counts.update(
+            reading.batch.status
+            for key, reading in self.known.items()
+            if reading.batch.status.finished and key not in self._missing
+        )
+        return {status: counts[status] for status in UNFINISHED + FINISHED}
 
     def begin(self, now: float) -> list[PageRequest]:
         """Begin to read the list, and return the first requests. `now` is this moment, of the monotonic clock."""
@@ -162,11 +171,12 @@ class Discovery:
             if batch.status.finished is (request.statuses == FINISHED)
         }
         is_first = walk is self._finished and not walk.begun
-        must_walk = is_first and self._must_walk(page, now)
+        must_walk = is_first and self._must_walk(page, readings, now)
         more = walk.receive(request, page, readings)
         self._learn(readings, unfinished=walk is self._unfinished)
         if is_first and not must_walk:
             walk.end()
+            self._finished_total = page.total
             return []
         self._walking |= must_walk
         if self._walking and self.complete:
@@ -180,14 +190,16 @@ class Discovery:
         changed, self._changed = self._changed, {}
         return [batch for key, batch in changed.items() if key in self.known]
 
-    def _must_walk(self, page: BatchPage, now: float) -> bool:
+    def _must_walk(self, page: BatchPage, readings: Mapping[str, Reading], now: float) -> bool:
+        """Tell whether the first page of the finished is less than what there is to learn from their whole list."""
         unfinished_before = {key for key, reading in self.known.items() if not reading.batch.status.finished}
+        arrived = [key for key in readings if key not in self.known or key in unfinished_before]
         return (
-            now - self._last_walk >= SECONDS_BETWEEN_WALKS
-            or page.total != self._finished_total
-            or bool(self._missing)
-            or not unfinished_before <= self._unfinished.readings.keys()
-            or any(self._is_news(batch) for batch in page.batches)
+            # Then it is the whole list.
+            page.length == page.total
+            or now - self._last_walk >= SECONDS_BETWEEN_WALKS
+            or not unfinished_before <= self._unfinished.readings.keys() | readings.keys()
+            or page.total > self._finished_total + len(arrived)
         )
 
     def _is_news(self, batch: Batch) -> bool:
@@ -201,6 +213,7 @@ class Discovery:
             if key in self.known and self.known[key].batch.status is not reading.batch.status:
                 self._changed[key] = reading.batch
             self.known[key] = reading
+            self._missing.pop(key, None)
             if unfinished:
                 self.seen_unfinished[key] = reading
             else:
@@ -211,9 +224,6 @@ class Discovery:
         self._walking = False
         self._last_walk = now
         self._finished_total = self._finished.total
-        self._finished_counts = Counter(
-            reading.batch.status for key, reading in self._finished.readings.items() if key not in self.seen_unfinished
-        )
         missing = self.known.keys() - self.seen_unfinished.keys() - self._finished.readings.keys()
         self._missing = Counter({key: self._missing[key] + 1 for key in missing})
         for key, walks in list(self._missing.items()):

@@ -133,6 +133,56 @@ def test_batches_that_finish_are_found_at_once() -> None:
     assert read(discovery, server) == 2
 
 
+def test_batches_that_finish_on_the_first_page_need_no_other_page() -> None:
+    server = Server(
+        [listed(number, BatchStatus.PROCESSING if number >= 995 else BatchStatus.SUCCESS) for number in range(1000)]
+    )
+    discovery = Discovery()
+    read(discovery, server)
+    server.change(996, status=BatchStatus.ERROR)
+    server.batches.append(listed(1000, BatchStatus.CORRUPTED))
+    assert read(discovery, server) == 2
+    assert known(discovery)[ref(996)] is BatchStatus.ERROR
+    assert known(discovery)[ref(1000)] is BatchStatus.CORRUPTED, "nobody has seen it unfinished"
+    expected = {BatchStatus.PROCESSING: 4, BatchStatus.SUCCESS: 995, BatchStatus.ERROR: 1, BatchStatus.CORRUPTED: 1}
+    assert {status: count for status, count in discovery.totals.items() if count} == expected
+    assert read(discovery, server) == 2
+
+
+def test_a_list_that_grows_by_more_than_its_first_page_shows_is_read_to_its_end() -> None:
+    server = Server([listed(number) for number in range(1000)])
+    discovery = Discovery()
+    read(discovery, server)
+    server.batches.insert(0, listed(5000, BatchStatus.ERROR))
+    server.batches.append(listed(5001))
+    assert read(discovery, server) == 1 + 11
+    assert known(discovery)[ref(5000)] is BatchStatus.ERROR
+
+
+def test_batches_that_become_too_old_for_the_list_cost_nothing_and_are_gone_after_two_walks() -> None:
+    server = Server([listed(number) for number in range(1000)])
+    discovery = Discovery()
+    read(discovery, server)
+    del server.batches[:3]
+    assert read(discovery, server) == 2
+    assert discovery.totals[BatchStatus.SUCCESS] == 1000, "which ones are missing is not known yet"
+    read(discovery, server, now=SECONDS_BETWEEN_WALKS)
+    assert discovery.totals[BatchStatus.SUCCESS] == 997
+    assert ref(2) in discovery.known
+    read(discovery, server, now=2 * SECONDS_BETWEEN_WALKS)
+    assert ref(2) not in discovery.known
+
+
+def test_a_batch_that_takes_the_place_of_one_that_became_too_old_is_found_at_the_next_walk() -> None:
+    server = Server([listed(number) for number in range(1000)])
+    discovery = Discovery()
+    read(discovery, server)
+    server.batches[3] = listed(5000)
+    assert read(discovery, server) == 2
+    read(discovery, server, now=SECONDS_BETWEEN_WALKS)
+    assert ref(5000) in discovery.known
+
+
 def test_a_batch_that_finishes_between_two_pages_is_finished_and_counted_once() -> None:
     server = Server([listed(1, BatchStatus.PROCESSING), listed(2)])
     discovery = Discovery()
