@@ -1,0 +1,150 @@
+"""The PromQL of the dashboard.
+
+Two exporters that watch one batch make each of its series twice. So everything about batches is aggregated over the
+ref, which is unique, and nothing is counted twice. `$job` and the like are the variables of the dashboard.
+"""
+
+from typing import Final
+
+from sitecore_cdp_exporter.collector import STATUS_CODES
+
+# These are the limits of prometheus/alerts.yml, in seconds where they are times.
+FAILED_SHARE: Final = 0.05
+LEAST_RECORDS: Final = 20
+STUCK_AFTER: Final = 2 * 3600
+LATE_AFTER_EXPIRY: Final = 1800
+LATE_AFTER_CREATION: Final = 5400
+FAILURES_COUNT_FOR: Final = 7 * 86400
+
+# Stands beside the status codes, above them all, so that what could not be read comes first when the worst does.
+NOT_READ: Final = max(STATUS_CODES.values()) + 1
+# More rows than that can not be told apart on a screen.
+TIMELINE_ROWS: Final = 30
+# After a restart the exporter has to find the newest accepted batches again. Until then Prometheus remembers.
+FEED_MEMORY: Final = "7d"
+# A batch that finished counts in the graphs even if it was read only this much later.
+READ_WITHIN: Final = "5m"
+
+EXPORTER: Final = 'job=~"$job", instance=~"$instance"'
+FEED: Final = f'{EXPORTER}, feed=~"$feed"'
+BATCH: Final = f'{FEED}, ref=~"${{ref}}.*"'
+CHOSEN: Final = f'{BATCH}, status=~"$status"'
+
+
+def exporter_gauge(name: str) -> str:
+    """Select a gauge that an exporter has of itself; `name` is without the prefix of all metrics."""
+    return f"sitecore_cdp_{name}{{{EXPORTER}}}"
+
+
+def batch(name: str, *, by: str = "ref", where: str = BATCH, at: str = "") -> str:
+    """Give the gauge `sitecore_cdp_batch_<name>` once for each ref. `at` is a modifier such as `offset 1h`."""
+    return f"max by ({by}) (sitecore_cdp_batch_{name}{{{where}}}{at and ' ' + at})"
+
+
+def batch_has(*statuses: str) -> str:
+    """Select the batches in one of these statuses."""
+    matcher = f'{BATCH}, status=~"{"|".join(statuses)}"'
+    return f"{batch('status', where=matcher)} == 1"
+
+
+def feed(name: str) -> str:
+    """Give the gauge `sitecore_cdp_feed_<name>`, which comes from the config, once for each feed."""
+    return f"max by (feed) (sitecore_cdp_feed_{name}{{{FEED}}})"
+
+
+def count(condition: str, *, among: str) -> str:
+    """Count the series of `condition`: 0 if there are none, and nothing if there is nothing `among` which to count."""
+    return f"count({condition}) or 0 * count({among})"
+
+
+def with_feed_name(expression: str) -> str:
+    """Say so in the legend where batches have no feed."""
+    return f'label_replace({expression}, "feed", "no feed", "feed", "")'
+
+
+WATCHED: Final = batch("poll_success")
+UNREAD: Final = f"{WATCHED} == 0"
+
+# What is broken, as the alerts see it: failures that are recent and that no later batch has made up for.
+_UNLESS_PAST: Final = (
+    f"unless time() - {batch('modified_timestamp_seconds')} > {FAILURES_COUNT_FOR} unless {batch('superseded')} == 1"
+)
+_NOT_ACCEPTED: Final = f"({batch_has('error')} and {batch('accepted')} == 0)"
+FAILED_RATIO: Final = f"{batch('failed_records')} / ({batch('total_records')} > 0)"
+_FAILED_LARGELY: Final = (
+    f"(({FAILED_RATIO}) >= {FAILED_SHARE} and {batch('total_records')} >= {LEAST_RECORDS}"
+    f" or ({batch('accepted')} unless ({batch('failed_records')} + {batch('total_records')})))"
+)
+FAILED: Final = f"{_NOT_ACCEPTED} and {_FAILED_LARGELY} {_UNLESS_PAST}"
+PARTLY_FAILED: Final = f"{_NOT_ACCEPTED} unless {_FAILED_LARGELY} {_UNLESS_PAST}"
+CORRUPTED: Final = f"{batch_has('corrupted')} {_UNLESS_PAST}"
+STUCK: Final = (
+    f"{batch_has('file_uploaded', 'processing')} and time() - {batch('modified_timestamp_seconds')} > {STUCK_AFTER}"
+)
+UPLOAD_EXPIRED: Final = (
+    f"{batch_has('uploading')} and (time() - {batch('upload_expiry_timestamp_seconds')} > {LATE_AFTER_EXPIRY}"
+    f" or (time() - {batch('created_timestamp_seconds')} > {LATE_AFTER_CREATION}"
+    f" unless {batch('upload_expiry_timestamp_seconds')}))"
+)
+
+# Of the table. A batch that could not be read has no status, so no choice of statuses hides it.
+_IS_CHOSEN: Final = f"and on (ref) sitecore_cdp_batch_status{{{CHOSEN}}} == 1"
+STATUS: Final = (
+    f"{batch('status_code', by='feed, ref')} {_IS_CHOSEN}"
+    f" or ({batch('poll_success', by='feed, ref')} == 0) + {NOT_READ}"
+)
+# One reason is enough where two exporters fail for two.
+WHY_NOT_READ: Final = f"topk by (ref) (1, {batch('poll_failure', by='ref, reason')} and on (ref) {UNREAD})"
+# 0 not accepted, 1 accepted, 2 superseded.
+OUTCOME: Final = f"(2 * ({batch('superseded')} == 1) or {batch('accepted')}) {_IS_CHOSEN}"
+
+
+def chosen(expression: str) -> str:
+    """Keep the batches whose status is one of those chosen."""
+    return f"({expression}) {_IS_CHOSEN}"
+
+
+# With the feeds a replica that was restarted knows less, and of two organisations the worse one counts.
+_LAST_ACCEPTED_SERIES: Final = (
+    "max without (instance, pod, endpoint, container) "
+    f"(max_over_time(sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}[{FEED_MEMORY}]))"
+)
+LAST_ACCEPTED: Final = f"(min by (feed) ({_LAST_ACCEPTED_SERIES}) and {feed('max_failed_ratio')})"
+EXPECTED: Final = feed("expected_interval_seconds")
+ALLOWED: Final = f"({EXPECTED} + {feed('grace_seconds')})"
+OVERDUE: Final = f"time() - ({LAST_ACCEPTED} > 0) > {ALLOWED}"
+# 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted.
+FRESHNESS: Final = (
+    f"(time() - {LAST_ACCEPTED} > bool {EXPECTED}) + (time() - {LAST_ACCEPTED} > bool {ALLOWED})"
+    f" + ({LAST_ACCEPTED} == bool 0)"
+)
+SHARE_OF_ALLOWED_TIME: Final = f"(time() - ({LAST_ACCEPTED} > 0)) / {ALLOWED}"
+TOO_SMALL: Final = (
+    f"count by (feed) (({batch('total_records', by='feed, ref', where=FEED)}"
+    f" < on (feed) group_left () {feed('min_records')})"
+    f" and on (ref) sitecore_cdp_batch_accepted{{{FEED}}} == 1) or 0 * {feed('min_records')}"
+)
+
+# The newest batches at the end of the time range, and before them those that were never read.
+_SHOWN_IN_TIMELINE: Final = (
+    f"topk({TIMELINE_ROWS}, {batch('created_timestamp_seconds', at='@ end()')}"
+    f" and on (ref) sitecore_cdp_batch_status{{{CHOSEN}}} @ end() == 1"
+    f" or ({batch('poll_success', at='@ end()')} == 0) + 1e11)"
+)
+STATUS_OVER_TIME: Final = (
+    f"({batch('status_code', by='feed, ref')} or ({batch('poll_success', by='feed, ref')} == 0) + {NOT_READ})"
+    f" and on (ref) {_SHOWN_IN_TIMELINE}"
+)
+COUNT_BY_STATUS: Final = f"count by (status) ({batch('status', by='ref, status', where=CHOSEN)} == 1)"
+
+# The batches that finished in an interval of the graph. They are looked up a while later, when they have been read.
+_LATER: Final = f"offset -{READ_WITHIN}"
+_FINISHED: Final = (
+    f"time() - {batch('modified_timestamp_seconds', by='feed, ref', at=_LATER)} >= 0 < $__interval_ms / 1000"
+    f" and on (ref) sitecore_cdp_batch_accepted{{{BATCH}}} {_LATER}"
+)
+
+
+def of_finished(name: str) -> str:
+    """Give the gauge of the batches that finished in the interval."""
+    return f"({batch(name, by='feed, ref', at=_LATER)} and {_FINISHED})"
