@@ -29,12 +29,12 @@ import requests
 logger = logging.getLogger(__name__)
 
 # All times are seconds at speed 1.
-ROUND_TIME = 150.0
+ROUND_TIME = 180.0
 TIME_BETWEEN_UPLOADS = 8.0
 UPLOAD_TIME = 3.0
 SLOW_UPLOAD_TIME = 50.0
-# By then the status of the failed batches is known.
-REPAIR_TIME = 85.0
+# By then the status of the failed batches is known, and Alertmanager has told of them.
+REPAIR_TIME = 140.0
 # One socket operation; short, because `stop` may have to wait for it.
 REQUEST_TIMEOUT = 2.0
 BAD_RECORDS_SHARE = 0.02

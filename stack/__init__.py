@@ -1,0 +1,1 @@
+"""`make stack`: exporter, Prometheus, Alertmanager and a receiver of alerts, without Docker."""

@@ -1,0 +1,221 @@
+"""The command behind `make stack`.
+
+    python -m stack [--config.file=config.yaml] [--data=.stack]
+
+It starts the exporter (its demo, unless a config is given), Prometheus with the alert rules, Alertmanager, and a
+receiver that prints the alerts. All listen on loopback. When one of them ends, all end, with exit status 1.
+"""
+
+import argparse
+import fcntl
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from stack.config_files import ROOT, Addresses, alertmanager_config, prometheus_config
+from stack.programs import Program, running
+
+SECONDS_BETWEEN_LOOKS = 0.25
+# Their usual ports. Debian's packages start services on those of Prometheus and Alertmanager, so any may be taken.
+PORTS = Addresses(exporter="10311", prometheus="9090", alertmanager="9093", webhook_receiver="9099")
+
+
+class StackError(Exception):
+    """The stack can not run; the text says why, for a person."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stack; return the exit status: 0 after a signal, 1 when it can not run or a program ended."""
+    parser = argparse.ArgumentParser(prog="stack", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        type=Path,
+        metavar="PATH",
+        help="config file of the exporter (default: none, the exporter runs its demo)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT / ".stack",
+        metavar="PATH",
+        help="folder for databases, silences and logs, which stay when the stack ends (default: .stack)",
+    )
+    arguments = parser.parse_args(argv)
+    stopping = threading.Event()
+    # SIGHUP, because the programs would take that of a closed terminal for a wish to reload.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        run(arguments.data.absolute(), arguments.config_file, stopping)
+    except StackError as error:
+        print(f"stack: {error}", file=sys.stderr)  # noqa: T201  The output of the command.
+        return 1
+    return 0
+
+
+def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> None:
+    """Run all programs until `stopping` is set.
+
+    Raises:
+        StackError: A program is missing or has ended, or another stack uses the folder.
+
+    """
+    prometheus, alertmanager = _find("prometheus"), _find("prometheus-alertmanager", "alertmanager")
+    with _locked_folder(data), ExitStack() as all_programs:
+        addresses = _choose_addresses()
+        _write_configs(data, addresses)
+        programs: list[Program] = []
+
+        def start(
+            name: str, command: Sequence[str], address: str, *, ready: str = "/-/ready", log: bool = True
+        ) -> None:
+            program = running(
+                name, command, ready_url=f"http://{address}{ready}", log=data / f"{name}.log" if log else None
+            )
+            programs.append(all_programs.enter_context(program))
+
+        start(
+            "webhook-receiver",
+            [
+                sys.executable,
+                str(Path(__file__).parent / "webhook_receiver.py"),
+                f"--web.listen-address={addresses.webhook_receiver}",
+            ],
+            addresses.webhook_receiver,
+            ready="/",
+            log=False,
+        )
+        start(
+            "alertmanager",
+            [
+                alertmanager,
+                f"--config.file={data / 'alertmanager.yml'}",
+                f"--storage.path={data / 'alertmanager'}",
+                f"--web.listen-address={addresses.alertmanager}",
+                f"--web.external-url=http://{addresses.alertmanager}/",
+                # One Alertmanager needs no gossip.
+                "--cluster.listen-address=",
+            ],
+            addresses.alertmanager,
+        )
+        start(
+            "exporter",
+            [
+                sys.executable,
+                str(ROOT / "exporter.py"),
+                "--demo" if exporter_config is None else f"--config.file={exporter_config}",
+                f"--web.listen-address={addresses.exporter}",
+            ],
+            addresses.exporter,
+        )
+        start(
+            "prometheus",
+            [
+                prometheus,
+                f"--config.file={data / 'prometheus.yml'}",
+                f"--storage.tsdb.path={data / 'prometheus'}",
+                f"--web.listen-address={addresses.prometheus}",
+                f"--web.external-url=http://{addresses.prometheus}/",
+            ],
+            addresses.prometheus,
+        )
+        if _wait_until_ready(programs, stopping):
+            _print_urls(addresses, data)
+            _wait_until_one_ends(programs, stopping)
+
+
+def _find(*names: str) -> str:
+    """Give the path of a program that has one of these names."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise StackError(
+        f"{' or '.join(names)} is not on the PATH. Debian and Ubuntu have it: sudo apt install {names[0]}\n"
+        "Elsewhere see https://prometheus.io/download/, or use Docker: docker compose up"
+    )
+
+
+@contextmanager
+def _locked_folder(data: Path) -> Iterator[None]:
+    data.mkdir(parents=True, exist_ok=True)
+    # Nothing in it is for a repository.
+    (data / ".gitignore").write_text("*\n", encoding="ascii")
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another stack uses {data}; give this one a folder of its own: --data=PATH") from None
+        yield
+
+
+def _choose_addresses() -> Addresses:
+    """Choose the usual port of each program, or any other where that is taken."""
+    with ExitStack() as sockets:
+
+        def choose(port: str) -> str:
+            listener = sockets.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", int(port)))
+            except OSError:
+                listener.bind(("127.0.0.1", 0))
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+        # The sockets stay open until all are chosen, so that no two get the same port.
+        return Addresses(
+            exporter=choose(PORTS.exporter),
+            prometheus=choose(PORTS.prometheus),
+            alertmanager=choose(PORTS.alertmanager),
+            webhook_receiver=choose(PORTS.webhook_receiver),
+        )
+
+
+def _write_configs(data: Path, addresses: Addresses) -> None:
+    (data / "prometheus.yml").write_text(prometheus_config(addresses), encoding="utf-8")
+    (data / "alertmanager.yml").write_text(alertmanager_config(addresses), encoding="utf-8")
+
+
+def _wait_until_ready(programs: Sequence[Program], stopping: threading.Event) -> bool:
+    """Tell whether all programs became ready, before `stopping` was set."""
+    while not all(program.is_ready() for program in programs):
+        if stopping.wait(SECONDS_BETWEEN_LOOKS):
+            return False
+        _check(programs, stopping)
+    return not stopping.is_set()
+
+
+def _wait_until_one_ends(programs: Sequence[Program], stopping: threading.Event) -> None:
+    while not stopping.wait(SECONDS_BETWEEN_LOOKS):
+        _check(programs, stopping)
+
+
+def _check(programs: Sequence[Program], stopping: threading.Event) -> None:
+    for program in programs:
+        # Ctrl-C reaches the programs, too. What ends because of it has not failed.
+        if program.has_ended() and not stopping.wait(SECONDS_BETWEEN_LOOKS):
+            raise StackError(program.how_it_ended())
+
+
+def _print_urls(addresses: Addresses, data: Path) -> None:
+    print(  # noqa: T201  The output of the command.
+        "\n"
+        "Everything runs; it takes a few minutes until the first alert. Alerts are printed below.\n"
+        "\n"
+        f"    http://{addresses.prometheus}/  Prometheus: under Alerts, the alert rules and what fires\n"
+        f"    http://{addresses.alertmanager}/  Alertmanager, or: amtool alert --alertmanager.url=http://{addresses.alertmanager}\n"
+        f"    http://{addresses.exporter}/  the exporter: what is watched\n"
+        f"    {data}  databases, silences and logs; remove it to begin anew\n"
+        "\n"
+        "Ctrl-C ends all of it.\n",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""alertmanager/alertmanager.yml in the real Alertmanager: who is told, what is inhibited, and how messages read."""
+
+import itertools
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stack.config_files import ALERTMANAGER_CONFIG
+from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
+from tests.e2e.program import wait_for
+
+pytestmark = pytest.mark.e2e
+
+SHIPPED = ALERTMANAGER_CONFIG.read_text(encoding="utf-8")
+TEMPLATES = ALERTMANAGER_CONFIG.parent / "templates"
+# As the head of the file says.
+EVERYTHING_ON = re.sub(r"(?m)^#    ", "    ", SHIPPED)
+
+FACTS = (
+    "BatchFailed",
+    "BatchPartlyFailed",
+    "BatchCorrupted",
+    "BatchErrorWithoutLog",
+    "BatchUploadExpired",
+    "FeedTooFewRecords",
+)
+OTHER_BATCH_ALERTS = ("BatchStuck", "BatchNotFound", "BatchUnreadable", "BatchStatusUnknown")
+FEED_ALERTS = ("FeedStale", "FeedNeverAccepted")
+JOB_ALERTS = (
+    "ApiDown",
+    "ApiUnauthorized",
+    "AllNotFound",
+    "DiscoveryFailing",
+    "DiscoveryDropped",
+    "ExporterDown",
+    "ConfigReloadFailed",
+    "BatchFileError",
+    "NothingWatched",
+)
+ALL_ALERTS = (*FACTS, *OTHER_BATCH_ALERTS, *FEED_ALERTS, *JOB_ALERTS)
+REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
+OTHER_REF = "439332a9-f837-496f-9e4a-87491689bb90"
+
+
+def alert(name: str, severity: str = "warning", *, job: str = "sitecore-cdp", ref: str = REF) -> dict[str, str]:
+    """Give the labels of an alert, those that the rules give to one of this name."""
+    labels = {"alertname": f"SitecoreCdp{name}", "severity": severity, "job": job}
+    if name in JOB_ALERTS:
+        return labels
+    labels["feed"] = "nightly-guests"
+    return labels if name in FEED_ALERTS else {**labels, "ref": ref}
+
+
+def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [program("amtool"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def everything_on(tmp_path: Path) -> Path:
+    path = tmp_path / "alertmanager.yml"
+    path.write_text(EVERYTHING_ON, encoding="utf-8")
+    (tmp_path / "templates").symlink_to(TEMPLATES)
+    return path
+
+
+def test_the_shipped_config_is_valid() -> None:
+    check = amtool("check-config", str(ALERTMANAGER_CONFIG))
+    assert check.returncode == 0, check.stderr
+    assert "1 templates" in check.stdout
+
+
+def test_the_config_is_valid_with_all_that_is_switched_off(everything_on: Path) -> None:
+    check = amtool("check-config", str(everything_on))
+    assert check.returncode == 0, check.stdout + check.stderr
+    kinds = {kind for receiver in yaml.safe_load(EVERYTHING_ON)["receivers"] for kind in receiver} - {"name"}
+    assert kinds == {"webhook_configs", "pagerduty_configs", "slack_configs", "email_configs"}
+
+
+def test_the_sed_line_of_the_config_switches_all_on() -> None:
+    [line] = re.findall(r"sed '.*?' alertmanager\.yml", SHIPPED)
+    switched = subprocess.run(["sh", "-c", line], cwd=ALERTMANAGER_CONFIG.parent, capture_output=True, check=True)
+    assert switched.stdout.decode() == EVERYTHING_ON != SHIPPED
+
+
+def test_what_is_switched_on_reads_its_secrets_from_files() -> None:
+    config = yaml.safe_load(EVERYTHING_ON)
+    settings = [
+        setting
+        for receiver in config["receivers"]
+        for integrations in receiver.values()
+        if isinstance(integrations, list)
+        for integration in integrations
+        for setting in integration
+    ]
+    files = {setting for setting in settings if setting.endswith("_file")}
+    assert files == {"routing_key_file", "api_url_file", "auth_password_file"}
+    assert {name.removesuffix("_file") for name in files}.isdisjoint(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "receiver"),
+    [
+        *[(name, "critical", "page-fact") for name in FACTS],
+        *[(name, "warning", "notify") for name in ALL_ALERTS],
+        *[(name, "info", "quiet") for name in ALL_ALERTS],
+        *[(name, "critical", "page") for name in (*OTHER_BATCH_ALERTS, *FEED_ALERTS, *JOB_ALERTS)],
+    ],
+)
+def test_an_alert_goes_by_its_severity(name: str, severity: str, receiver: str) -> None:
+    labels = [f"{label}={value}" for label, value in alert(name, severity).items()]
+    routed = amtool(
+        "config", "routes", "test", f"--config.file={ALERTMANAGER_CONFIG}", f"--verify.receivers={receiver}", *labels
+    )
+    assert routed.returncode == 0, routed.stdout + routed.stderr
+
+
+def test_an_alert_of_somebody_else_is_not_lost() -> None:
+    routed = amtool("config", "routes", "test", f"--config.file={ALERTMANAGER_CONFIG}", "alertname=DiskFull")
+    assert (routed.returncode, routed.stdout.strip()) == (0, "notify")
+
+
+@pytest.mark.parametrize(
+    ("labels", "route"),
+    [
+        ({"alertname": "SitecoreCdpFeedStale", "severity": "critical", "feed": "office-import"}, "weekend"),
+        ({"alertname": "SitecoreCdpFeedStale", "severity": "critical", "feed": "nightly-guests"}, None),
+        ({"alertname": "SitecoreCdpBatchFailed", "severity": "critical", "feed": "office-import"}, None),
+    ],
+    ids=["late feed of working days", "late feed of all days", "failed batch"],
+)
+def test_a_weekend_mutes_only_that_a_feed_of_working_days_is_late(labels: dict[str, str], route: str | None) -> None:
+    routes = yaml.safe_load(EVERYTHING_ON)["route"]["routes"]
+    taken = next(route for route in routes if matches(route, labels))
+    assert taken.get("mute_time_intervals") == ([route] if route else None)
+
+
+def matches(route: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Tell whether the route takes an alert. Knows = and =~, all that the config uses."""
+    parsed = [re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher) for matcher in route["matchers"]]
+    return all(
+        match and re.fullmatch(match[3] if match[2] == "=~" else re.escape(match[3]), labels.get(match[1], ""))
+        for match in parsed
+    )
+
+
+def test_facts_are_repeated_once_a_day_and_all_that_the_rest_says_more_often() -> None:
+    route = yaml.safe_load(SHIPPED)["route"]
+    repeats = dict.fromkeys(ALL_ALERTS, route["repeat_interval"])
+    for name, child in itertools.product(ALL_ALERTS, route["routes"]):
+        if "repeat_interval" in child and matches(child, alert(name)):
+            repeats[name] = child["repeat_interval"]
+    assert {name for name, repeat in repeats.items() if repeat == "1d"} == set(FACTS)
+
+
+def test_an_alert_that_fires_at_one_evaluation_only_is_told() -> None:
+    config = yaml.safe_load((ALERTMANAGER_CONFIG.parent.parent / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    waits = re.findall(r"group_wait: (\d+)s\n", SHIPPED)
+    assert len(waits) == 1
+    assert int(waits[0]) < int(config["global"]["evaluation_interval"].removesuffix("s"))
+
+
+def test_every_list_of_facts_is_the_same() -> None:
+    files = [
+        ALERTMANAGER_CONFIG,
+        TEMPLATES / "sitecore-cdp.tmpl",
+        ALERTMANAGER_CONFIG.parent.parent / "stack" / "webhook_receiver.py",
+    ]
+    lists = [re.findall(r"SitecoreCdp\(([\w|]*\bFeedTooFewRecords\b[\w|]*)\)", file.read_text()) for file in files]
+    # The first of the config is the route; the other one names sources of inhibition.
+    assert {tuple(names) for names in [lists[0][:1], lists[1][:1], lists[2]]} == {("|".join(FACTS),)}
+    assert lists[1] == lists[1][:1] * 2
+
+
+# What each alert hides when both are about one batch, if they are about a batch at all.
+UNKNOWN_FOR_NOW = {"BatchNotFound", "BatchUnreadable", "BatchStatusUnknown"}
+UNFINISHED = UNKNOWN_FOR_NOW | {"BatchUploadExpired", "BatchStuck"}
+HIDDEN_BY_FAILURE = UNFINISHED | {"BatchPartlyFailed", "BatchErrorWithoutLog"}
+HIDDEN_BY_OUTAGE = {"BatchNotFound", "BatchUnreadable", "BatchStuck", "BatchUploadExpired", "DiscoveryFailing"}
+HIDDEN_ON_BATCH = {
+    "BatchFailed": HIDDEN_BY_FAILURE,
+    "BatchCorrupted": HIDDEN_BY_FAILURE,
+    "FeedTooFewRecords": HIDDEN_BY_FAILURE,
+    "BatchErrorWithoutLog": UNFINISHED | {"BatchPartlyFailed"},
+    "BatchPartlyFailed": UNFINISHED,
+    "BatchUploadExpired": UNKNOWN_FOR_NOW,
+    "BatchStuck": UNKNOWN_FOR_NOW,
+    "BatchNotFound": {"BatchUnreadable", "BatchStatusUnknown"},
+    "BatchUnreadable": {"BatchStatusUnknown"},
+}
+# And what each hides when they have no more in common than the job.
+HIDDEN_ON_JOB = {
+    "ExporterDown": set(ALL_ALERTS) - {"ExporterDown"},
+    "ApiUnauthorized": HIDDEN_BY_OUTAGE | {"ApiDown"},
+    "ApiDown": HIDDEN_BY_OUTAGE,
+    "AllNotFound": {"BatchNotFound"},
+}
+PAIRS = list(itertools.combinations(ALL_ALERTS, 2))
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+    """Run the shipped config. Tests share it, so each uses jobs of its own."""
+    directory = tmp_path_factory.mktemp("alertmanager")
+    (directory / "templates").symlink_to(TEMPLATES)
+    with running_alertmanager(SHIPPED, directory) as alertmanager:
+        yield alertmanager
+
+
+def inhibited(alertmanager: Alertmanager, *alerts: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], bool]:
+    """Let all of them fire at once; tell of each, by its labels, whether another one inhibits it."""
+    alertmanager.post(*alerts)
+    sent = {frozenset(labels.items()) for labels in alerts}
+
+    def seen() -> dict[frozenset[tuple[str, str]], bool] | None:
+        states = {
+            frozenset(each["labels"].items()): bool(each["status"]["inhibitedBy"])
+            for each in alertmanager.alerts()
+            if each["status"]["state"] == ("suppressed" if each["status"]["inhibitedBy"] else "active")
+        }
+        return {labels: states[labels] for labels in sent} if sent <= states.keys() else None
+
+    return wait_for(f"{len(sent)} alerts", seen, programs=[alertmanager.program])
+
+
+def hidden_in_pairs(
+    alertmanager: Alertmanager, pairs: Mapping[tuple[str, str], tuple[dict[str, str], dict[str, str]]]
+) -> dict[str, set[str]]:
+    """Let pairs of alerts fire. Give, by the alert that hides another, what it hides."""
+    seen = inhibited(alertmanager, *itertools.chain.from_iterable(pairs.values()))
+    hidden: dict[str, set[str]] = {}
+    for names, alerts in pairs.items():
+        for name, hider, labels in zip(names, reversed(names), alerts, strict=True):
+            if seen[frozenset(labels.items())]:
+                hidden.setdefault(hider, set()).add(name)
+    return hidden
+
+
+def test_of_two_alerts_of_one_batch_the_one_that_says_more_is_told(alertmanager: Alertmanager) -> None:
+    pairs = {(a, b): (alert(a, job=f"{a} {b}"), alert(b, job=f"{a} {b}")) for a, b in PAIRS}
+    assert hidden_in_pairs(alertmanager, pairs) == HIDDEN_ON_BATCH | HIDDEN_ON_JOB
+
+
+def test_of_two_batches_of_an_organisation_only_causes_hide_symptoms(alertmanager: Alertmanager) -> None:
+    pairs = {(a, b): (alert(a, job=f"other {a} {b}"), alert(b, job=f"other {a} {b}", ref=OTHER_REF)) for a, b in PAIRS}
+    assert hidden_in_pairs(alertmanager, pairs) == HIDDEN_ON_JOB
+
+
+def test_two_organisations_hide_nothing_of_each_other(alertmanager: Alertmanager) -> None:
+    pairs = {(a, b): (alert(a, job=f"one {a} {b}"), alert(b, job=f"two {a} {b}")) for a, b in PAIRS}
+    assert hidden_in_pairs(alertmanager, pairs) == {}
+
+
+def test_of_all_alerts_of_a_batch_at_once_each_severest_one_is_told(alertmanager: Alertmanager) -> None:
+    alerts = [alert(name, job="at once") for name in (*FACTS, *OTHER_BATCH_ALERTS)]
+    told = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
+    # No batch has more than one of these three.
+    assert told == {"SitecoreCdpBatchFailed", "SitecoreCdpBatchCorrupted", "SitecoreCdpFeedTooFewRecords"}
+
+
+def test_an_outage_of_all_at_once_is_told_once(alertmanager: Alertmanager) -> None:
+    alerts = [alert(name, job="outage") for name in ("ApiUnauthorized", *sorted(HIDDEN_ON_JOB["ApiUnauthorized"]))]
+    told = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
+    assert told == {"SitecoreCdpApiUnauthorized"}
+
+
+def test_a_long_outage_is_told_as_critical_only(alertmanager: Alertmanager) -> None:
+    warning, critical = (alert("ApiDown", severity, job="long outage") for severity in ("warning", "critical"))
+    seen = inhibited(alertmanager, warning, critical)
+    assert (seen[frozenset(warning.items())], seen[frozenset(critical.items())]) == (True, False)
+
+
+def test_two_exporters_that_are_down_do_not_hide_each_other(alertmanager: Alertmanager) -> None:
+    down = alert("ExporterDown", "critical", job="two exporters")
+    seen = inhibited(alertmanager, {**down, "region": "eu"}, {**down, "region": "us"})
+    assert set(seen.values()) == {False}

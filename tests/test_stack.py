@@ -1,0 +1,79 @@
+"""What `make stack` does before it starts anything. It runs in e2e/test_make_stack.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stack.config_files import (
+    ALERTMANAGER_CONFIG,
+    PROMETHEUS_CONFIG,
+    SHIPPED,
+    Addresses,
+    alertmanager_config,
+    prometheus_config,
+)
+from tests.exporter_program import ROOT
+
+ADDRESSES = Addresses(
+    exporter="127.0.0.1:1", prometheus="127.0.0.1:2", alertmanager="127.0.0.1:3", webhook_receiver="127.0.0.1:4"
+)
+
+
+def test_prometheus_gets_the_shipped_config_with_the_addresses_of_this_run() -> None:
+    text = PROMETHEUS_CONFIG.read_text(encoding="utf-8")
+    expected = yaml.safe_load(
+        text.replace(SHIPPED.exporter, "127.0.0.1:1").replace(SHIPPED.alertmanager, "127.0.0.1:3")
+    )
+    expected["rule_files"] = [str(ROOT / "prometheus" / "alerts.yml")]
+    expected["scrape_configs"][1]["file_sd_configs"] = [{"files": [str(ROOT / "prometheus" / "batches*.yaml")]}]
+    assert yaml.safe_load(prometheus_config(ADDRESSES)) == expected
+    assert "localhost" not in prometheus_config(ADDRESSES)
+
+
+def test_alertmanager_gets_the_shipped_config_with_the_addresses_of_this_run() -> None:
+    expected = yaml.safe_load(ALERTMANAGER_CONFIG.read_text(encoding="utf-8"))
+    expected["templates"] = [str(ROOT / "alertmanager" / "templates" / "*.tmpl")]
+    for receiver in expected["receivers"]:
+        for webhook in receiver.get("webhook_configs", []):
+            assert webhook["url"] == f"http://{SHIPPED.webhook_receiver}/"
+            webhook["url"] = "http://127.0.0.1:4/"
+    assert yaml.safe_load(alertmanager_config(ADDRESSES)) == expected
+
+
+def stand_in(directory: Path, name: str) -> None:
+    """Make a program of this name that only leaves a trace of having been started."""
+    program = directory / name
+    program.write_text(f"#!/bin/sh\necho started > {directory / 'trace'}\n", encoding="utf-8")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("there", "missing", "package"),
+    [
+        ([], "prometheus", "prometheus"),
+        (["prometheus-alertmanager"], "prometheus", "prometheus"),
+        (["prometheus"], "prometheus-alertmanager or alertmanager", "prometheus-alertmanager"),
+    ],
+    ids=["none", "Alertmanager only", "Prometheus only"],
+)
+def test_a_missing_program_is_told_with_its_package_and_nothing_is_started(
+    there: list[str], missing: str, package: str, tmp_path: Path
+) -> None:
+    for name in there:
+        stand_in(tmp_path, name)
+    done = subprocess.run(
+        [sys.executable, "-m", "stack", f"--data={tmp_path / 'data'}"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{missing} is not on the PATH" in done.stderr
+    assert f"sudo apt install {package}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(there)

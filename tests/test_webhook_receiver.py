@@ -1,0 +1,242 @@
+"""What the receiver of the demo prints, and what it makes of garbage."""
+
+import ast
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack.webhook_receiver import LARGEST_BODY, WebhookReceiver, describe
+from tests.e2e.program import Program, running, wait_for
+from tests.exporter_program import ROOT
+
+PROGRAM = ROOT / "stack" / "webhook_receiver.py"
+REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
+FIRING: dict[str, Any] = {
+    "status": "firing",
+    "labels": {
+        "alertname": "SitecoreCdpBatchFailed",
+        "severity": "critical",
+        "job": "sitecore-cdp",
+        "feed": "nightly-guests",
+        "ref": REF,
+        "team": "crm",
+    },
+    "annotations": {
+        "summary": "An upload failed: nightly-guests",
+        "description": "316 of the 3000 records were refused.",
+        "runbook_url": "https://runbook.example/#sitecorecdpbatchfailed",
+    },
+    "startsAt": "2025-04-24T08:46:04.000Z",
+}
+NAMES = f"SitecoreCdpBatchFailed job=sitecore-cdp feed=nightly-guests ref={REF}"
+
+
+def notification(*alerts: dict[str, Any]) -> dict[str, Any]:
+    return {"version": "4", "receiver": "page", "status": "firing", "alerts": list(alerts)}
+
+
+def resolved(alertname: str, **labels: str) -> dict[str, Any]:
+    return FIRING | {"status": "resolved", "labels": {"alertname": alertname, **labels}}
+
+
+def test_an_alert_is_a_few_lines() -> None:
+    assert describe(notification(FIRING)) == [
+        f"FIRING critical {NAMES}",
+        "    An upload failed: nightly-guests",
+        "    316 of the 3000 records were refused.",
+        "    https://runbook.example/#sitecorecdpbatchfailed",
+    ]
+
+
+def test_a_failed_batch_that_is_no_longer_reported_is_not_called_repaired() -> None:
+    assert describe(notification(FIRING | {"status": "resolved"})) == [
+        f"RESOLVED critical {NAMES}",
+        "    No longer reported: superseded, removed or older than its retention; not proof of repair.",
+        "    It was: An upload failed: nightly-guests",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("alert", "text"),
+    [
+        (resolved("SitecoreCdpFeedTooFewRecords", ref=REF), "No longer reported"),
+        (resolved("SitecoreCdpBatchStuck", ref=REF), "Over, or the batch is no longer watched."),
+        (resolved("SitecoreCdpBatchFileError", file="x.yaml"), "Over."),
+        (resolved("SitecoreCdpApiDown"), "Over."),
+        (resolved("SomethingElse"), "Over."),
+    ],
+    ids=lambda value: value["labels"]["alertname"] if isinstance(value, dict) else "",
+)
+def test_how_an_alert_ended_depends_on_what_it_says(alert: dict[str, Any], text: str) -> None:
+    assert describe(notification(alert))[1].startswith(f"    {text}")
+
+
+def test_all_alerts_of_a_group_are_told() -> None:
+    lines = describe(notification(FIRING, FIRING | {"status": "resolved"}))
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["FIRING", "RESOLVED"]
+
+
+def test_an_alert_with_nothing_but_a_name_is_told() -> None:
+    assert describe(notification({"status": "firing", "labels": {"alertname": "Disk"}, "annotations": {}})) == [
+        "FIRING Disk"
+    ]
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\nFIRING critical Fake", "a\r\u202eb"])
+def test_no_text_steers_the_terminal_or_makes_a_line_of_its_own(text: str) -> None:
+    labels, annotations = FIRING["labels"] | {"feed": text}, FIRING["annotations"] | {"description": text}
+    lines = describe(notification(FIRING | {"labels": labels, "annotations": annotations}))
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+ANY_ALERT = st.dictionaries(
+    st.sampled_from(["status", "labels", "annotations"]),
+    JSON | st.sampled_from(["firing", "resolved"]) | st.dictionaries(st.sampled_from(["alertname", "ref"]), JSON),
+)
+
+
+@given(JSON | st.fixed_dictionaries({"alerts": st.lists(ANY_ALERT) | JSON}))
+def test_whatever_comes_is_told_in_printable_lines_or_refused(body: object) -> None:
+    try:
+        lines = describe(body)
+    except ValueError as error:
+        lines = [str(error)]
+    assert lines
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.fixture
+def shown() -> list[Sequence[str]]:
+    return []
+
+
+@pytest.fixture
+def url(shown: list[Sequence[str]]) -> Iterator[str]:
+    """Run a receiver in this process."""
+    with WebhookReceiver(("127.0.0.1", 0), shown.append) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """Run the program as the container does: isolated, so only the standard library is there."""
+    command = [sys.executable, "-I", "-S", str(PROGRAM), "--web.listen-address=127.0.0.1:0"]
+    with running(command, log=tmp_path / "receiver.log") as program:
+        yield program
+
+
+def wait_for_url(program: Program) -> str:
+    listening = wait_for(
+        "the receiver", lambda: re.search(r"http://127\.0\.0\.1:\d+/", program.output()), programs=[program]
+    )
+    return listening.group()
+
+
+def test_a_notification_is_shown_and_acknowledged(url: str, shown: list[Sequence[str]]) -> None:
+    assert requests.post(url, json=notification(FIRING), timeout=60).status_code == 200
+    assert shown == [describe(notification(FIRING))]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe\x00", 400),
+        (b"[]", 400),
+        (b'{"alerts": []}', 400),
+        (b'{"alerts": [{"status": "firing"}]}', 400),
+        (b'{"alerts": [{"status": "pending", "labels": {}, "annotations": {}}]}', 400),
+        (b"[" * 100_000, 400),
+    ],
+    ids=["empty", "cut", "binary", "list", "no alert", "no labels", "unheard-of status", "deep"],
+)
+def test_what_is_no_notification_is_refused_and_not_shown(
+    url: str, shown: list[Sequence[str]], body: bytes, status: int
+) -> None:
+    assert requests.post(url, data=body, timeout=60).status_code == status
+    assert shown == []
+    assert requests.post(url, json=notification(FIRING), timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("length", [None, "-1", "x", "²", str(LARGEST_BODY + 1)])
+def test_a_body_of_unknown_or_excessive_length_is_refused_unread(url: str, length: str | None) -> None:
+    port = int(re.findall(r":(\d+)/", url)[0])
+    header = b"" if length is None else f"Content-Length: {length}\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"POST / HTTP/1.0\r\n" + header + b"\r\n")
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.0 413 ")
+
+
+def test_a_client_that_is_gone_is_no_news(program: Program) -> None:
+    url = wait_for_url(program)
+    address = ("127.0.0.1", int(re.findall(r":(\d+)/", url)[0]))
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(b"POST / HTTP/1.0\r\nContent-Length: 100\r\n\r\n{")
+    requests.post(url, data=json.dumps(notification(FIRING)), timeout=60)
+    wait_for("the alert", lambda: f"FIRING critical {NAMES}" in program.output(), programs=[program])
+    assert "Exception" not in program.output()
+
+
+def test_a_get_tells_that_it_is_there(url: str, shown: list[Sequence[str]]) -> None:
+    assert requests.get(url, timeout=60).status_code == 200
+    assert shown == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_program_prints_alerts_at_once_and_ends_by_a_signal(program: Program, number: signal.Signals) -> None:
+    requests.post(wait_for_url(program), data=json.dumps(notification(FIRING)), timeout=60)
+    wait_for("the alert", lambda: f"FIRING critical {NAMES}" in program.output(), programs=[program])
+    program.process.send_signal(number)
+    assert program.process.wait(60) == 0
+    assert "Traceback" not in program.output()
+
+
+@pytest.mark.parametrize("address", ["9099", "127.0.0.1:", "127.0.0.1:port"])
+def test_a_wrong_address_is_told(address: str) -> None:
+    command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "expected host:port" in done.stderr
+
+
+def test_an_address_that_is_taken_is_told(url: str) -> None:
+    address = url.removeprefix("http://").rstrip("/")
+    command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"can not listen on {address}: Address already in use\n")
+
+
+def test_it_needs_nothing_but_the_standard_library() -> None:
+    tree = ast.parse(PROGRAM.read_text(encoding="utf-8"))
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or "."] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+    }
+    assert imported <= sys.stdlib_module_names
