@@ -1,0 +1,75 @@
+"""What systemd itself thinks of the unit; its program `systemd-analyze` reads units without systemd running."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.exporter_program import ROOT
+from tests.systemd_unit import UNIT_FILE
+
+pytestmark = pytest.mark.e2e
+
+PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+# A later systemd may look at more, and so find more exposed than the one of the page.
+MOST_EXPOSED = 1.5
+EXPOSURE = re.compile(r"^→ Overall exposure level for \S+: (\d+\.\d) .*$", flags=re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def systemd_analyze() -> None:
+    if shutil.which("systemd-analyze"):
+        return
+    message = "systemd-analyze not found on the PATH; Debian has it in its package `systemd`"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+def unit_as_installed(directory: Path, **replaced: str) -> Path:
+    """Write the unit with the program where it is here, instead of in /opt."""
+    text = UNIT_FILE.read_text(encoding="utf-8")
+    program = "/opt/sitecore-cdp-batch-exporter/bin/sitecore-cdp-batch-exporter"
+    text = text.replace(f"={program} ", f"={Path(sys.executable).parent / Path(program).name} ")
+    for name, value in replaced.items():
+        text, count = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+        assert count == 1
+    path = directory / UNIT_FILE.name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    verified = run("verify", unit_as_installed(tmp_path))
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_systemd_would_find_a_mistake(tmp_path: Path) -> None:
+    verified = run("verify", unit_as_installed(tmp_path, ProtectSystem="strictly"))
+    assert "Failed to parse protect system value" in verified.stderr
+
+
+def test_the_unit_is_as_little_exposed_as_the_page_says() -> None:
+    [quoted] = EXPOSURE.finditer(PAGE)
+    [command] = re.findall(r"^systemd-analyze (security .*)$", PAGE, flags=re.MULTILINE)
+    reviewed = subprocess.run(
+        ["systemd-analyze", *command.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    [found] = EXPOSURE.finditer(reviewed)
+    assert float(found[1]) <= MOST_EXPOSED
+    if run("--version").stdout.startswith("systemd 252 "):
+        assert found[0] == quoted[0]
+
+
+def test_the_review_would_find_a_unit_that_is_open(tmp_path: Path) -> None:
+    unit = unit_as_installed(tmp_path, ProtectSystem="no", CapabilityBoundingSet="~CAP_SYS_TIME", DynamicUser="no")
+    [found] = EXPOSURE.finditer(run("security", "--offline=true", unit).stdout)
+    assert float(found[1]) > MOST_EXPOSED
