@@ -2,23 +2,63 @@
 
     make pictures
 
-The demo needs about two minutes until batches of every status are there.
+It needs Chromium and Prometheus, and about five minutes: until batches of every status are there, and alerts fire.
 """
 
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
+import yaml
 
-from tests.e2e.program import running, wait_for
+from stack.config_files import PROMETHEUS_CONFIG, Addresses, prometheus_config
+from tests.e2e.program import Program, answers_ok, running, wait_for
 
 DOCS = Path(__file__).parent
 STATUSES = ("uploading", "processing", "success", "corrupted", "error")
-
 BATCHES = 9
+FIRING_ALERTS = 2
+LONGEST_WAIT = 600.0
+
+
+@contextmanager
+def demo(directory: Path) -> Iterator[tuple[Program, str]]:
+    """Run the demo; give it and its URL."""
+    command = [sys.executable, str(DOCS.parent / "exporter.py"), "--demo", "--web.listen-address=127.0.0.1:0"]
+    with running(command, log=directory / "demo.log") as program:
+        url = wait_for(
+            "the demo", lambda: re.search(r"http://127\.0\.0\.1:\d+/(?= )", program.output()), programs=[program]
+        )
+        yield program, url.group()
+
+
+@contextmanager
+def prometheus(directory: Path, exporter_url: str) -> Iterator[tuple[Program, str]]:
+    """Run Prometheus with the shipped rules; give it and its URL."""
+    target = exporter_url.removeprefix("http://").rstrip("/")
+    config = yaml.safe_load(prometheus_config(Addresses(target, "", "127.0.0.1:1", "")))
+    # Prometheus shows the path of the rules, so it is one that says nothing of this machine.
+    config["rule_files"] = ["alerts.yml"]
+    (directory / "alerts.yml").symlink_to(PROMETHEUS_CONFIG.parent / "alerts.yml")
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    command = [
+        *("env", f"--chdir={directory}", "prometheus", "--config.file=prometheus.yml"),
+        *("--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"),
+    ]
+    with running(command, log=directory / "prometheus.log") as program:
+        listening = wait_for(
+            "Prometheus to log its port",
+            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
+            programs=[program],
+        )
+        url = f"http://{listening[1]}"
+        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
+        yield program, url
 
 
 def shows_enough(page: str) -> bool:
@@ -26,42 +66,64 @@ def shows_enough(page: str) -> bool:
     return all(f">{status}<" in page for status in STATUSES) and page.count("<tr><td>") >= BATCHES
 
 
+def enough_alerts_fire(prometheus_url: str) -> bool:
+    """Tell whether so many alerts fire."""
+    alerts = requests.get(f"{prometheus_url}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+    return len([alert for alert in alerts if alert["state"] == "firing"]) >= FIRING_ALERTS
+
+
+def alerts_page(prometheus_url: str) -> str:
+    """Give the URL of the page Alerts: Debian's Prometheus has the classic pages only."""
+    page = f"{prometheus_url}/classic/alerts"
+    return page if answers_ok(page) else f"{prometheus_url}/alerts"
+
+
+def take_picture(url: str, name: str, directory: Path, *, height: int) -> None:
+    """Write a picture of a page; `height` is in CSS pixels."""
+    subprocess.run(  # noqa: S603  The command is written out here.
+        [  # noqa: S607  Chromium is found on the PATH.
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--hide-scrollbars",
+            "--force-device-scale-factor=2",
+            # The page loads its alerts by script.
+            "--virtual-time-budget=5000",
+            f"--user-data-dir={directory}/chromium",
+            f"--window-size=1240,{height}",
+            f"--screenshot={DOCS / name}",
+            url,
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def main() -> None:
-    """Write docs/landing-page.png."""
-    command = [sys.executable, str(DOCS.parent / "exporter.py"), "--demo", "--web.listen-address=127.0.0.1:0"]
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        running(command, log=Path(directory) / "demo.log") as demo,
-    ):
-        url = wait_for(
-            "the demo", lambda: re.search(r"http://127\.0\.0\.1:\d+/(?= )", demo.output()), programs=[demo]
-        ).group()
-        wait_for(
-            "batches of every status",
-            lambda: shows_enough(requests.get(url, timeout=10).text),
-            programs=[demo],
-            seconds=300,
-        )
-        subprocess.run(  # noqa: S603  The command is written out here.
-            [  # noqa: S607  Chromium is found on the PATH.
-                "chromium",
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--no-first-run",
-                "--hide-scrollbars",
-                "--force-device-scale-factor=2",
-                f"--user-data-dir={directory}/chromium",
-                "--window-size=1240,640",
-                f"--screenshot={DOCS / 'landing-page.png'}",
-                url,
-            ],
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+    """Write docs/landing-page.png and docs/alerts.png."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with demo(directory) as (exporter, url), prometheus(directory, url) as (server, prometheus_url):
+            programs = [exporter, server]
+            wait_for(
+                "batches of every status",
+                lambda: shows_enough(requests.get(url, timeout=10).text),
+                programs=programs,
+                seconds=LONGEST_WAIT,
+            )
+            take_picture(url, "landing-page.png", directory, height=640)
+            wait_for(
+                "alerts that fire",
+                lambda: enough_alerts_fire(prometheus_url),
+                programs=programs,
+                seconds=LONGEST_WAIT,
+            )
+            take_picture(alerts_page(prometheus_url), "alerts.png", directory, height=640)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.batch_files import BatchFiles
-from sitecore_cdp_exporter.config import ConfigError, load_config
+from sitecore_cdp_exporter.config import Config, ConfigError, load_config
 from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.reload import ConfigReloader
@@ -25,6 +25,7 @@ from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watchlist import watch
 from sitecore_cdp_exporter.web import ListenAddress, ListenError, WebServer, WebSettings
+from sitecore_cdp_exporter.web_config_file import WebConfigFile, load_web_config
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if flags.config_check:
-        return _check(flags.config_file)
+        return _check(flags.config_file, flags.web_config_file)
     try:
         with demo_sandbox() if flags.demo else nullcontext() as sandbox:
             return asyncio.run(_serve(flags, sandbox))
@@ -115,6 +116,13 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="scrapes at once; any more get 503 (default: %(default)s)",
     )
     add(
+        "--web.config.file",
+        dest="web_config_file",
+        type=Path,
+        metavar="PATH",
+        help="file that switches on TLS and passwords, as in all official exporters (default: none)",
+    )
+    add(
         "--web.enable-lifecycle",
         dest="enable_lifecycle",
         action="store_true",
@@ -163,14 +171,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _check(path: Path) -> int:
+def _check(path: Path, web_config: Path | None) -> int:
     """Print what would be watched, or what is wrong, as `file:line: ...`: editors and CI find the place by that."""
     # A reader such as head, which has seen enough, ends the command quietly.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        config = load_config(path)
-    except ConfigError as error:
-        print(*error.errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
+    config, errors = _load_both(path, web_config)
+    if config is None or errors:
+        print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
         return 1
     files = BatchFiles(config.batch_files, path.parent)
     files.refresh()
@@ -182,6 +189,21 @@ def _check(path: Path) -> int:
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201  Likewise.
     # What is wrong with a batch file was told by the log. It does not stop the exporter, but it is no good config.
     return int(any(files.errors.values()))
+
+
+def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, Sequence[str]]:
+    """Return the config, and what is wrong with it or with the web config. Secret files need not be there."""
+    config, errors = None, list[str]()
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        errors += error.errors
+    try:
+        if web_config is not None:
+            load_web_config(web_config, files_may_be_missing=True)
+    except ConfigError as error:
+        errors += error.errors
+    return config, errors
 
 
 def _fail(errors: Sequence[str]) -> int:
@@ -200,6 +222,7 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file, registry)
     service = Service(flags.config_file if sandbox is None else demo_config(sandbox), registry)
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, service.reloader))
     settings = WebSettings(
@@ -208,7 +231,8 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
         lifecycle_enabled=flags.enable_lifecycle,
         max_requests=flags.max_requests,
     )
-    web = WebServer(service.poller, service.reloader, registry, settings)
+    web = WebServer(service.poller, service.reloader, registry, settings, web_config)
+    has_tls = web_config is not None and web_config.has_tls
     with ExitStack() as demo:
         try:
             address = await web.start(flags.listen_address, flags.health_listen_address)
@@ -217,17 +241,22 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
                 extra={
                     "version": __version__,
                     "address": str(address),
+                    "tls": has_tls,
+                    "basic_auth": web_config is not None and web_config.has_users,
                     "watched_batches": len(service.poller.watched),
                 },
             )
             if sandbox is not None:
                 demo.enter_context(demo_uploads(sandbox, service.poller))
-                _print_demo(address, flags.telemetry_path, sandbox.base_url)
+                url = f"{'https' if has_tls else 'http'}://{_reachable(address)}"
+                _print_demo(url, flags.telemetry_path, sandbox.base_url)
             await stopping.wait()
             logger.info("stopping")
         finally:
             await web.stop()
             service.close()
+            if web_config is not None:
+                web_config.close()
     return 0
 
 
@@ -237,8 +266,11 @@ def _reload(reloader: ConfigReloader) -> None:
         reloader.reload()
 
 
-def _print_demo(address: ListenAddress, telemetry_path: str, base_url: str) -> None:
-    url = f"http://{ListenAddress(address.host or 'localhost', address.port)}"
+def _reachable(address: ListenAddress) -> ListenAddress:
+    return ListenAddress(address.host or "localhost", address.port)
+
+
+def _print_demo(url: str, telemetry_path: str, base_url: str) -> None:
     print(  # noqa: T201  The output of the command.
         "\n"
         "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"

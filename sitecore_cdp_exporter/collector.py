@@ -14,6 +14,7 @@ sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="c
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 from prometheus_client import Metric
@@ -36,65 +37,133 @@ STATUS_CODES: Mapping[BatchStatus, int] = {
     BatchStatus.UNKNOWN: -1,
 }
 
+_STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchStatus)
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
 
 
-# Name, help and value of each gauge that has one series for a batch that was read. None: no sample.
-_READING_GAUGES: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
-    (
+@dataclass(frozen=True, slots=True)
+class BatchFamily:
+    """A gauge that has series for each batch.
+
+    Attributes:
+        name: Its name.
+        documentation: Its HELP.
+        samples: The value of each series of a batch, after the labels that it has beside those of the batch.
+
+    """
+
+    name: str
+    documentation: str
+    samples: Callable[[BatchState], Iterable[tuple[Mapping[str, str], float]]]
+
+
+def _of_reading(name: str, documentation: str, value: Callable[[Reading], float | None]) -> BatchFamily:
+    """Make a family with one series for a batch that was read. None: no sample."""
+    return _of_state(name, documentation, lambda state: None if state.reading is None else value(state.reading))
+
+
+def _of_state(name: str, documentation: str, value: Callable[[BatchState], float | None]) -> BatchFamily:
+    """Make a family with one series for a batch. None: no sample."""
+
+    def samples(state: BatchState) -> list[tuple[Mapping[str, str], float]]:
+        sample = value(state)
+        return [] if sample is None else [({}, float(sample))]
+
+    return BatchFamily(name, documentation, samples)
+
+
+def _statuses(state: BatchState) -> list[tuple[Mapping[str, str], float]]:
+    if state.reading is None:
+        return []
+    status = state.reading.batch.status
+    return [(labels, float(status is each)) for each, labels in _STATUS_LABELS]
+
+
+def _failures(state: BatchState) -> list[tuple[Mapping[str, str], float]]:
+    return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]
+
+
+# In the order in which they are shown.
+BATCH_FAMILIES: tuple[BatchFamily, ...] = (
+    BatchFamily(
+        "sitecore_cdp_batch_status",
+        "Whether the batch has this status: one series for each (status.code).",
+        _statuses,
+    ),
+    _of_reading(
         "sitecore_cdp_batch_status_code",
         f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
         lambda reading: STATUS_CODES[reading.batch.status],
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_total_records",
         "Records in the batch (summaryStats.totalCount).",
         lambda reading: reading.batch.total_records,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_succeeded_records",
         "Records that were processed (summaryStats.succeededCount).",
         lambda reading: reading.batch.succeeded_records,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_failed_records",
         "Records that were not processed (summaryStats.failedCount).",
         lambda reading: reading.batch.failed_records,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_time_to_process_seconds",
         "Time that Sitecore CDP took to process the batch (summaryStats.timeToProcessMillis / 1000).",
         lambda reading: reading.batch.time_to_process_seconds,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_size_bytes",
         "Size of the gzipped file as declared by the uploader (size).",
         lambda reading: reading.batch.size_bytes,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_created_timestamp_seconds",
         "When the batch was allocated (createdAt).",
         lambda reading: reading.batch.created,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_modified_timestamp_seconds",
         "When the batch last changed (modifiedAt).",
         lambda reading: reading.batch.modified,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_upload_expiry_timestamp_seconds",
         "When the upload URL of the batch expires (location.expiry).",
         lambda reading: reading.batch.upload_expiry,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_error_log_available",
         "Whether the API offers an error log of the batch (status.log).",
         lambda reading: reading.batch.error_log_available,
     ),
-    (
+    _of_reading(
         "sitecore_cdp_batch_polled_timestamp_seconds",
         "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
         lambda reading: reading.polled,
+    ),
+    _of_state(
+        "sitecore_cdp_batch_accepted",
+        "Whether the finished batch counts as loaded: success, or error within the max_failed_ratio of its feed "
+        "(status.code).",
+        lambda state: state.accepted,
+    ),
+    _of_state(
+        "sitecore_cdp_batch_superseded",
+        "Whether a batch of the feed that was created later was accepted; failed batches of feeds with "
+        "next_success_resolves.",
+        lambda state: state.superseded,
+    ),
+    _of_state(
+        "sitecore_cdp_batch_poll_success",
+        "Whether the last poll of the batch succeeded. Re-checks of finished batches never lower it.",
+        lambda state: state.failure is None,
+    ),
+    BatchFamily(
+        "sitecore_cdp_batch_poll_failure", "Why the last poll of the batch failed; 1 while it does.", _failures
     ),
 )
 
@@ -115,63 +184,22 @@ class Families(Collector):
         return chain.from_iterable(self._families)
 
 
+def batch_labels(state: BatchState) -> dict[str, str]:
+    """Return the labels that all series of a batch have."""
+    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
+    return {**state.watched.labels, **feed, "ref": state.watched.ref}
+
+
 def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
     """Yield the families that have series for each batch. A family without any sample is left out."""
-    labelled = [(_labels(state), state) for state in snapshot.batches]
-    readings = [(labels, state.reading) for labels, state in labelled if state.reading is not None]
-    families = [_status_family(readings)]
-    for name, documentation, value in _READING_GAUGES:
-        family = _gauge(name, documentation)
-        for labels, reading in readings:
-            if (sample := value(reading)) is not None:
-                family.add_sample(name, labels, float(sample))
-        families.append(family)
-    families += [
-        _state_gauge(
-            "sitecore_cdp_batch_accepted",
-            "Whether the finished batch counts as loaded: success, or error within the max_failed_ratio of its feed "
-            "(status.code).",
-            [(labels, state.accepted) for labels, state in labelled],
-        ),
-        _state_gauge(
-            "sitecore_cdp_batch_superseded",
-            "Whether a batch of the feed that was created later was accepted; failed batches of feeds with "
-            "next_success_resolves.",
-            [(labels, state.superseded) for labels, state in labelled],
-        ),
-        *_poll_success_families(labelled),
-    ]
-    yield from (family for family in families if family.samples)
-
-
-def _status_family(readings: list[tuple[dict[str, str], Reading]]) -> Metric:
-    name = "sitecore_cdp_batch_status"
-    family = _gauge(name, "Whether the batch has this status: one series for each (status.code).")
-    for labels, reading in readings:
-        for status in BatchStatus:
-            family.add_sample(name, labels | {"status": status.value}, float(reading.batch.status is status))
-    return family
-
-
-def _state_gauge(name: str, documentation: str, values: list[tuple[dict[str, str], bool | None]]) -> Metric:
-    family = _gauge(name, documentation)
-    for labels, value in values:
-        if value is not None:
-            family.add_sample(name, labels, float(value))
-    return family
-
-
-def _poll_success_families(labelled: list[tuple[dict[str, str], BatchState]]) -> list[Metric]:
-    success = _gauge(
-        "sitecore_cdp_batch_poll_success",
-        "Whether the last poll of the batch succeeded. Re-checks of finished batches never lower it.",
-    )
-    failure = _gauge("sitecore_cdp_batch_poll_failure", "Why the last poll of the batch failed; 1 while it does.")
-    for labels, state in labelled:
-        success.add_sample(success.name, labels, float(state.failure is None))
-        if state.failure is not None:
-            failure.add_sample(failure.name, labels | {"reason": state.failure.value}, 1.0)
-    return [success, failure]
+    labelled = [(state, batch_labels(state)) for state in snapshot.batches]
+    for each in BATCH_FAMILIES:
+        family = _gauge(each.name, each.documentation)
+        for state, labels in labelled:
+            for more_labels, value in each.samples(state):
+                family.add_sample(each.name, {**labels, **more_labels}, value)
+        if family.samples:
+            yield family
 
 
 def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
@@ -337,8 +365,3 @@ class ExporterCollector(Collector):
 def _gauge(name: str, documentation: str) -> Metric:
     # GaugeMetricFamily wants the same labels on each sample; a batch has only those that were set for it.
     return Metric(name, documentation, "gauge")
-
-
-def _labels(state: BatchState) -> dict[str, str]:
-    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
-    return {**state.watched.labels, **feed, "ref": state.watched.ref}

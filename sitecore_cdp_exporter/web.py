@@ -6,28 +6,37 @@ page on another, so that neither a slow client nor a stuck scrape keeps the heal
 
 import asyncio
 import errno
-import gzip
 import logging
 import os
+import resource
 import socket
+import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
-from sitecore_cdp_exporter.collector import Families, batch_families, poll_families
+from sitecore_cdp_exporter.collector import Families, poll_families
 from sitecore_cdp_exporter.config import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.connection_limit import Connection, ConnectionLimit
+from sitecore_cdp_exporter.exposition import Encoder, Exposition, compress
 from sitecore_cdp_exporter.landing_page import render_landing_page
 from sitecore_cdp_exporter.poller import Poller
+from sitecore_cdp_exporter.web_config_access import AccessControl
+from sitecore_cdp_exporter.web_config_file import WebConfigFile
+from sitecore_cdp_exporter.web_config_handshake import Handshake
 
 logger = logging.getLogger(__name__)
+
+# What a scrape has collected, which is yet to be encoded.
+Collected: TypeAlias = Callable[[Encoder], Iterator[bytes]]
 
 SCRAPE_TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 DEFAULT_SCRAPE_TIMEOUT = 10.0
@@ -37,12 +46,17 @@ LONGEST_SCRAPE_TIMEOUT = 120.0
 SMALLEST_SCRAPE_RESERVE = 0.5
 SECONDS_TO_STOP = 3.0
 MOST_CONNECTIONS = 1000
+# asyncio holds a third of a megabyte for each. Prometheus needs as many as it makes scrapes and probes at once.
+MOST_TLS_CONNECTIONS = 200
 # For a client that sends nothing, or only a part of a request, or does not take its answer; and between two requests.
 IDLE_SECONDS = 60.0
 LARGEST_REQUEST_BODY = 1024
+# The page has no script, no picture and no form; its style stands in it.
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "deny",
 }
 
 
@@ -114,24 +128,33 @@ class WebServer:
         reloader: Loads the config again.
         registry: The metrics that are not of a snapshot: requests, process, build.
         settings: How the server behaves.
+        web_config: Who may talk to it, and how; None: whoever can reach it, in plain HTTP.
 
     """
 
     def __init__(
-        self, poller: Poller, reloader: Reloader, registry: CollectorRegistry, settings: WebSettings | None = None
+        self,
+        poller: Poller,
+        reloader: Reloader,
+        registry: CollectorRegistry,
+        settings: WebSettings | None = None,
+        web_config: WebConfigFile | None = None,
     ) -> None:
         self._poller = poller
         self._reloader = reloader
         self._registry = registry
         self._settings = settings or WebSettings()
+        self._web_config = web_config
         self._scrape_threads = ThreadPoolExecutor(self._settings.max_requests, thread_name_prefix="scrape")
         self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="landing-page")
         self._scrapes: set[asyncio.Future[web.Response]] = set()
+        self._exposition = Exposition()
         # Seconds, by path: a probe encodes much less than a scrape.
         self._last_encoding: dict[str, float] = {}
         self._stopping = False
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
+        self._limits: list[ConnectionLimit] = []
         logger.addFilter(_is_our_fault)
 
     async def start(self, address: ListenAddress, health_address: ListenAddress | None = None) -> ListenAddress:
@@ -151,9 +174,9 @@ class WebServer:
             web.get("/", self._landing_page),
             web.post("/-/reload", self._reload),
         ]
-        listening = await self._listen(address, [*routes, *health_routes])
+        listening = await self._listen(address, [*routes, *health_routes], self._web_config)
         if health_address is not None:
-            await self._listen(health_address, health_routes)
+            await self._listen(health_address, health_routes, None)
         return listening
 
     async def stop(self) -> None:
@@ -166,31 +189,74 @@ class WebServer:
             listener.close()
         for runner in self._runners:
             await runner.cleanup()
+        for limit in self._limits:
+            limit.drop_all()
         self._scrape_threads.shutdown(wait=False, cancel_futures=True)
         self._page_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _listen(self, address: ListenAddress, routes: Iterable[web.RouteDef]) -> ListenAddress:
-        limit = ConnectionLimit(self._settings.max_connections, self._settings.idle_seconds)
-        application = web.Application(middlewares=[limit.track], client_max_size=LARGEST_REQUEST_BODY)
-        application.add_routes(routes)
-        application.on_response_prepare.append(_add_headers)
-        runner = web.AppRunner(application, shutdown_timeout=1)
-        await runner.setup()
-        self._runners.append(runner)
-        server = runner.server
-        if server is None:
-            raise RuntimeError("the runner was set up, so it has a server")
+    async def _listen(
+        self, address: ListenAddress, routes: Iterable[web.RouteDef], web_config: WebConfigFile | None
+    ) -> ListenAddress:
+        has_tls = web_config is not None and web_config.has_tls
+        limit = ConnectionLimit(self._most_connections(has_tls=has_tls), self._settings.idle_seconds)
+        self._limits.append(limit)
+        server = await self._server(routes, limit, web_config)
+
+        def connection() -> Connection:
+            return Connection(limit, server, self._add_headers, logger=logger, access_log=None, lingering_time=0)
+
+        def handshake() -> Handshake:
+            return Handshake(limit, self._tls_context, connection)
+
         try:
             listener = await asyncio.get_running_loop().create_server(
-                lambda: Connection(limit, server, logger=logger, access_log=None, lingering_time=0),
+                handshake if has_tls else connection,
                 address.host,
                 address.port,
-                backlog=1024,
+                # So many are accepted in one go, and a few times as many before the limit sees the first.
+                backlog=max(1, min(1024, _share_of_open_files() // 4)),
             )
         except (OSError, UnicodeError) as error:
             raise ListenError(f"can not listen on {address}: {_reason(error)}") from None
         self._listeners.append(listener)
         return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
+
+    def _most_connections(self, *, has_tls: bool) -> int:
+        most = max(MOST_TLS_CONNECTIONS, 2 * self._settings.max_requests) if has_tls else MOST_CONNECTIONS
+        return min(self._settings.max_connections, most, _share_of_open_files())
+
+    async def _server(
+        self, routes: Iterable[web.RouteDef], limit: ConnectionLimit, web_config: WebConfigFile | None
+    ) -> web.Server:
+        """Make what answers the requests of a listener."""
+        middlewares = [limit.track]
+        if web_config is not None:
+            # It comes first: who is not let in stays idle for the limit.
+            middlewares.insert(0, AccessControl(web_config, (self._healthy, self._ready)).check)
+        application = web.Application(middlewares=middlewares, client_max_size=LARGEST_REQUEST_BODY)
+        application.add_routes(routes)
+        application.on_response_prepare.append(self._prepare)
+        runner = web.AppRunner(application, shutdown_timeout=1)
+        await runner.setup()
+        self._runners.append(runner)
+        if runner.server is None:
+            raise RuntimeError("the runner was set up, so it has a server")
+        return runner.server
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = None if self._web_config is None else self._web_config.current().tls
+        if context is None:
+            raise RuntimeError("TLS does not end while the exporter runs")
+        return context
+
+    async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
+        self._add_headers(response)
+
+    def _add_headers(self, response: web.StreamResponse) -> None:
+        response.headers["Server"] = "sitecore-cdp-batch-exporter"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if self._web_config is not None:
+            response.headers.update(self._web_config.last.headers)
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="The exporter is healthy.\n")
@@ -217,11 +283,12 @@ class WebServer:
         return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        def collect(deadline: float) -> Families:
+        def collect(deadline: float) -> Collected:
             if self._settings.auto_reload:
                 self._reloader.reload_if_changed()
             snapshot = self._poller.poll(deadline)
-            return Families(batch_families(snapshot), poll_families(snapshot), self._registry.collect())
+            others = Families(poll_families(snapshot), self._registry.collect())
+            return partial(self._exposition.encode, snapshot, others)
 
         return await self._scrape(request, collect)
 
@@ -233,12 +300,12 @@ class WebServer:
         except ValueError:
             return web.Response(status=400, text="Name one batch: /probe?target=<ref>, where <ref> is a UUID.\n")
 
-        def collect(deadline: float) -> Families:
-            return Families(batch_families(self._poller.probe(target, deadline)))
+        def collect(deadline: float) -> Collected:
+            return partial(Exposition().encode, self._poller.probe(target, deadline), Families())
 
         return await self._scrape(request, collect)
 
-    async def _scrape(self, request: web.Request, collect: Callable[[float], Families]) -> web.Response:
+    async def _scrape(self, request: web.Request, collect: Callable[[float], Collected]) -> web.Response:
         """Collect and encode on a thread, within the scrape's deadline."""
         deadline = time.monotonic() + self._time_for_scrape(request)
         if len(self._scrapes) >= self._settings.max_requests:
@@ -257,18 +324,19 @@ class WebServer:
         timeout = _scrape_timeout(request.headers.get(SCRAPE_TIMEOUT_HEADER))
         return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding.get(request.path, 0.0))
 
-    def _encode(self, request: web.Request, collect: Callable[[float], Families], deadline: float) -> web.Response:
-        families = collect(deadline)
+    def _encode(self, request: web.Request, collect: Callable[[float], Collected], deadline: float) -> web.Response:
+        encode = collect(deadline)
         started = time.monotonic()
         try:
             encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
         except TypeError:  # The library compares a version that is not of numbers with numbers.
             encoder, content_type = choose_encoder("")
-        body = encoder(families)
+        blocks = encode(encoder)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if gzip_accepted(request.headers.get("Accept-Encoding", "")):
-            body = gzip.compress(body, compresslevel=1)
+            blocks = compress(blocks)
             headers["Content-Encoding"] = "gzip"
+        body = b"".join(blocks)
         self._last_encoding[request.path] = time.monotonic() - started
         return web.Response(body=body, headers=headers)
 
@@ -282,6 +350,12 @@ def _scrape_timeout(header: str | None) -> float:
     return timeout if 0 < timeout <= LONGEST_SCRAPE_TIMEOUT else DEFAULT_SCRAPE_TIMEOUT
 
 
+def _share_of_open_files() -> int:
+    """Return how many connections a listener may have, so that a third of the open files is left for all else."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
+
+
 def _reason(error: OSError | UnicodeError) -> str:
     """Say in the system's words why an address can not be listened on; asyncio wraps them in a longer text."""
     if isinstance(error, UnicodeError):
@@ -290,11 +364,6 @@ def _reason(error: OSError | UnicodeError) -> str:
         return error.strerror or str(error)
     # Since Python 3.13 asyncio skips addresses that are not of this machine, and gives no number if none is left.
     return os.strerror(error.errno or errno.EADDRNOTAVAIL)
-
-
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "sitecore-cdp-batch-exporter"
-    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

@@ -17,8 +17,10 @@ from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.web import ListenAddress
+from tests.e2e.program import running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
 from tests.logging_state import logging_as_before
+from tests.web_config_server import TLS, USERS, Folder
 from tests.web_server_thread import PATIENCE, wait_until
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -28,6 +30,7 @@ FLAGS = (
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
     *("--config.auto-reload", "--web.enable-lifecycle"),
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
+    "--web.config.file",
 )
 # Words that no log, page or metric may hold.
 SECRET = "x5ecretx"
@@ -216,6 +219,67 @@ def test_an_invalid_config_does_not_start(tmp_path: Path, capsys: pytest.Capture
     messages = [json.loads(line)["msg"] for line in output.err.splitlines()]
     assert [message.removeprefix(f"{config}:")[:1] for message in messages] == ["1", "2", "2"]
     assert SECRET not in output.err
+
+
+# --web.config.file
+
+BROKEN_WEB_CONFIG = f"tls_server_config: {{cert_file: a}}\nbasic_auth_users:\n  a: {SECRET}\nmore: 1\n"
+
+
+def test_a_broken_web_config_does_not_start(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web_config = tmp_path / "web.yml"
+    web_config.write_text(BROKEN_WEB_CONFIG, encoding="utf-8")
+    assert main([f"--config.file={config}", f"--web.config.file={web_config}", "--log.format=json"]) == 1
+    output = capsys.readouterr()
+    messages = [json.loads(line)["msg"] for line in output.err.splitlines()]
+    assert [message.removeprefix(f"{web_config}:")[:1] for message in messages] == ["1", "3", "4"]
+    assert SECRET not in output.err
+
+
+def test_a_certificate_that_is_not_there_does_not_start_but_passes_the_check(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web_config = tmp_path / "web.yml"
+    web_config.write_text("tls_server_config: {cert_file: a, key_file: b}\n", encoding="utf-8")
+    flags = [f"--config.file={config}", f"--web.config.file={web_config}"]
+    assert main(flags) == 1
+    assert f"cert_file: cannot be read: No such file or directory ({tmp_path / 'a'})" in capsys.readouterr().err
+    assert main([*flags, "--config.check"]) == 0
+    output = capsys.readouterr()
+    assert (output.err, len(output.out.splitlines())) == ("", 3)
+
+
+def test_the_check_tells_the_mistakes_of_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("config.yaml", "batches: [abc]\n"), ("web.yml", BROKEN_WEB_CONFIG)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    flags = [f"--config.file={tmp_path / 'config.yaml'}", f"--web.config.file={tmp_path / 'web.yml'}"]
+    assert main([*flags, "--config.check"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    names = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in output.err.splitlines()]
+    assert names == ["config.yaml", "config.yaml", "web.yml", "web.yml", "web.yml"]
+    assert SECRET not in output.err
+
+
+def test_the_log_says_whether_tls_and_passwords_are_on(sandbox: Sandbox, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for text, tls, basic_auth in (("", "false", "false"), (f"{TLS}{USERS}", "true", "true")):
+        flags = [f"--web.config.file={folder.write(text)}"]
+        with running_exporter(sandbox, tmp_path, batches=[REF], flags=flags) as exporter:
+            assert f"tls={tls} basic_auth={basic_auth}" in exporter.program.output()
+            assert stop(exporter) == 0
+    with running_exporter(sandbox, tmp_path, batches=[REF]) as exporter:
+        assert "tls=false basic_auth=false" in exporter.program.output()
+
+
+def test_the_demo_names_its_url_with_tls(tmp_path: Path) -> None:
+    web_config = Folder(tmp_path).write(TLS)
+    flags = ["--demo", "--web.listen-address=127.0.0.1:0", f"--web.config.file={web_config}"]
+    with running([sys.executable, str(ROOT / "exporter.py"), *flags], log=tmp_path / "demo.log") as program:
+        pattern = r"https://127\.0\.0\.1:\d+/metrics"
+        url = wait_for("the URL", lambda: re.search(pattern, program.output()), programs=[program]).group()
+        response = requests.get(url, verify=str(tmp_path / "server_ca.crt"), timeout=PATIENCE)
+        assert "sitecore_cdp_up" in response.text
 
 
 # Addresses

@@ -48,6 +48,8 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
     """Return the families of two real scrapes: of a feed with a superseded batch, and of an API that fails."""
     directory = tmp_path_factory.mktemp("exporter")
     (directory / "batches.yaml").write_text(f"[{{ref: {MISSING}, feed: nightly-guests}}]", encoding="utf-8")
+    web_config = directory / "web-config.yml"
+    web_config.write_text("http_server_config: {headers: {}}", encoding="utf-8")
     feed = {
         "name": "nightly-guests",
         "labels": {"team": "crm"},
@@ -69,7 +71,12 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
         )
         sandbox.put_batch(LATER, status="success", total=7)
         with running_exporter(
-            sandbox, directory, discovery={"enabled": True}, feeds=[feed], batch_files=["batches.yaml"]
+            sandbox,
+            directory,
+            discovery={"enabled": True},
+            feeds=[feed],
+            batch_files=["batches.yaml"],
+            flags=[f"--web.config.file={web_config}"],
         ) as exporter:
             families = scrape(exporter)
             sandbox.set_fault(faults.Status(500))
