@@ -92,6 +92,11 @@ class Organisation:
             self._probed.popitem(last=False)
         return record
 
+    def forget_refusals(self) -> None:
+        """Let the details that were refused be asked for again in the next plan, however long ago they were asked."""
+        for record in self._records.values():
+            record.refused = None
+
     def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
         before, self._overruled = self._overruled, overruled(config, batch_files.batches)
         if new := sorted(self._overruled - before):

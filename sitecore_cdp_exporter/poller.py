@@ -204,12 +204,19 @@ class Poller:
     # How its requests are sent.
 
     def _start_threads(self, poll: Poll, now: float) -> None:
-        """Let as many threads work for the poll as it has requests to send."""
+        """Let as many threads work for the poll as it has requests to send, or as the system grants."""
         if self._stopped:
             poll.finished.set()
         while not poll.over(now) and poll.threads < min(poll.config.api.concurrency, len(poll.queue) + poll.sending):
+            try:
+                threading.Thread(target=self._work, args=(poll,), name="poll", daemon=True).start()
+            except RuntimeError:
+                # Those that there are do it all, later.
+                if not poll.threads:
+                    logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  That says it all.
+                    self._leave_out_the_rest(poll, InternalError("no thread can be started"), now)
+                return
             poll.threads += 1
-            threading.Thread(target=self._work, args=(poll,), name="poll", daemon=True).start()
 
     def _work(self, poll: Poll) -> None:
         """Send the requests of a poll, one after the other, until there is nothing more to ask."""
@@ -257,14 +264,17 @@ class Poller:
         return poll.organisation.breaker.ask(credentials, now)
 
     def _skip_the_rest(self, poll: Poll, now: float) -> None:
-        skipped = SkippedError("the API wants no requests now")
         poll.skipped = True
+        self._leave_out_the_rest(poll, SkippedError("the API wants no requests now"), now)
+
+    def _leave_out_the_rest(self, poll: Poll, error: PollError, now: float) -> None:
+        """Ask for nothing more in this poll, because of the error."""
         if poll.discovering:
-            self._end_discovery(poll, skipped.reason, now)
+            self._end_discovery(poll, error.reason, now)
         while poll.queue:
             job = poll.queue.popleft()
             if isinstance(job, str):
-                poll.note(job, skipped, now)
+                poll.note(job, error, now)
 
     def _read_batch(self, api: BatchReader, ref: str, credentials: Credentials | PollError) -> Outcome:
         if isinstance(credentials, PollError):
@@ -355,6 +365,8 @@ class Poller:
             self._list_failure = failure
             if failure is None:
                 logger.info("the list of batches can be read again")
+                # What refused the list may have refused details, too; that was not their batch's own.
+                poll.organisation.forget_refusals()
             else:
                 logger.warning("the list of batches can not be read", extra={"reason": f"{failure}"})
         self._plan(poll, now)

@@ -881,3 +881,40 @@ def test_whatever_happens_a_snapshot_tells_only_what_was_seen(
             else:
                 assert state.reading is not None
                 assert state.reading.batch == answer
+
+
+class TestNoMoreThreads:
+    @pytest.fixture
+    def grant(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        start = threading.Thread.start
+
+        def grant(threads: int) -> None:
+            left = iter(range(threads))
+
+            def start_if_granted(thread: threading.Thread) -> None:
+                if next(left, None) is None:
+                    raise RuntimeError("can't start new thread")
+                start(thread)
+
+            monkeypatch.setattr(threading.Thread, "start", start_if_granted)
+
+        return grant
+
+    def test_the_threads_that_there_are_ask_for_everything(
+        self, poller: Poller, watchlist: Lists, grant: Callable[[int], None]
+    ) -> None:
+        watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
+        grant(1)
+        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        assert [state.failure for state in snapshot.batches] == [None] * 5
+
+    def test_without_any_the_poll_ends_at_once_and_the_next_one_is_well(
+        self, poller: Poller, watchlist: Lists, grant: Callable[[int], None]
+    ) -> None:
+        watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
+        grant(0)
+        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        assert [state.failure for state in snapshot.batches] == [Reason.INTERNAL] * 5
+        grant(5)
+        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        assert [state.failure for state in snapshot.batches] == [None] * 5

@@ -212,6 +212,23 @@ class TestListAndBatchDisagree:
         put(api, 1)
         assert poll(poller, clock).unread == 0
 
+    @pytest.mark.parametrize("unfinished", [0, 1, 5])
+    def test_a_403_for_everything_does_not_delay_the_details_once_it_is_over(
+        self, api: FakeApi, clock: Clock, unfinished: int
+    ) -> None:
+        poller = make_poller(api, clock)
+        others = [put(api, number, BatchStatus.PROCESSING) for number in range(10, 10 + unfinished)]
+        # Everything is refused from the moment in which the list was read.
+        key = put(api, 1)
+        good = dict(api.answers)
+        api.answers |= dict.fromkeys([key, *others], ForbiddenError(403))
+        assert poll(poller, clock).unread == 1
+        api.list_error = ForbiddenError(403)
+        for _ in range(3):
+            poll(poller, clock)
+        api.list_error, api.answers, api.credentials = None, good, Credentials("client", "rotated")
+        assert poll(poller, clock).unread == 0
+
     def test_a_404_from_before_the_list_had_the_batch_does_not_delay_its_details(
         self, api: FakeApi, clock: Clock
     ) -> None:
