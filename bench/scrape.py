@@ -1,82 +1,122 @@
-"""How long a scrape takes against the least it could take, and how many requests it makes.
+"""How long a scrape takes, beside the least that it could take and what else one could run.
 
-    make bench
-
-The exporter runs as a process of its own against a sandbox in this one. The limit of a scrape is the API's answer time
-times the rounds that `concurrency` leaves no way around: 200 batches, 16 at a time, are 13 rounds.
+The limit is the time of one request that is alone, times the rounds that `concurrency` leaves no way around: 1,000
+batches, 16 at a time, are 63 rounds.
 """
 
 import math
-import platform
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-import requests
-
-from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+from bench.bare_client import BareClient, bare_client
+from bench.exporter_process import ExporterProcess, running_exporter
+from bench.figures import Group, Measured, Settings, take_turns
+from bench.json_exporter import running_json_exporter
+from bench.plain_loop import PlainLoop
+from bench.upstream import Upstream, running_upstream
+from tests.exporter_program import API_TOKEN, CLIENT_KEY
 
 ANSWER_TIME = 0.1
 CONCURRENCY = 16
-SCRAPES = 5
+SIZE_OF_FEW = 100
 
-
-def main() -> None:
-    print(f"sitecore-cdp-batch-exporter {__version__}, Python {platform.python_version()}, {platform.machine()}")
-    print(
-        f"\nUnfinished batches: answer time {ANSWER_TIME * 1000:.0f} ms, concurrency {CONCURRENCY}, best of {SCRAPES}"
-    )
-    print(f"{'batches':>8} {'limit s':>8} {'scrape s':>9} {'ratio':>6} {'requests':>9}")
-    for batches in (10, 50, 100, 200, 400):
-        with exporter_and_sandbox(batches, status="processing") as (exporter, sandbox):
-            sandbox_requests_before = len(sandbox.requests)
-            times = [scrape(exporter) for _ in range(SCRAPES)]
-            requests_per_scrape = (len(sandbox.requests) - sandbox_requests_before) / SCRAPES
-            limit = math.ceil(batches / CONCURRENCY) * ANSWER_TIME
-            best = min(times)
-            print(f"{batches:>8} {limit:>8.2f} {best:>9.3f} {best / limit:>6.3f} {requests_per_scrape:>9.0f}")
-    print("\nFinished batches: the first scrape reads them, the second has nothing to ask")
-    print(f"{'batches':>8} {'scrape':>7} {'seconds':>8} {'requests':>9} {'bytes':>9}")
-    for batches in (100, 1000):
-        with exporter_and_sandbox(batches, status="success") as (exporter, sandbox):
-            for number in (1, 2):
-                sandbox.clear_requests()
-                seconds = scrape(exporter)
-                size = len(metrics(exporter))
-                print(f"{batches:>8} {number:>7} {seconds:>8.3f} {len(sandbox.requests):>9} {size:>9}")
+SCRAPE = "(a) scrape of unfinished batches"
+BARE = "(a) their requests by a bare client"
+PROCESSOR = "(c) processor time of a scrape, all unfinished"
+LOOP = "(f) plain loop, once around"
+JSON_EXPORTER = "(g) json_exporter, all probes"
+START = "(e) from the start to the first whole scrape"
+# The least that a start takes is to start Python and to import what the exporter is made of.
+IMPORTS = "import aiohttp.web, bcrypt, prometheus_client, pydantic, requests, structlog, yaml"
 
 
 @contextmanager
-def exporter_and_sandbox(batches: int, *, status: str) -> Iterator[tuple[Exporter, Sandbox]]:
-    refs = [str(uuid4()) for _ in range(batches)]
+def slow_upstream(batches: int) -> Iterator[tuple[Upstream, Path]]:
+    """Give an API with unfinished batches that takes its time, and a directory."""
     with (
-        tempfile.TemporaryDirectory() as directory,
-        Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, answer_delay=ANSWER_TIME) as sandbox,
+        tempfile.TemporaryDirectory() as name,
+        running_upstream(Path(name), unfinished=batches, answer_time=ANSWER_TIME) as upstream,
     ):
-        for ref in refs:
-            sandbox.put_batch(ref, status=status, total=1000, succeeded=1000, failed=0, time_to_process_millis=5000)
-        api = {"concurrency": CONCURRENCY}
-        with running_exporter(sandbox, Path(directory), batches=refs, api=api) as exporter:
-            yield exporter, sandbox
+        yield upstream, Path(name)
 
 
-def scrape(exporter: Exporter) -> float:
+def limit(bare: BareClient, batches: int) -> float:
+    return math.ceil(batches / CONCURRENCY) * bare.latency()
+
+
+def measure_scrape(batches: int, settings: Settings) -> Mapping[str, Measured]:
+    with slow_upstream(batches) as (upstream, directory), ExitStack() as stack:
+        exporter = stack.enter_context(running_exporter(upstream, directory, concurrency=CONCURRENCY))
+        bare = stack.enter_context(bare_client(upstream, concurrency=CONCURRENCY))
+        exporter.scrape()
+        processor_before = exporter.processor_seconds()
+        contenders: dict[str, Callable[[], float]] = {
+            "limit": lambda: limit(bare, batches),
+            SCRAPE: exporter.scrape,
+            BARE: lambda: seconds_of(bare.read_all),
+        }
+        if settings.json_exporter is not None:
+            json_exporter = stack.enter_context(
+                running_json_exporter(settings.json_exporter, upstream, directory, concurrency=CONCURRENCY)
+            )
+            contenders[JSON_EXPORTER] = lambda: seconds_of(json_exporter.probe_all)
+        # What is over soon is disturbed more, and can be measured more often.
+        rounds = settings.rounds * (1 + SIZE_OF_FEW // batches)
+        medians = take_turns(rounds, contenders)
+        processor = (exporter.processor_seconds() - processor_before) / rounds
+        loop = PlainLoop(upstream.base_url, (CLIENT_KEY, API_TOKEN), str(upstream.ca_file), upstream.refs)
+        least = medians.pop("limit")
+        # It takes so long that once is enough.
+        medians[LOOP] = seconds_of(loop.run_once)
+    measured = {name: Measured(seconds, least, "s") for name, seconds in medians.items()}
+    return measured | {PROCESSOR: Measured(processor, None, "s")}
+
+
+def measure_start(batches: int, settings: Settings) -> Mapping[str, Measured]:
+    with slow_upstream(batches) as (upstream, directory), bare_client(upstream, concurrency=CONCURRENCY) as bare:
+
+        def start_and_scrape() -> float:
+            with running_exporter(upstream, directory, concurrency=CONCURRENCY) as exporter:
+                return whole_scrape(exporter)
+
+        medians = take_turns(
+            settings.rounds,
+            {
+                "imports": lambda: seconds_of(import_libraries),
+                "limit": lambda: limit(bare, batches),
+                START: start_and_scrape,
+            },
+        )
+    return {START: Measured(medians[START], medians["imports"] + medians["limit"], "s")}
+
+
+def import_libraries() -> None:
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)  # noqa: S603  It is this very Python.
+
+
+def whole_scrape(exporter: ExporterProcess) -> float:
+    """Scrape, and return the seconds since the start of the exporter."""
+    exporter.scrape()
+    return time.perf_counter() - exporter.started
+
+
+def seconds_of(run: Callable[[], object]) -> float:
     started = time.perf_counter()
-    metrics(exporter)
+    run()
     return time.perf_counter() - started
 
 
-def metrics(exporter: Exporter) -> bytes:
-    headers = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
-    response = requests.get(f"{exporter.url}/metrics", headers=headers, timeout=60)
-    response.raise_for_status()
-    return response.content
-
-
-if __name__ == "__main__":
-    main()
+GROUPS = (
+    Group(
+        names=(SCRAPE, BARE, PROCESSOR, LOOP, JSON_EXPORTER),
+        sizes=(10, 100, 1000),
+        quick_sizes=(10, 100),
+        measure=measure_scrape,
+    ),
+    Group(names=(START,), sizes=(10, 100, 1000), quick_sizes=(10, 100), measure=measure_start),
+)

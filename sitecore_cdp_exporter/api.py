@@ -396,11 +396,10 @@ class BatchApi:
         code = "error"
         started = time.monotonic()
         try:
-            with session.get(
-                request.url,
-                auth=HTTPBasicAuth(request.credentials.username.encode(), request.credentials.password.encode()),
+            with session.send(
+                _prepare(request, session),
                 # The annotation does not say so, but requests hands a Timeout of urllib3 through.
-                timeout=deadline,  # type: ignore[arg-type]
+                timeout=deadline,
                 allow_redirects=False,
                 stream=True,
             ) as response:
@@ -437,6 +436,14 @@ class _Request:
     url: str
     endpoint: str
     credentials: Credentials
+
+
+def _prepare(request: _Request, session: requests.Session) -> requests.PreparedRequest:
+    """Prepare a GET. The session would do it too, but to merge what it may have takes a sixth of a request's time."""
+    prepared = requests.PreparedRequest()
+    auth = HTTPBasicAuth(request.credentials.username.encode(), request.credentials.password.encode())
+    prepared.prepare(method="GET", url=request.url, headers=session.headers, auth=auth)
+    return prepared
 
 
 class _Session(requests.Session):
