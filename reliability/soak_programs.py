@@ -1,0 +1,199 @@
+"""The programs of a soak: the exporter as a user runs it, and the Prometheus that scrape it.
+
+Each is in a session of its own (`setsid`), so that Ctrl-C ends the soak early and not the programs.
+"""
+
+import re
+import sys
+import time
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from reliability.soak_comparison import Life, Scrape, Stored
+from reliability.soak_uploads import COUNTS
+from tests.e2e.program import Program, answers_ok, running, wait_for
+from tests.exporter_program import ROOT, Exporter
+
+SCRAPE_INTERVAL = 1.0
+REQUEST_TIMEOUT = 30.0
+# Prometheus moves the moment of a scrape by up to two milliseconds, so that it can store it better, in seconds.
+ROUNDING = 0.005
+# How much of the time is asked for at once, so that no answer gets large, in seconds.
+CHUNK = 60.0
+
+
+@contextmanager
+def running_exporter(config: Path, *, log: Path) -> Iterator[Exporter]:
+    """Run the exporter on a free port of loopback, with every line of its log, until the end of the block."""
+    command = [
+        "setsid",
+        sys.executable,
+        str(ROOT / "exporter.py"),
+        f"--config.file={config}",
+        "--web.listen-address=127.0.0.1:0",
+        "--log.level=debug",
+    ]
+    with running(command, log=log) as program:
+        listening = wait_for(
+            "the exporter to listen",
+            lambda: re.search(r"msg=listening .*address=(\S+)", program.output()),
+            programs=[program],
+        )
+        yield Exporter(program, f"http://{listening.group(1)}")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the exporter's process uses, by the system. `moment` is monotonic; `resident` is in bytes.
+
+    `files` are all that it has open, save the `sockets`.
+    """
+
+    moment: float
+    resident: int
+    threads: int
+    files: int
+    sockets: int
+
+
+def figures_of(program: Program) -> Figures | None:
+    """Look at a process; None when it has ended."""
+    process = Path("/proc") / str(program.process.pid)
+    try:
+        status = dict(line.split(":", 1) for line in (process / "status").read_text(encoding="utf-8").splitlines())
+        links = [_target(link) for link in (process / "fd").iterdir()]
+        sockets = sum(link.startswith("socket:") for link in links)
+        return Figures(
+            time.monotonic(),
+            resident=int(status["VmRSS"].split()[0]) * 1024,
+            threads=int(status["Threads"]),
+            files=len(links) - sockets,
+            sockets=sockets,
+        )
+    except (OSError, KeyError):
+        return None
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return "closed meanwhile"
+
+
+class Prometheus:
+    """A real Prometheus that scrapes the exporter every second into a storage of its own."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self._url = url
+
+    def value(self, promql: str) -> float:
+        """Return the value of a query that gives at most one series; 0 without any."""
+        result = self._query(promql, time.time())
+        return float(result[0]["value"][1]) if result else 0.0
+
+    def stored(self, start: float, end: float) -> Stored:
+        """Read back all that was stored, sample by sample. The moments are Unix seconds."""
+        statuses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for labels, samples in self._samples("sitecore_cdp_batch_status", start, end):
+            for moment, value in samples:
+                if value == 1:
+                    insort(statuses[labels["ref"], labels["status"]], moment)
+        counts = {
+            (labels["ref"], name): samples[-1][1]
+            for name in (f"sitecore_cdp_batch_{count}" for count in COUNTS)
+            for labels, samples in self._samples(name, start, end)
+        }
+        return Stored(statuses, counts, self._scrapes(start, end))
+
+    def failed_scrapes(self, start: float, end: float) -> list[float]:
+        """Return when a scrape failed."""
+        return [moment for _, samples in self._samples("up", start, end) for moment, value in samples if value != 1]
+
+    def reasons(self, life: Life) -> list[str]:
+        """Return the reasons that were told in the time of a life for which the batch could not be read."""
+        duration = f"{(life.until - life.since) * 1000:.0f}ms"
+        failures = self._query(f'sitecore_cdp_batch_poll_failure{{ref="{life.ref}"}}[{duration}]', life.until)
+        return sorted({series["metric"]["reason"] for series in failures})
+
+    def _scrapes(self, start: float, end: float) -> list[Scrape]:
+        polls = {
+            moment: value
+            for _, samples in self._samples("sitecore_cdp_exporter_poll_duration_seconds", start, end)
+            for moment, value in samples
+        }
+        late = {
+            moment
+            for name in ("sitecore_cdp_batch_poll_failure", "sitecore_cdp_discovery_failure")
+            for _, samples in self._samples(f'{name}{{reason="deadline"}}', start, end)
+            for moment, _ in samples
+        }
+        durations = self._samples("scrape_duration_seconds", start, end)
+        return sorted(
+            (
+                # A poll that is shared was under way when the scrape began. Without an answer there is nothing old.
+                Scrape(moment - polls.get(moment, 0.0) - ROUNDING, moment, moment + value + ROUNDING, moment in late)
+                for _, samples in durations
+                for moment, value in samples
+            ),
+            key=lambda scrape: scrape.began,
+        )
+
+    def _samples(
+        self, selector: str, start: float, end: float
+    ) -> Iterator[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Read the samples as they were stored, in ascending order; a series comes once for each minute."""
+        while start < end:
+            # A range of a query includes its end, and its start, too.
+            last = min(start + CHUNK, end)
+            for series in self._query(f"{selector}[{(last - start) * 1000 - 1:.0f}ms]", last):
+                yield series["metric"], [(moment, float(value)) for moment, value in series["values"]]
+            start = last
+
+    def _query(self, promql: str, moment: float) -> list[dict[str, Any]]:
+        answer = requests.get(
+            f"{self._url}/api/v1/query", params={"query": promql, "time": f"{moment:.3f}"}, timeout=REQUEST_TIMEOUT
+        )
+        answer.raise_for_status()
+        result: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return result
+
+
+@contextmanager
+def running_prometheus(name: str, exporter: Exporter, directory: Path) -> Iterator[Prometheus]:
+    """Run a Prometheus until the end of the block, with its storage and log in a new folder of this name."""
+    directory = directory / name
+    directory.mkdir()
+    config = directory / "prometheus.yml"
+    target = exporter.url.removeprefix("http://")
+    document = {
+        # The moment of a scrape within its interval follows from the external labels, so each has its own.
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "external_labels": {"replica": name}},
+        "scrape_configs": [{"job_name": "sitecore-cdp", "static_configs": [{"targets": [target]}]}],
+    }
+    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+    command = [
+        "setsid",
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    with running(command, log=directory / "prometheus.log") as program:
+        listening = wait_for(
+            "Prometheus to log the port that it chose",
+            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
+            programs=[program],
+        )
+        url = f"http://{listening[1]}"
+        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
+        yield Prometheus(name, url)

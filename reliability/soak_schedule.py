@@ -1,0 +1,31 @@
+"""What a soak does, at its time, in one thread: so nothing needs a lock, and a seed makes the same plan again."""
+
+import sched
+import time
+from collections.abc import Callable
+
+# How long it sleeps when nothing is due, in seconds, so that an action of another thread's making is not late.
+NAP = 0.05
+
+
+class Schedule:
+    """Actions that come due. They run in `run_until`; one that is late runs at once."""
+
+    def __init__(self) -> None:
+        self._scheduler = sched.scheduler(time.monotonic)
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        """Run an action once."""
+        self._scheduler.enter(seconds, 0, action)
+
+    def every(self, seconds: float, action: Callable[[], object]) -> None:
+        """Run an action again and again, from now on."""
+        action()
+        self.after(seconds, lambda: self.every(seconds, action))
+
+    def run_for(self, seconds: float) -> None:
+        """Run what comes due in so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pause = self._scheduler.run(blocking=False)
+            time.sleep(NAP if pause is None else min(pause, NAP))
