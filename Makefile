@@ -15,7 +15,7 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
     BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run stack test check audit licences sbom kubernetes bench bench-requests soak pictures format lock schema dashboard clean
+.PHONY: help demo run stack test check audit licences sbom kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -24,10 +24,10 @@ demo: $(INSTALLED) ## Run the exporter against the bundled sandbox of the Batch 
 	@$(BIN)/python exporter.py --demo $(ARGS)
 
 run: $(INSTALLED) ## Run the exporter with config.yaml (CONFIG=path for another file)
-	@$(BIN)/python exporter.py --config.file=$(CONFIG) $(ARGS)
+	@$(BIN)/python exporter.py --config.file='$(CONFIG)' $(ARGS)
 
 stack: $(INSTALLED) ## Run the demo (or CONFIG=path) with Prometheus, its alerts and Alertmanager, without Docker
-	@$(BIN)/python -m stack $(if $(filter file,$(origin CONFIG)),,--config.file=$(CONFIG)) $(ARGS)
+	@$(BIN)/python -m stack $(if $(filter file,$(origin CONFIG)),,--config.file='$(CONFIG)') $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, with branch coverage (those marked e2e need Prometheus)
 	$(BIN)/pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term $(PYTEST_ARGS)
@@ -74,6 +74,9 @@ bench-requests: $(INSTALLED) ## Count the requests of scrapes, of a day and of a
 
 soak: $(INSTALLED) ## Run the exporter under all that happens in production, for ten minutes (ARGS=--duration=1m)
 	$(BIN)/python -m reliability.soak $(ARGS)
+
+faults: $(INSTALLED) ## Try every fault and write docs/reliability.md (as root: all of them)
+	@$(BIN)/python -m reliability.faults $(ARGS)
 
 pictures: $(INSTALLED) ## Take the pictures of the documentation (needs Chromium)
 	$(BIN)/python -m docs.take_pictures

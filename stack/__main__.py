@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopping.set())
     try:
         run(arguments.data.absolute(), arguments.config_file, stopping)
+    except OSError as error:
+        print(f"stack: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201  The output of the command.
+        return 1
     except StackError as error:
         print(f"stack: {error}", file=sys.stderr)  # noqa: T201  The output of the command.
         return 1
@@ -67,8 +70,9 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
 
     """
     prometheus, alertmanager = _find("prometheus"), _find("prometheus-alertmanager", "alertmanager")
-    with _locked_folder(data), ExitStack() as all_programs:
-        addresses = _choose_addresses()
+    with _locked_folder(data) as lock, ExitStack() as all_programs:
+        with ExitStack() as listeners:
+            addresses = choose_addresses(listeners)
         _write_configs(data, addresses)
         programs: list[Program] = []
 
@@ -76,7 +80,11 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
             name: str, command: Sequence[str], address: str, *, ready: str = "/-/ready", log: bool = True
         ) -> None:
             program = running(
-                name, command, ready_url=f"http://{address}{ready}", log=data / f"{name}.log" if log else None
+                name,
+                command,
+                ready_url=f"http://{address}{ready}",
+                log=data / f"{name}.log" if log else None,
+                lock=lock,
             )
             programs.append(all_programs.enter_context(program))
 
@@ -126,7 +134,9 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
             addresses.prometheus,
         )
         if _wait_until_ready(programs, stopping):
-            _print_urls(addresses, data)
+            is_demo = exporter_config is None
+            sandbox = _address_of_the_sandbox(data / "exporter.log", stopping) if is_demo else ""
+            _print_urls(addresses, data, sandbox)
             _wait_until_one_ends(programs, stopping)
 
 
@@ -142,7 +152,8 @@ def _find(*names: str) -> str:
 
 
 @contextmanager
-def _locked_folder(data: Path) -> Iterator[None]:
+def _locked_folder(data: Path) -> Iterator[int]:
+    """Lock the folder, and give the descriptor that holds the lock."""
     data.mkdir(parents=True, exist_ok=True)
     # Nothing in it is for a repository.
     (data / ".gitignore").write_text("*\n", encoding="ascii")
@@ -150,30 +161,37 @@ def _locked_folder(data: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another stack uses {data}; give this one a folder of its own: --data=PATH") from None
-        yield
+            raise StackError(
+                f"another stack, or what is left of one that was killed, uses {data}; "
+                "end its programs, or give this one a folder of its own: --data=PATH"
+            ) from None
+        yield lock.fileno()
 
 
-def _choose_addresses() -> Addresses:
-    """Choose the usual port of each program, or any other where that is taken."""
-    with ExitStack() as sockets:
+def choose_addresses(listeners: ExitStack) -> Addresses:
+    """Choose the usual port of each program, or any other where that is taken.
 
-        def choose(port: str) -> str:
-            listener = sockets.enter_context(socket.socket())
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", int(port)))
-            except OSError:
-                listener.bind(("127.0.0.1", 0))
-            return f"127.0.0.1:{listener.getsockname()[1]}"
+    They are kept until `listeners` is closed, so that neither this stack nor another one chooses them again.
+    """
 
-        # The sockets stay open until all are chosen, so that no two get the same port.
-        return Addresses(
-            exporter=choose(PORTS.exporter),
-            prometheus=choose(PORTS.prometheus),
-            alertmanager=choose(PORTS.alertmanager),
-            webhook_receiver=choose(PORTS.webhook_receiver),
-        )
+    def listen(port: str) -> str:
+        # What an earlier stack has left in TIME_WAIT does not count.
+        listener = socket.create_server(("127.0.0.1", int(port)))
+        listeners.enter_context(listener)
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def choose(port: str) -> str:
+        try:
+            return listen(port)
+        except OSError:
+            return listen("0")
+
+    return Addresses(
+        exporter=choose(PORTS.exporter),
+        prometheus=choose(PORTS.prometheus),
+        alertmanager=choose(PORTS.alertmanager),
+        webhook_receiver=choose(PORTS.webhook_receiver),
+    )
 
 
 def _write_configs(data: Path, addresses: Addresses) -> None:
@@ -202,7 +220,17 @@ def _check(programs: Sequence[Program], stopping: threading.Event) -> None:
             raise StackError(program.how_it_ended())
 
 
-def _print_urls(addresses: Addresses, data: Path) -> None:
+def _address_of_the_sandbox(log: Path, stopping: threading.Event) -> str:
+    """Wait for the line in which the demo tells it, and give that line."""
+    while not stopping.is_set():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if "the sandbox itself" in line:
+                return f"{line}\n"
+        stopping.wait(SECONDS_BETWEEN_LOOKS)
+    return ""
+
+
+def _print_urls(addresses: Addresses, data: Path, sandbox: str) -> None:
     print(  # noqa: T201  The output of the command.
         "\n"
         "Everything runs; it takes a few minutes until the first alert. Alerts are printed below.\n"
@@ -210,8 +238,10 @@ def _print_urls(addresses: Addresses, data: Path) -> None:
         f"    http://{addresses.prometheus}/  Prometheus: under Alerts, the alert rules and what fires\n"
         f"    http://{addresses.alertmanager}/  Alertmanager, or: amtool alert --alertmanager.url=http://{addresses.alertmanager}\n"
         f"    http://{addresses.exporter}/  the exporter: what is watched\n"
+        f"{sandbox}"
         f"    {data}  databases, silences and logs; remove it to begin anew\n"
         "\n"
+        f"The commands of docs/runbook.md need this first: ALERTMANAGER=http://{addresses.alertmanager}\n"
         "Ctrl-C ends all of it.\n",
         flush=True,
     )

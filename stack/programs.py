@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,15 +49,16 @@ class Program:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str], *, ready_url: str, log: Path | None) -> Iterator[Program]:
-    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it."""
-    if log is None:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  Nothing of it is a stranger's.
-    else:
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603  Likewise.
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
+def running(name: str, command: Sequence[str], *, ready_url: str, log: Path | None, lock: int) -> Iterator[Program]:
+    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it.
+
+    It inherits `lock`, a descriptor, and so keeps what is locked by it even if it is left alone.
+    """
+    with ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("wb"))
+        process = subprocess.Popen(  # noqa: S603  Nothing of it is a stranger's.
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock]
+        )
     try:
         yield Program(name, process, ready_url, log)
     finally:

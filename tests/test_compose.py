@@ -76,11 +76,13 @@ def test_every_port_is_on_loopback(service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_image_is_pinned_or_built_here(service: str) -> None:
-    if "build" in SERVICES[service]:
-        assert (ROOT / SERVICES[service]["build"] / "Dockerfile").is_file()
-        assert SERVICES[service]["image"].endswith(":local")
+    image = SERVICES[service]["image"]
+    if image.endswith(":local"):
+        # By one service only: two that build the same image at once get in each other's way.
+        [builder] = [each for each in SERVICES.values() if each["image"] == image and "build" in each]
+        assert (ROOT / builder["build"] / "Dockerfile").is_file()
     else:
-        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", SERVICES[service]["image"])
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", image)
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stack.__main__ import choose_addresses
 from stack.config_files import (
     ALERTMANAGER_CONFIG,
     PROMETHEUS_CONFIG,
@@ -77,3 +79,33 @@ def test_a_missing_program_is_told_with_its_package_and_nothing_is_started(
     assert f"sudo apt install {package}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(there)
+
+
+def test_a_folder_that_can_not_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    for name in ("prometheus", "prometheus-alertmanager"):
+        stand_in(tmp_path, name)
+    file = tmp_path / "file"
+    file.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "stack", f"--data={file}"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"stack: {file}: File exists\n")
+
+
+def test_two_stacks_that_start_at_once_get_different_ports() -> None:
+    with ExitStack() as listeners:
+        one = choose_addresses(listeners)
+        other = choose_addresses(listeners)
+    assert not {*vars(one).values()} & {*vars(other).values()}
+
+
+def test_make_takes_a_path_with_spaces() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "stack", "CONFIG=my config/c.yaml"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "--config.file='my config/c.yaml'" in done.stdout
