@@ -43,6 +43,7 @@ from sitecore_cdp_exporter.config_values import (
     Timeout,
     Username,
 )
+from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
 from sitecore_cdp_exporter.yaml_document import YamlDocument, YamlProblem, read_yaml
 
 
@@ -347,6 +348,8 @@ SECTIONS: dict[str, type[Section]] = {
     "feeds": FeedConfig,
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
+# As for a batch file: some hundred thousand batches, far more than anybody lists.
+LARGEST_FILE = 10 * 1024 * 1024
 
 
 def load_config(path: Path) -> Config:
@@ -364,7 +367,9 @@ def load_config(path: Path) -> Config:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular_file(path, LARGEST_FILE)
+    except NotARegularFileError as error:
+        problem = f"{path}: {error}"
     except OSError as error:
         problem = f"{path}: cannot be read: {error.strerror}"
     raise ConfigError([one_line(problem)])

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sitecore_cdp_exporter.config import Config, ConfigError, load_config
+from sitecore_cdp_exporter.config import LARGEST_FILE, Config, ConfigError, load_config
+from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,6 @@ def _digest(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
+        return hashlib.sha256(read_regular_file(path, LARGEST_FILE)).digest()
+    except (OSError, NotARegularFileError):
         return None

@@ -15,7 +15,7 @@ import time
 from base64 import b64encode
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from requests.adapters import HTTPAdapter
 from requests.utils import get_auth_from_url
@@ -226,7 +226,14 @@ class _Response(http.client.HTTPResponse):
             raise _ClosedUnansweredError("the connection was closed") from error
         if not answered:
             raise _ClosedUnansweredError("the connection was closed")
-        super().begin()
+        file = self.fp
+        self.fp = _WholeLines(file)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            # http.client lets go of what it has closed.
+            if self.fp is not None:
+                self.fp = file
         # urllib3 would go on, and log what it could not parse.
         assert_header_parsing(self.msg)
 
@@ -236,6 +243,22 @@ class _Response(http.client.HTTPResponse):
             raise http.client.HTTPException("a chunk has a negative size")
         content: bytes = super()._safe_read(amt)  # type: ignore[misc]
         return content
+
+
+class _WholeLines:
+    """What http.client reads status line and headers from. It would take an end in their middle for theirs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readline(self, limit: int) -> bytes:
+        line = self._file.readline(limit)
+        if len(line) < limit and not line.endswith(b"\n"):
+            raise http.client.RemoteDisconnected("the connection was closed in the middle of the headers")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _ClosedUnansweredError(http.client.RemoteDisconnected):

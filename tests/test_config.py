@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sitecore_cdp_exporter.config import (
+    LARGEST_FILE,
     ApiConfig,
     BasicAuth,
     Config,
@@ -438,6 +439,16 @@ def test_a_path_that_cannot_be_read_gives_one_line(tmp_path: Path) -> None:
             load_config(path)
         shown = str(path).replace("\n", r"\n")
         assert raised.value.errors == (f"{shown}: cannot be read: {reason}",)
+
+
+def test_what_is_no_file_or_too_large_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.write_bytes(b"#" * (LARGEST_FILE + 1))
+    for path, problem in {pipe: "not a file", large: "larger than 10,485,760 bytes"}.items():
+        with pytest.raises(ConfigError) as raised:
+            load_config(path)
+        assert raised.value.errors == (f"{path}: {problem}",)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

@@ -795,3 +795,11 @@ def test_an_answer_in_the_pool_is_not_taken_for_the_next(new_client: NewClient) 
         client = new_client(server.url)
         client.read()
         assert client.read().status == "processing"
+
+
+@pytest.mark.parametrize(
+    "length", [1, 12, len("HTTP/1.1 200 OK\r\n"), 25, OK.index(b"\r\n\r\n") + 2, OK.index(b"\r\n\r\n") + 3]
+)
+def test_an_answer_that_is_cut_in_its_headers_is_a_failed_connection(new_client: NewClient, length: int) -> None:
+    with answering(OK[:length]) as server:
+        assert f"{new_client(server.url).fail(ConnectionFailedError)}" == "RemoteDisconnected"
