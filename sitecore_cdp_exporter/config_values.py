@@ -31,8 +31,21 @@ REF_PREFIX = (
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
 )
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-# Labels of the exporter's own, of Prometheus and of its alerts: one of the same name would hide or break them.
-RESERVED_LABELS = ("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity")
+# Labels of the exporter's own, of Prometheus, of its alerts and of the recorded series that these are made from
+# (`field`): one of the same name would hide or break them.
+RESERVED_LABELS = (
+    "ref",
+    "feed",
+    "status",
+    "reason",
+    "job",
+    "instance",
+    "le",
+    "alertname",
+    "alertstate",
+    "severity",
+    "field",
+)
 LABEL_NAME_SCHEMA: JsonDict = {
     "pattern": LABEL_NAME,
     "not": {"anyOf": [{"enum": [*RESERVED_LABELS]}, {"pattern": "^__"}]},

@@ -130,6 +130,8 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
                 f"--storage.tsdb.path={data / 'prometheus'}",
                 f"--web.listen-address={addresses.prometheus}",
                 f"--web.external-url=http://{addresses.prometheus}/",
+                # As in compose.yaml, which says why.
+                "--rules.alert.for-grace-period=1m",
             ],
             addresses.prometheus,
         )

@@ -376,7 +376,7 @@ def test_a_label_name_of_prometheus_is_taken(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity"),
+        *("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity", "field"),
         *("__", "__name__", "__x", "1a", "a-b", "a.b", "é", "''", "' a'", '"a\\n"', "$", "\u0663"),
     ],
 )

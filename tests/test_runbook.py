@@ -130,6 +130,25 @@ def test_the_commands_show_what_sitecore_cdp_says_of_a_batch(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_batch_without_an_error_log_is_told_in_one_line(tmp_path: Path) -> None:
+    [names] = [block.text for block in blocks(RUNBOOK) if (block.heading, block.language) == ("What a batch is", "sh")]
+    [login, _, refused, _] = [block.text for block in blocks(RUNBOOK) if block.heading == "How to look"]
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
+        sandbox.put_batch(REF, status="error")
+        set_names = f"{names}\n{login}\nAPI={sandbox.base_url}\n"
+        done = subprocess.run(
+            ["bash", "-c", set_names + refused],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "no_proxy": "*"},
+            input=f"{CLIENT_KEY}\n{API_TOKEN}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("", "This batch has no error log.\n")
+    assert not (tmp_path / "refused-records.jsonl").exists()
+
+
 def test_the_command_without_credentials_tells_that_the_way_is_good(tmp_path: Path) -> None:
     [command] = [block.text for block in blocks(RUNBOOK) if "--write-out" in block.text]
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
