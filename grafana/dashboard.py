@@ -15,6 +15,7 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import (
     CustomVariable,
     Dashboard,
+    DashboardLink,
     DatasourceVariable,
     QueryVariable,
     Row,
@@ -25,6 +26,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard as DashboardModel
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
+    DashboardLinkType,
     Panel,
     VariableModel,
     VariableOption,
@@ -58,6 +60,8 @@ UID: Final = "sitecore-cdp-batches"
 SCHEMA_OF: Final = "10.1.0"
 SCHEMA_VERSION: Final = 38
 
+# Its sections are what the alerts in prometheus/alerts.yml link to.
+RUNBOOK: Final = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
 DISCOVERY_OFF: Final = "discovery is off"
 # Either nothing is watched, or no exporter was scraped.
 NO_BATCHES: Final = "no batches"
@@ -75,6 +79,9 @@ STATUSES: Final = {code: (status.value, STATUS_COLORS[status]) for status, code 
     expressions.NOT_READ: ("not read", ORANGE)
 }
 OUTCOMES: Final = {0: ("not accepted", RED), 1: ("accepted", GREEN), 2: ("superseded", GREY)}
+SEVERITIES: Final = {
+    severity: (severity, color) for severity, color in (("critical", RED), ("warning", ORANGE), ("info", GREY))
+}
 FRESHNESS: Final = {
     0: ("fresh", GREEN),
     1: ("late, within grace", ORANGE),
@@ -82,7 +89,7 @@ FRESHNESS: Final = {
     3: ("nothing accepted yet", ORANGE),
 }
 
-# Only the ref changes: a batch is shown whatever its feed and status, and over the same time.
+# A batch is shown whatever its feed and status, or it would vanish from its own view when it finishes.
 BATCH_VIEW: Final = (
     f"/d/{UID}?${{datasource:queryparam}}&${{job:queryparam}}&${{instance:queryparam}}"
     "&var-ref=${__value.raw}&${__url_time_range}"
@@ -191,6 +198,31 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             ),
             count(expressions.OVERDUE, among=expressions.EXPECTED),
         ),
+        table_panel(
+            About(
+                number=9,
+                title="Alerts that fire",
+                description="What people are told of now, the newest first, save what Alertmanager silences or holds "
+                "back; of the jobs, the feeds and the ref that were chosen, and what concerns all of them. It needs "
+                "the rules of prometheus/alerts.yml in the same Prometheus. The runbook, linked at the top, has a "
+                "section for each alert.",
+                unit="s",
+                no_value="no alert fires, or the rules of prometheus/alerts.yml are not loaded",
+                width=24,
+                height=6,
+            ),
+            None,
+            {"age": expressions.FIRING_FOR},
+            [
+                Column(source="severity", title="Severity", properties=_in_words(SEVERITIES)),
+                Column(source="alertname", title="Alert"),
+                Column(source="feed", title="Feed"),
+                Column(source="ref", title="Ref", properties={"links": [_BATCH_LINK], "custom.width": 320}),
+                Column(source="job", title="Job"),
+                Column(source="Value", title="Since", properties={"decimals": 1}),
+            ],
+            sort_by={"Since": False},
+        ),
     ]
 
 
@@ -201,10 +233,11 @@ def which_batches() -> list[Builder[Panel]]:
             About(
                 number=10,
                 title="Batches",
-                description="All batches that are watched, the worst first, then the newest. A click on a ref shows "
-                "that batch alone; clear the ref at the top to come back. A batch that could not be read is shown "
-                "whatever statuses are chosen, with the reason. Failed share: red from 5 %, where the alert is "
-                "critical for batches of at least 20 records.",
+                description="All batches that are watched, the worst first: not read, failed, stuck or of an unknown "
+                "status, under way, loaded, superseded; of these the newest first. A click on a ref shows that batch "
+                "alone, whatever its feed and status; the browser's Back returns to what was chosen before. A batch "
+                "that could not be read is shown whatever statuses are chosen, with the reason. Failed share: red from "
+                "5 %, where the alert is critical for batches of at least 20 records.",
                 unit="short",
                 no_value=NO_BATCHES,
                 width=24,
@@ -212,6 +245,7 @@ def which_batches() -> list[Builder[Panel]]:
             ),
             "ref",
             {
+                "rank": expressions.WORST_THEN_NEWEST,
                 "status": expressions.STATUS,
                 "why": expressions.WHY_NOT_READ,
                 "outcome": expressions.OUTCOME,
@@ -244,7 +278,7 @@ def which_batches() -> list[Builder[Panel]]:
                 Column(source="Value #duration", title="Time to process", properties={"unit": "s"}),
                 Column(source="Value #age", title="Age", properties={"unit": "s", "decimals": 1}),
             ],
-            sort_by={"Status": True, "Age": False},
+            largest_first="Value #rank",
         ),
         table_panel(
             About(
@@ -396,59 +430,36 @@ def how_batches_moved() -> list[Builder[Panel]]:
 def how_much_goes_in() -> list[Builder[Panel]]:
     """Show volumes and speed by the time at which batches finished."""
     late = "A bar has the batches that finished in its interval; those of the last five minutes are still missing."
-    nothing = "no batch has finished"
+    records, failed, seconds = map(of_finished, ("total_records", "failed_records", "time_to_process_seconds"))
+    speed = f"sum by (feed) ({records} and {seconds}) / (sum by (feed) ({seconds}) > 0)"
+    quotient = "Records of finished batches, divided by the time that Sitecore CDP took for them."
+    volumes = [
+        (40, "Records", "Records in finished batches.", "short", f"sum by (feed) ({records})"),
+        (41, "Failed records", "Records that were not processed.", "short", f"sum by (feed) ({failed})"),
+        (
+            42,
+            "Time to process",
+            "The longest time that Sitecore CDP took for a batch.",
+            "s",
+            f"max by (feed) ({seconds})",
+        ),
+        (43, "Records a second", quotient, "cps", speed),
+    ]
     return [
         graph_panel(
             About(
-                number=40,
-                title="Records",
-                description=f"Records in finished batches. {late}",
-                unit="short",
-                no_value=nothing,
+                number=number,
+                title=title,
+                description=f"{description} {late}",
+                unit=unit,
+                no_value="no batch has finished",
             ),
-            {"{{feed}}": with_feed_name(f"sum by (feed) ({of_finished('total_records')})")},
-            stacked=True,
+            {"{{feed}}": with_feed_name(value)},
+            # Records of several feeds add up, times and speeds do not.
+            stacked=unit == "short",
             interval="1m",
-        ),
-        graph_panel(
-            About(
-                number=41,
-                title="Failed records",
-                description=f"Records that were not processed. {late}",
-                unit="short",
-                no_value=nothing,
-            ),
-            {"{{feed}}": with_feed_name(f"sum by (feed) ({of_finished('failed_records')})")},
-            stacked=True,
-            interval="1m",
-        ),
-        graph_panel(
-            About(
-                number=42,
-                title="Time to process",
-                description=f"The longest time that Sitecore CDP took for a batch. {late}",
-                unit="s",
-                no_value=nothing,
-            ),
-            {"{{feed}}": with_feed_name(f"max by (feed) ({of_finished('time_to_process_seconds')})")},
-            interval="1m",
-        ),
-        graph_panel(
-            About(
-                number=43,
-                title="Records a second",
-                description=f"Records of finished batches, divided by the time that Sitecore CDP took for them. {late}",
-                unit="cps",
-                no_value=nothing,
-            ),
-            {
-                "{{feed}}": with_feed_name(
-                    f"sum by (feed) ({of_finished('total_records')} and {of_finished('time_to_process_seconds')})"
-                    f" / (sum by (feed) ({of_finished('time_to_process_seconds')}) > 0)"
-                )
-            },
-            interval="1m",
-        ),
+        )
+        for number, title, description, unit, value in volumes
     ]
 
 
@@ -741,7 +752,7 @@ def _broken(about: About, expression: str, *, color: str = RED) -> Builder[Panel
     return stat_panel(_small(about), expression, thresholds=steps((0, GREEN), (1, color), below=GREY))
 
 
-def _in_words(meanings: Mapping[int, tuple[str, str]]) -> Mapping[str, object]:
+def _in_words(meanings: Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]) -> Mapping[str, object]:
     return {
         "unit": "none",
         "mappings": [value_map(meanings)],
@@ -763,6 +774,9 @@ def dashboard() -> DashboardModel:
         .time("now-24h", "now")
         .timezone("browser")
         .refresh("1m")
+    )
+    builder.link(
+        DashboardLink("Runbook").type(DashboardLinkType.LINK).url(RUNBOOK).icon("doc").target_blank(target_blank=True)
     )
     for number, question, panels in QUESTIONS:
         builder.with_row(Row(question).id(number))

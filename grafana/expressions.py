@@ -6,6 +6,7 @@ ref, which is unique, and nothing is counted twice. `$job` and the like are the 
 
 from typing import Final
 
+from sitecore_cdp_exporter.batch import BatchStatus
 from sitecore_cdp_exporter.collector import STATUS_CODES
 
 # These are the limits of prometheus/alerts.yml, in seconds where they are times.
@@ -61,6 +62,13 @@ def with_feed_name(expression: str) -> str:
     """Say so in the legend where batches have no feed."""
     return f'label_replace({expression}, "feed", "no feed", "feed", "")'
 
+
+# Some alerts have no feed, no ref or no job, and concern every choice of these.
+_ALERT: Final = 'alertname=~"SitecoreCdp.*", job=~"$job|", feed=~"$feed|", ref=~"${ref}.*|"'
+# The time since an alert that fires was first seen, its `for` included.
+FIRING_FOR: Final = (
+    f'time() - (ALERTS_FOR_STATE{{{_ALERT}}} and ignoring (alertstate) ALERTS{{{_ALERT}, alertstate="firing"}})'
+)
 
 WATCHED: Final = batch("poll_success")
 UNREAD: Final = f"{WATCHED} == 0"
@@ -124,6 +132,18 @@ TOO_SMALL: Final = (
     f" < on (feed) group_left () {feed('min_records')})"
     f" and on (ref) sitecore_cdp_batch_accepted{{{FEED}}} == 1) or 0 * {feed('min_records')}"
 )
+
+# From the worst: 5 not read, 4 failed, 3 stuck or of an unknown status, 2 under way, 1 loaded, 0 superseded.
+_CODE: Final = batch("status_code")
+_SUPERSEDED: Final = f"0 * ({batch('superseded')} == 1)"
+_LOADED: Final = f"{batch('accepted')} == 1 or 0 * ({_CODE} == {STATUS_CODES[BatchStatus.SUCCESS]}) + 1"
+_OPEN: Final = f"0 * ({_CODE} > {STATUS_CODES[BatchStatus.SUCCESS]}) + 4"
+_DOUBTFUL: Final = f"0 * ({_CODE} == {STATUS_CODES[BatchStatus.UNKNOWN]} or {STUCK} or {UPLOAD_EXPIRED}) + 3"
+_CONCERN: Final = (
+    f"({UNREAD}) + 5 or {chosen(f'{_SUPERSEDED} or {_LOADED} or {_OPEN} or {_DOUBTFUL} or 0 * {_CODE} + 2')}"
+)
+# A table is sorted by one number. No time of a batch, in seconds, is as large as the factor.
+WORST_THEN_NEWEST: Final = f"1e10 * ({_CONCERN}) + ({batch('created_timestamp_seconds')} or 0 * {WATCHED})"
 
 # The newest batches at the end of the time range, and before them those that were never read.
 _SHOWN_IN_TIMELINE: Final = (

@@ -1,6 +1,6 @@
 """The kinds of panels, and how each looks everywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -77,7 +77,7 @@ def steps(*limits: tuple[float, str], below: str = GREEN) -> ThresholdsConfig:
     )
 
 
-def value_map(meanings: Mapping[int, tuple[str, str]]) -> ValueMap:
+def value_map(meanings: Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]) -> ValueMap:
     """Show text and colour in place of numbers."""
     return ValueMap(
         options={
@@ -111,21 +111,28 @@ def stat_panel(
 
 
 def table_panel(
-    about: About, key: str, expressions: Mapping[str, str], columns: Sequence[Column], *, sort_by: Mapping[str, bool]
+    about: About,
+    key: str | None,
+    expressions: Mapping[str, str],
+    columns: Sequence[Column],
+    *,
+    sort_by: Mapping[str, bool] | None = None,
+    largest_first: str | None = None,
 ) -> Builder[Panel]:
-    """Make a table with one row for each value of the label `key`.
+    """Make a table with one row for each value of the label `key`, or for each series of the only expression.
 
-    The result of an expression is the field `Value #<its name>`, beside its labels. Apart from `key`, no label may be
-    in two results. `sort_by` has titles of columns, the most important first, and whether they descend.
+    The result of an expression is the field `Value #<its name>`, and of the only one `Value`, beside its labels. Apart
+    from `key`, no label may be in two results. `sort_by` has titles of columns, the most important first, and whether
+    they descend. `largest_first` is a field to sort by that is no column.
     """
     panel = (
         _introduced(table.Panel(), about)
-        .transformations(_one_row_for_each(key, columns))
+        .transformations(list(_rows(key, columns, largest_first)))
         .footer(common.TableFooterOptions().show(show=False).enable_pagination(enable_pagination=True))
         .sort_by(
             [
                 common.TableSortByFieldState().display_name(title).desc(desc=descends)
-                for title, descends in sort_by.items()
+                for title, descends in (sort_by or {}).items()
             ]
         )
         .color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
@@ -145,21 +152,24 @@ def table_panel(
     return panel
 
 
-def _one_row_for_each(key: str, columns: Sequence[Column]) -> list[DataTransformerConfig]:
+def _rows(key: str | None, columns: Sequence[Column], largest_first: str | None) -> Iterator[DataTransformerConfig]:
     sources = [column.source for column in columns]
-    return [
-        # This drops the times, too, which would otherwise be a column for each query.
-        DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": sources}}),
-        DataTransformerConfig(id_val="joinByField", options={"byField": key, "mode": "outer"}),
-        DataTransformerConfig(
-            id_val="organize",
-            options={
-                "excludeByName": {},
-                "indexByName": {source: index for index, source in enumerate(sources)},
-                "renameByName": {column.source: column.title for column in columns if column.title != column.source},
-            },
-        ),
-    ]
+    hidden = [] if largest_first is None else [largest_first]
+    # This drops the times, too, which would otherwise be a column for each query.
+    yield DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": [*sources, *hidden]}})
+    if key is not None:
+        yield DataTransformerConfig(id_val="joinByField", options={"byField": key, "mode": "outer"})
+    for name in hidden:
+        # The table itself cannot sort by a column that it does not show.
+        yield DataTransformerConfig(id_val="sortBy", options={"fields": {}, "sort": [{"field": name, "desc": True}]})
+    yield DataTransformerConfig(
+        id_val="organize",
+        options={
+            "excludeByName": dict.fromkeys(hidden, True),
+            "indexByName": {source: index for index, source in enumerate(sources)},
+            "renameByName": {column.source: column.title for column in columns if column.title != column.source},
+        },
+    )
 
 
 def graph_panel(

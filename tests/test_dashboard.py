@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +29,13 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # Prometheus itself makes it, so docs/metrics.md has nothing of it.
 OF_PROMETHEUS = {"up"}
+# Prometheus makes them of the alerts, with their labels.
+OF_RULES = {"ALERTS", "ALERTS_FOR_STATE"}
+ALERT_RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((ROOT / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
 
 each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 each_table = pytest.mark.parametrize("panel", TABLES, ids=lambda panel: panel["title"])
@@ -63,6 +70,7 @@ def test_the_questions_and_panels_keep_their_order_and_ids() -> None:
         (6, "Stuck"),
         (7, "Not read"),
         (8, "Overdue feeds"),
+        (9, "Alerts that fire"),
         (101, "Which batches, and what happened to them?"),
         (10, "Batches"),
         (11, "Times and files"),
@@ -150,7 +158,9 @@ def test_what_is_not_known_looks_neither_well_nor_broken() -> None:
         if (properties := {each["id"]: each["value"] for each in override["properties"]}).get("custom.cellOptions")
     }
     always_known = {"Too small": "green", "Scraped": "red"}
-    assert coloured == always_known | dict.fromkeys(["Status", "Outcome", "Failed share", "State"], "transparent")
+    assert coloured == always_known | dict.fromkeys(
+        ["Severity", "Status", "Outcome", "Failed share", "State"], "transparent"
+    )
 
 
 def test_only_columns_of_numbers_have_the_unit_of_a_time() -> None:
@@ -180,6 +190,10 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_selector_of_a_metric_obeys_the_variables() -> None:
     for name, matchers in re.findall(r"\b(\w+){(.*?)}(?=\)| |\[|$)", " ".join(EXPRESSIONS).replace("${ref}", "$ref")):
+        if name in OF_RULES:
+            # Some alerts have no job, feed or ref. Their rules take away the instance.
+            assert matchers.startswith('alertname=~"SitecoreCdp.*", job=~"$job|", feed=~"$feed|", ref=~"$ref.*|"'), name
+            continue
         assert matchers.startswith('job=~"$job", instance=~"$instance"'), name
         if name.startswith("sitecore_cdp_batch_") and name != "sitecore_cdp_batches":
             assert 'feed=~"$feed"' in matchers, name
@@ -197,23 +211,32 @@ def test_every_selector_of_a_metric_obeys_the_variables() -> None:
     ],
 )
 def test_limits_are_those_of_the_alerts(limit: float, comparison: str) -> None:
-    alerts = yaml.safe_load((ROOT / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
-    rules = " ".join(rule["expr"] for rule in chain.from_iterable(group["rules"] for group in alerts["groups"]))
+    rules = " ".join(rule["expr"] for rule in ALERT_RULES)
     assert re.search(rf"{comparison} {re.escape(str(limit))}\s", rules)
     assert re.search(rf"{comparison} {re.escape(str(limit))}\b", " ".join(EXPRESSIONS))
 
 
 @each_table
 def test_columns_are_fields_of_the_queries(panel: dict[str, Any]) -> None:
-    keep, join, organize = panel["transformations"]
-    assert (keep["id"], join["id"], organize["id"]) == ("filterFieldsByName", "joinByField", "organize")
-    sources = keep["options"]["include"]["names"]
+    keep, *between, organize = panel["transformations"]
+    assert (keep["id"], organize["id"]) == ("filterFieldsByName", "organize")
+    hidden = organize["options"]["excludeByName"]
+    kept = keep["options"]["include"]["names"]
+    sources = [source for source in kept if source not in hidden]
     assert organize["options"]["indexByName"] == {source: index for index, source in enumerate(sources)}
-    assert join["options"]["byField"] in sources
-    values = {f"Value #{target['refId']}" for target in panel["targets"]}
-    assert {source for source in sources if source.startswith("Value #")} <= values
+    if len(panel["targets"]) == 1:
+        # Grafana names the result of the only query so, and there is nothing to join.
+        values = {"Value"}
+        assert between == []
+    else:
+        values = {f"Value #{target['refId']}" for target in panel["targets"]}
+        join, *sort = between
+        assert join["id"] == "joinByField"
+        assert join["options"]["byField"] in sources
+        assert [each["id"] for each in sort] == ["sortBy"] * len(hidden)
+    assert {source for source in kept if source.startswith("Value")} <= values
     # `reason` and `version` are what the two others are for.
-    assert values - set(sources) <= {"Value #why", "Value #version"}
+    assert values - set(kept) <= {"Value #why", "Value #version"}
     renamed = organize["options"]["renameByName"]
     titles = {renamed.get(source, source) for source in sources}
     by_name = [override for override in panel["fieldConfig"]["overrides"] if override["matcher"]["id"] == "byName"]
@@ -222,6 +245,36 @@ def test_columns_are_fields_of_the_queries(panel: dict[str, Any]) -> None:
     assert panel["options"]["footer"]["enablePagination"] is True
     for target in panel["targets"]:
         assert (target["format"], target["instant"]) == ("table", True)
+
+
+def test_the_batches_are_sorted_by_a_number_that_is_not_shown() -> None:
+    [panel] = [panel for panel in TABLES if panel["title"] == "Batches"]
+    *_, sort, organize = panel["transformations"]
+    assert sort["options"]["sort"] == [{"field": "Value #rank", "desc": True}]
+    assert organize["options"]["excludeByName"] == {"Value #rank": True}
+    # That would sort anew.
+    assert panel["options"]["sortBy"] == []
+
+
+def test_the_runbook_is_the_one_that_the_alerts_link_to() -> None:
+    [link] = DASHBOARD["links"]
+    assert (link["title"], link["type"]) == ("Runbook", "link")
+    of_alerts = {rule["annotations"]["runbook_url"].split("#")[0] for rule in ALERT_RULES if "alert" in rule}
+    assert of_alerts == {link["url"]}
+    assert (ROOT / link["url"].partition("/blob/main/")[2]).is_file()
+
+
+def test_every_alert_and_its_severity_is_known_to_the_list_of_those_that_fire() -> None:
+    [panel] = [panel for panel in TABLES if panel["title"] == "Alerts that fire"]
+    alerts = [rule for rule in ALERT_RULES if "alert" in rule]
+    assert all(rule["alert"].startswith("SitecoreCdp") for rule in alerts)
+    [mapping] = [
+        property_["value"][0]["options"]
+        for override in panel["fieldConfig"]["overrides"]
+        for property_ in override["properties"]
+        if property_["id"] == "mappings"
+    ]
+    assert {rule["labels"]["severity"] for rule in alerts} == set(mapping)
 
 
 def test_a_ref_leads_to_the_view_of_its_batch() -> None:
@@ -234,7 +287,7 @@ def test_a_ref_leads_to_the_view_of_its_batch() -> None:
         if override["matcher"]["options"] == "Ref" and property_["id"] == "links"
         for link in property_["value"]
     ]
-    assert [link["title"] for link in links] == ["This batch alone"] * 2
+    assert [link["title"] for link in links] == ["This batch alone"] * 3
     for link in links:
         # As Grafana writes it.
         url = (

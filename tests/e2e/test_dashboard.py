@@ -25,7 +25,14 @@ DASHBOARD = json.loads(DASHBOARD_FILE.read_text(encoding="utf-8"))
 # A name that has to be escaped in a regular expression.
 GUESTS = "guests (EU)+"
 FEEDS: list[dict[str, Any]] = [
-    {"name": GUESTS, "ref_prefix": "5a0c2f0e", "expect_success_every": "24h", "grace": "3h", "min_records": 2000},
+    {
+        "name": GUESTS,
+        "ref_prefix": "5a0c2f0e",
+        "expect_success_every": "24h",
+        "grace": "3h",
+        "min_records": 2000,
+        "max_failed_ratio": 0.01,
+    },
     {"name": "orders", "expect_success_every": "1h", "labels": {"team": "sales"}},
     {"name": "products", "ref_prefix": "6b1d3a0f", "next_success_resolves": True},
 ]
@@ -48,7 +55,8 @@ QUEUED = new_ref(9)
 EXPIRED = new_ref(10)
 SUPERSEDED = new_ref(11, prefix="6b1d3a0f")
 LOADED_LATER = new_ref(12, prefix="6b1d3a0f")
-ERRORS = {FAILED, FAILED_IN_PART, FAILED_BUT_SMALL, FAILED_WITHOUT_COUNTS, SUPERSEDED}
+TOLERATED = new_ref(16, prefix="5a0c2f0e")
+ERRORS = {FAILED, FAILED_IN_PART, FAILED_BUT_SMALL, FAILED_WITHOUT_COUNTS, SUPERSEDED, TOLERATED}
 FINISHED = ERRORS | {LOADED, CORRUPTED, LOADED_LATER}
 COUNTED = FINISHED - {CORRUPTED, FAILED_WITHOUT_COUNTS}
 DISCOVERED = FINISHED | {STUCK, PROCESSING, QUEUED, EXPIRED}
@@ -61,6 +69,20 @@ READ = LISTED - {MISSING}
 CROWD = {new_ref(number, prefix="22222222") for number in range(500)}
 CROWD_JOB = "crowd (500)"
 NOBODY = "127.0.0.1:1"
+# They fire at once, or wait for longer than the tests last. The shipped ones fire after minutes.
+ALERTS: dict[str, Any] = {
+    "name": "alerts",
+    "rules": [
+        {
+            "alert": "SitecoreCdpBatchFailed",
+            "expr": f'max without (instance) (sitecore_cdp_batch_accepted{{ref="{FAILED}"}}) == 0',
+            "labels": {"severity": "critical"},
+        },
+        {"alert": "SitecoreCdpExporterDown", "expr": "vector(1)", "labels": {"severity": "critical"}},
+        {"alert": "SitecoreCdpApiDown", "expr": "vector(1)", "for": "1h", "labels": {"severity": "warning"}},
+        {"alert": "Unrelated", "expr": "vector(1)", "labels": {"severity": "warning"}},
+    ],
+}
 
 
 def place_batches(sandbox: Sandbox) -> None:
@@ -70,6 +92,7 @@ def place_batches(sandbox: Sandbox) -> None:
     error: dict[str, Any] = {"status": "error", "log": True, "time_to_process_millis": 50_000}
     sandbox.put_batch(LOADED, total=1000, succeeded=1000, failed=0, time_to_process_millis=50_000, **finished)
     sandbox.put_batch(FAILED, total=100, succeeded=90, failed=10, **error, **finished)
+    sandbox.put_batch(TOLERATED, total=1000, succeeded=999, failed=1, **error, **finished)
     sandbox.put_batch(FAILED_IN_PART, total=100, succeeded=98, failed=2, **error, **finished)
     sandbox.put_batch(FAILED_BUT_SMALL, total=10, succeeded=1, failed=9, **error, **finished)
     sandbox.put_batch(FAILED_WITHOUT_COUNTS, status="error", **finished)
@@ -139,13 +162,16 @@ def prometheus(
     ]
     directory = tmp_path_factory.mktemp("prometheus")
     config = directory / "prometheus.yml"
-    intervals = {"scrape_interval": "2s", "scrape_timeout": "2s"}
-    config.write_text(yaml.safe_dump({"global": intervals, "scrape_configs": scrape_configs}), encoding="utf-8")
+    intervals = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
+    (directory / "rules.yml").write_text(yaml.safe_dump({"groups": [ALERTS]}), encoding="utf-8")
+    sections = {"global": intervals, "scrape_configs": scrape_configs, "rule_files": ["rules.yml"]}
+    config.write_text(yaml.safe_dump(sections), encoding="utf-8")
     with running_prometheus(config, directory=directory, scraped=exporters["discovering"][0].program) as server:
         # All details were read, and there are enough scrapes for a rate.
         finished = len(FINISHED) + 2 * len(FINISHED | {FAILED_LONG_AGO}) + len(CROWD)
         server.wait_for_query(f"count(sitecore_cdp_batch_accepted) == {finished}")
         server.wait_for_query("min(count_over_time(sitecore_cdp_up[1m])) > 2")
+        server.wait_for_query('count(ALERTS{alertstate="firing"}) == 4 and count(ALERTS{alertstate="pending"}) == 1')
         yield server
 
 
@@ -194,6 +220,8 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
     ("Stuck", "A"): (set(), ONE),
     ("Not read", "A"): (set(), ONE),
     ("Overdue feeds", "A"): (set(), ONE),
+    ("Alerts that fire", "age"): ({"alertname", "severity", "job", "feed", "ref"}, (2, 2, 3)),
+    ("Batches", "rank"): ({"ref"}, (len(DISCOVERED), len(LISTED), len(LISTED))),
     ("Batches", "status"): ({"feed", "ref"}, (len(DISCOVERED), len(LISTED), len(LISTED))),
     ("Batches", "why"): ({"ref", "reason"}, (0, 1, 1)),
     ("Batches", "outcome"): ({"ref"}, FINISHED_BATCHES),
@@ -299,9 +327,9 @@ def test_the_table_tells_what_happened_to_each_batch(prometheus: PrometheusServe
         | {LOADED: 3, LOADED_LATER: 3, CORRUPTED: 4, QUEUED: 1, EXPIRED: 0, UNKNOWN: -1, MISSING: NOT_READ}
         | dict.fromkeys([STUCK, PROCESSING], 2)
     )
-    not_accepted = (ERRORS | {CORRUPTED, FAILED_LONG_AGO}) - {SUPERSEDED}
+    not_accepted = (ERRORS | {CORRUPTED, FAILED_LONG_AGO}) - {SUPERSEDED, TOLERATED}
     assert found.rows("Batches", "outcome", "ref") == (
-        dict.fromkeys(not_accepted, 0) | {LOADED: 1, LOADED_LATER: 1, SUPERSEDED: 2}
+        dict.fromkeys(not_accepted, 0) | {LOADED: 1, LOADED_LATER: 1, TOLERATED: 1, SUPERSEDED: 2}
     )
     shares = found.rows("Batches", "share", "ref")
     assert (shares[LOADED], shares[FAILED], shares[FAILED_IN_PART]) == (0, 0.1, 0.02)
@@ -309,24 +337,66 @@ def test_the_table_tells_what_happened_to_each_batch(prometheus: PrometheusServe
     assert why["metric"] == {"ref": MISSING, "reason": "not_found"}
     feeds = {each["metric"]["ref"]: each["metric"].get("feed") for each in found.results["Batches", "status"].series}
     assert {ref: feed for ref, feed in feeds.items() if feed} == {
-        LOADED: GUESTS, FAILED: GUESTS, SUPERSEDED: "products", LOADED_LATER: "products",
+        LOADED: GUESTS, FAILED: GUESTS, TOLERATED: GUESTS, SUPERSEDED: "products", LOADED_LATER: "products",
     }  # fmt: skip
+
+
+def test_the_worst_batches_come_first_and_of_these_the_newest(prometheus: PrometheusServer) -> None:
+    found = evaluation(prometheus, job=["listing"])
+    rank = found.rows("Batches", "rank", "ref")
+    age = found.rows("Batches", "age", "ref")
+    groups: list[set[str]] = [
+        {MISSING},
+        {FAILED, FAILED_IN_PART, FAILED_BUT_SMALL, FAILED_WITHOUT_COUNTS, CORRUPTED, FAILED_LONG_AGO},
+        {STUCK, EXPIRED, UNKNOWN},
+        {PROCESSING, QUEUED},
+        {LOADED, LOADED_LATER, TOLERATED},
+        {SUPERSEDED},
+    ]
+    in_order = iter(sorted(rank, key=lambda ref: rank[ref], reverse=True))
+    for group in groups:
+        shown = [next(in_order) for _ in group]
+        assert set(shown) == group
+        ages = [age[ref] for ref in shown if ref != MISSING]
+        assert ages == sorted(ages)
+    assert list(in_order) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "of_the_batch"),
+    [
+        pytest.param({}, 1, id="everything"),
+        pytest.param({"feed": [GUESTS]}, 1, id="its-feed"),
+        pytest.param({"feed": ["orders"]}, 0, id="another-feed"),
+        pytest.param({"ref": [FAILED]}, 1, id="its-ref"),
+        pytest.param({"ref": [LOADED]}, 0, id="another-ref"),
+        pytest.param({"status": ["success"]}, 1, id="whatever-status"),
+        pytest.param({"job": ["nobody"]}, 0, id="another-job"),
+    ],
+)
+def test_alerts_that_fire_are_listed_and_those_without_labels_always(
+    chosen: dict[str, list[str]], of_the_batch: int, prometheus: PrometheusServer
+) -> None:
+    found = evaluation(prometheus, **{"job": ["listing"], **chosen}).results["Alerts that fire", "age"].series
+    names = sorted(each["metric"]["alertname"] for each in found)
+    assert names == ["SitecoreCdpBatchFailed"] * of_the_batch + ["SitecoreCdpExporterDown"]
+    assert all(float(each["value"][1]) > 0 for each in found)
 
 
 def test_the_feeds_are_fresh_or_not_by_what_is_expected_of_them(prometheus: PrometheusServer) -> None:
     found = evaluation(prometheus, job=["listing"])
     assert found.rows("Feeds", "state", "feed") == {GUESTS: 0, "orders": 3}
-    assert found.rows("Feeds", "small", "feed") == {GUESTS: 1, "orders": 0, "products": 0}
+    assert found.rows("Feeds", "small", "feed") == {GUESTS: 2, "orders": 0, "products": 0}
     assert found.rows("Feeds", "accepted", "feed").keys() == {GUESTS, "products"}
 
 
 def test_volumes_are_those_of_the_batches_that_finished(prometheus: PrometheusServer) -> None:
     found = evaluation(prometheus, job=["discovering", "listing"])
-    assert found.last_points("Records", "feed") == {GUESTS: 1100, "products": 110, "no feed": 110}
-    assert found.last_points("Failed records", "feed") == {GUESTS: 10, "products": 100, "no feed": 11}
+    assert found.last_points("Records", "feed") == {GUESTS: 2100, "products": 110, "no feed": 110}
+    assert found.last_points("Failed records", "feed") == {GUESTS: 11, "products": 100, "no feed": 11}
     assert found.last_points("Time to process", "feed") == {GUESTS: 50, "products": 50, "no feed": 50}
     assert found.last_points("Records a second", "feed") == {
-        GUESTS: 11, "products": pytest.approx(110 / 51), "no feed": 1.1,
+        GUESTS: 14, "products": pytest.approx(110 / 51), "no feed": 1.1,
     }  # fmt: skip
 
 
@@ -335,11 +405,13 @@ def test_volumes_are_those_of_the_batches_that_finished(prometheus: PrometheusSe
     [
         pytest.param({"status": ["error"]}, ERRORS | {FAILED_LONG_AGO, MISSING}, id="status-and-what-was-not-read"),
         pytest.param({"status": ["processing", "uploading"]}, {STUCK, PROCESSING, EXPIRED, MISSING}, id="two-statuses"),
-        pytest.param({"feed": [GUESTS]}, {LOADED, FAILED}, id="feed"),
-        pytest.param({"feed": [GUESTS, "products"]}, {LOADED, FAILED, SUPERSEDED, LOADED_LATER}, id="two-feeds"),
+        pytest.param({"feed": [GUESTS]}, {LOADED, FAILED, TOLERATED}, id="feed"),
+        pytest.param(
+            {"feed": [GUESTS, "products"]}, {LOADED, FAILED, TOLERATED, SUPERSEDED, LOADED_LATER}, id="two-feeds"
+        ),
         pytest.param({"ref": [FAILED]}, {FAILED}, id="ref"),
         pytest.param({"ref": [MISSING]}, {MISSING}, id="ref-that-was-not-read"),
-        pytest.param({"ref": ["5a0c2f0e"]}, {LOADED, FAILED}, id="beginning-of-a-ref"),
+        pytest.param({"ref": ["5a0c2f0e"]}, {LOADED, FAILED, TOLERATED}, id="beginning-of-a-ref"),
         pytest.param({"job": ["nobody"]}, set(), id="unknown-job"),
     ],
 )
@@ -348,6 +420,7 @@ def test_tables_and_timeline_show_the_batches_that_were_chosen(
 ) -> None:
     found = evaluation(prometheus, **{"job": ["listing"], **chosen})
     assert found.rows("Batches", "status", "ref").keys() == shown
+    assert found.rows("Batches", "rank", "ref").keys() == shown
     for name in ("outcome", "records", "failed", "share", "duration", "age"):
         assert found.rows("Batches", name, "ref").keys() <= shown
     assert found.rows("Times and files", "created", "ref").keys() == shown - {MISSING}
