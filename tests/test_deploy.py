@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,35 +220,254 @@ def test_only_prometheus_gets_in_and_only_names_and_https_get_out() -> None:
     assert [set(peer) for peer in https["to"]] == [{"ipBlock"}] * 2
 
 
-def test_the_commands_of_the_page_make_the_secret_that_is_mounted() -> None:
-    [command] = re.findall(r"kubectl create secret generic(?:.*\\\n)*.*", DEPLOYMENT_PAGE)
+def commands(page: str, first: str) -> str:
+    """Give the shell commands of the only block that has `first`."""
+    [block] = [text for text in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL) if first in text]
+    return str(block)
+
+
+def section(title: str) -> str:
+    """Give the text of the page below a heading of the second level, up to the next one."""
+    return DEPLOYMENT_PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+SYSTEMD = section("systemd")
+ORGANISATIONS = section("Several organisations")
+
+
+def made_secret(block: str) -> tuple[str, set[str]]:
+    """Give the name and the keys of the Secret that the commands make."""
+    [command] = re.findall(r"kubectl create secret generic(?:.*\\\n)*.*", block)
     words = shlex.split(command.replace("\\\n", " "))
+    return words[4], {word.removeprefix("--from-file=").split("=")[0] for word in words if "--from-file=" in word}
+
+
+def test_the_commands_of_the_page_make_the_secret_that_is_mounted() -> None:
     [secret] = [volume["secret"] for volume in pod()["volumes"] if "secret" in volume]
-    assert words[4] == secret["secretName"]
-    keys = {word.removeprefix("--from-file=").split("=")[0] for word in words if word.startswith("--from-file=")}
+    name, keys = made_secret(section("Kubernetes"))
+    assert name == secret["secretName"]
     assert keys == {item["key"] for item in secret["items"]}
 
 
-def test_the_page_installs_the_unit_with_all_that_it_names(tmp_path: Path) -> None:
-    [commands] = [text for text in re.findall(r"```sh\n(.*?)```", DEPLOYMENT_PAGE, flags=re.DOTALL) if "pip" in text]
-    program = Unit.read(UNIT_FILE).command("ExecStart")[0]
-    for line in commands.splitlines():
-        words = shlex.split(line)
-        if words[0] == "install":
-            # The commands run as they are, only below another root. The others, which need a package index, do not.
-            subprocess.run([word.replace("/etc/", f"{tmp_path}/etc/") for word in words], cwd=ROOT, check=True)
-        elif words[0] == "python3":
-            assert words[1:] == ["-m", "venv", str(Path(program).parent.parent)]
-        else:
-            assert words[:2] == [str(Path(program).parent / "pip"), "install"]
-            assert all((ROOT / word).exists() for word in words[2:] if not word.startswith("-"))
-    assert (tmp_path / "etc" / "systemd" / "system" / UNIT_FILE.name).read_bytes() == UNIT_FILE.read_bytes()
-    [config] = [word for word in Unit.read(UNIT_FILE).command("ExecStart") if word.startswith("--config.file=")]
-    installed = Path(f"{tmp_path}{config.removeprefix('--config.file=')}")
-    assert installed.read_bytes() == SYSTEMD_CONFIG.read_bytes()
+@pytest.fixture
+def as_root_below(tmp_path: Path) -> Callable[[str], None]:
+    """Run commands of the page with `tmp_path` in place of /, and with somebody who types secrets when asked."""
+    asking = tmp_path / "bin" / "systemd-ask-password"
+    asking.parent.mkdir()
+    asking.write_text('#!/bin/sh\necho "secret for $1"\n', encoding="utf-8")
+    asking.chmod(0o755)
+    environment = os.environ | {"PATH": f"{asking.parent}:{os.environ['PATH']}"}
+
+    def run(block: str) -> None:
+        here = re.sub(r"(?<=[\s=])/etc/", f"{tmp_path}/etc/", block)
+        assert here != block
+        # Also in a shell that would leave the files to their owner.
+        subprocess.run(["sh", "-euc", f"umask 077\n{here}"], cwd=ROOT, env=environment, check=True)
+
+    return run
+
+
+def test_the_page_installs_the_program_that_the_unit_starts() -> None:
+    program = Path(Unit.read(UNIT_FILE).command("ExecStart")[0])
+    umask, venv, *installing, unit = map(shlex.split, commands(SYSTEMD, "pip").splitlines())
+    assert umask == ["umask", "022"]
+    # ProtectHome hides others, so it is not the one that comes first on the PATH.
+    assert venv == ["/usr/bin/python3", "-m", "venv", str(program.parent.parent)]
+    assert unit[0] == "install"
+    # They need a package index, so they are not run.
+    for words in installing:
+        assert words[:2] == [str(program.parent / "pip"), "install"]
+        assert all((ROOT / word).exists() for word in words[2:] if not word.startswith("-"))
+
+
+def test_the_page_installs_all_that_the_unit_names(as_root_below: Callable[[str], None], tmp_path: Path) -> None:
+    as_root_below(commands(SYSTEMD, "pip").splitlines()[-1])
+    as_root_below(commands(SYSTEMD, "systemd-ask-password"))
+    unit = Unit.read(tmp_path / "etc" / "systemd" / "system" / UNIT_FILE.name)
+    assert unit == Unit.read(UNIT_FILE)
+    config = installed_config(unit, tmp_path)
+    assert config.read_bytes() == SYSTEMD_CONFIG.read_bytes()
+    assert config.stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "etc" / "credstore").stat().st_mode & 0o777 == 0o700
-    sources = [value.split(":")[1] for value in Unit.read(UNIT_FILE).values("LoadCredential")]
-    assert [source for source in sources if f"`{source}`" not in DEPLOYMENT_PAGE] == []
+    loaded = dict(value.split(":") for value in unit.values("LoadCredential"))
+    for name, words in (("client_key", "Client key:"), ("api_token", "API token:")):
+        path = Path(f"{tmp_path}{loaded.pop(name)}")
+        assert path.read_text(encoding="utf-8") == f"secret for {words}\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert loaded == {}
+
+
+def installed_config(unit: Unit, directory: Path) -> Path:
+    [option] = [word for word in unit.command("ExecStart") if word.startswith("--config.file=")]
+    return Path(f"{directory}{option.removeprefix('--config.file=')}")
+
+
+def test_installing_again_keeps_the_config_that_was_edited(
+    as_root_below: Callable[[str], None], tmp_path: Path
+) -> None:
+    configure = commands(SYSTEMD, "systemd-ask-password")
+    as_root_below(configure)
+    config = installed_config(Unit.read(UNIT_FILE), tmp_path)
+    config.write_text("edited", encoding="utf-8")
+    as_root_below(configure)
+    as_root_below(commands(SYSTEMD, "pip").splitlines()[-1])
+    assert config.read_text(encoding="utf-8") == "edited"
+
+
+def test_the_upgrade_asks_the_new_version_about_the_config_of_the_unit(tmp_path: Path) -> None:
+    check, reload, restart = commands(SYSTEMD, "--config.check").replace("\\\n", " ").splitlines()
+    started = [word for word in Unit.read(UNIT_FILE).command("ExecStart") if not word.startswith("--web.")]
+    assert shlex.split(check) == [*started, "--config.check"]
+    assert (reload, restart) == ("systemctl daemon-reload", f"systemctl restart {NAME}")
+    config = tmp_path / "config.yaml"
+    shutil.copy(SYSTEMD_CONFIG, config)
+    here = [str(BIN / NAME), f"--config.file={config}", "--config.check"]
+    # Its secrets are where only systemd puts them.
+    subprocess.run(here, check=True, capture_output=True)
+
+
+def test_another_organisation_shares_nothing_but_the_program(
+    as_root_below: Callable[[str], None], tmp_path: Path
+) -> None:
+    as_root_below(commands(ORGANISATIONS, "sed -E"))
+    one, other = Unit.read(UNIT_FILE), Unit.read(tmp_path / "etc" / "systemd" / "system" / f"{NAME}-acme.service")
+    shared = set(one.command("ExecStart")) & set(other.command("ExecStart"))
+    assert shared == {one.command("ExecStart")[0]}
+    assert other.values("LoadCredential") == [
+        f"{name}:/etc/credstore/{NAME}-acme.{name}" for name in ("client_key", "api_token")
+    ]
+    differing = {setting for setting in one.settings if setting not in other.settings}
+    assert {name for name, _ in differing} == {"ExecStart", "LoadCredential"}
+    auth = load_config(installed_config(other, tmp_path)).api.basic_auth
+    folder = Path("/run/credentials", f"{NAME}-acme.service")
+    assert [auth.username_file, auth.password_file] == [folder / "client_key", folder / "api_token"]
+
+
+def blocks(language: str) -> list[str]:
+    """Give the blocks of the section about several organisations."""
+    return re.findall(rf"```{language}\n(.*?)```", ORGANISATIONS, flags=re.DOTALL)
+
+
+OVERLAY_TEXT, ORGANISATION_CONFIG = blocks("yaml")
+OVERLAY: dict[str, Any] = yaml.safe_load(OVERLAY_TEXT)
+
+
+def test_the_overlay_names_every_selector_of_the_folder() -> None:
+    """Structure only: this reads the text of the overlay. Where kubectl is, the tests below build it."""
+    [labels] = OVERLAY["labels"]
+    assert labels["includeTemplates"] is True
+    named = {field["kind"]: field["path"].split("/") for field in labels["fields"]}
+    for file in manifest("kustomization.yaml")["resources"]:
+        content = manifest(file)
+        if "spec" in content and content["kind"] != "PrometheusRule":
+            value = content
+            for key in named.pop(content["kind"]):
+                value = value[key]
+            assert value == {"app.kubernetes.io/name": NAME}, file
+    assert named == {}
+    assert (OVERLAY["nameSuffix"], labels["pairs"]) == ("-acme", {"app.kubernetes.io/instance": "acme"})
+    assert OVERLAY["namespace"] == manifest("kustomization.yaml")["namespace"]
+
+
+def test_the_commands_of_several_organisations_apply_the_rules_once() -> None:
+    rules, _, _, overlay = commands(ORGANISATIONS, "--filename").splitlines()
+    assert [word for word in rules.split() if "=" in word] == [
+        "--namespace=monitoring",
+        "--filename=deploy/kubernetes/prometheus-rule.yaml",
+    ]
+    folder = Path(overlay.split()[-1])
+    assert Path(os.path.normpath(ROOT / folder / OVERLAY["resources"][0])) == KUBERNETES
+    [delete] = [block for block in blocks("sh") if "delete" in block]
+    kinds = {manifest(file)["kind"].lower() for file in manifest("kustomization.yaml")["resources"]}
+    assert set(delete.split()[-2].split(",")) == kinds - {"prometheusrule"}
+    assert delete.split()[-1] == NAME
+
+
+@pytest.fixture(scope="module")
+def organisations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Build the overlay, for two organisations: by name and kind, what would be applied.
+
+    kustomize is a program that Debian does not have, so this skips where there is no kubectl, in CI as well.
+    """
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl not found on the PATH")
+    root = tmp_path_factory.mktemp("clone")
+    shutil.copytree(KUBERNETES, root / "deploy" / "kubernetes")
+    built = {}
+    for name in ("acme", "globex"):
+        folder = root / "deploy" / "organisations" / name
+        folder.mkdir(parents=True)
+        (folder / "kustomization.yaml").write_text(OVERLAY_TEXT.replace("acme", name), encoding="utf-8")
+        (folder / "config.yaml").write_text(ORGANISATION_CONFIG, encoding="utf-8")
+        ran = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        built[name] = {content["kind"]: content for content in yaml.safe_load_all(ran.stdout)}
+    return built
+
+
+def selectors(of: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Give by kind what selects pods, or the Services of them."""
+    return {
+        "Deployment": of["Deployment"]["spec"]["selector"]["matchLabels"],
+        "NetworkPolicy": of["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        "Service": of["Service"]["spec"]["selector"],
+        "ServiceMonitor": of["ServiceMonitor"]["spec"]["selector"]["matchLabels"],
+    }
+
+
+def test_each_organisation_selects_its_own_and_not_the_others(organisations: dict[str, dict[str, Any]]) -> None:
+    for name, built in organisations.items():
+        for other, others in organisations.items():
+            labels = {
+                "pods": others["Deployment"]["spec"]["template"]["metadata"]["labels"],
+                "services": others["Service"]["metadata"]["labels"],
+            }
+            for kind, selector in selectors(built).items():
+                selected = labels["services" if kind == "ServiceMonitor" else "pods"]
+                assert (selector.items() <= selected.items()) is (name == other), (name, kind, other)
+
+
+def test_the_overlay_changes_nothing_else(organisations: dict[str, dict[str, Any]]) -> None:
+    for name, built in organisations.items():
+        assert set(built) == {"ConfigMap", "Deployment", "NetworkPolicy", "Service", "ServiceMonitor"}, "no rules"
+        assert {content["metadata"]["name"] for content in built.values()} == {f"{NAME}-{name}"}
+        assert {content["metadata"]["namespace"] for content in built.values()} == {"monitoring"}
+        for kind in ("ConfigMap", "Deployment", "NetworkPolicy", "Service"):
+            kubernetes_validate.validate(built[kind], kubernetes_validate.latest_version(), strict=True)
+        # Prometheus and the DNS have no label of an organisation.
+        shipped = manifest("network-policy.yaml")["spec"]
+        assert {key: built["NetworkPolicy"]["spec"][key] for key in ("ingress", "egress")} == {
+            key: shipped[key] for key in ("ingress", "egress")
+        }
+        [endpoint] = built["ServiceMonitor"]["spec"]["endpoints"]
+        [shipped_endpoint] = manifest("service-monitor.yaml")["spec"]["endpoints"]
+        organisation = {"targetLabel": "organisation", "replacement": name}
+        assert endpoint["relabelings"] == [*shipped_endpoint["relabelings"], organisation]
+
+
+def test_each_organisation_has_its_own_config_and_secret(organisations: dict[str, dict[str, Any]]) -> None:
+    named, _ = made_secret(commands(ORGANISATIONS, "--filename"))
+    for name, built in organisations.items():
+        config, credentials = built["Deployment"]["spec"]["template"]["spec"]["volumes"]
+        assert config["configMap"]["name"] == built["ConfigMap"]["metadata"]["name"]
+        assert credentials["secret"]["secretName"] == named.replace("acme", name)
+        assert built["ConfigMap"]["data"] == {"config.yaml": ORGANISATION_CONFIG}
+
+
+def test_the_config_of_an_organisation_reads_the_mounted_secret(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(ORGANISATION_CONFIG, encoding="utf-8")
+    shipped = tmp_path / "shipped.yaml"
+    shipped.write_text(manifest("config-map.yaml")["data"]["config.yaml"], encoding="utf-8")
+    assert load_config(config).api.basic_auth == load_config(shipped).api.basic_auth
+    assert load_config(config).discovery.enabled
+
+
+def test_the_upgrade_of_kubernetes_waits_for_the_deployment() -> None:
+    diff, apply, status = map(shlex.split, commands(section("Kubernetes"), "rollout status").splitlines())
+    assert (diff[1], apply[1]) == ("diff", "apply")
+    assert diff[2:] == apply[2:] == ["--kustomize", "deploy/kubernetes"]
+    assert status[3:] == [f"deployment/{manifest('deployment.yaml')['metadata']['name']}", "--namespace=monitoring"]
 
 
 def test_the_drop_in_of_the_page_changes_only_the_address() -> None:
@@ -391,10 +610,6 @@ def test_what_the_unit_starts_reads_its_credentials_and_reloads(sandbox: Sandbox
         .replace("https://api-engage-eu.sitecorecloud.io", sandbox.base_url),
         encoding="utf-8",
     )
-    folder = tmp_path / "batches.d"
-    folder.mkdir()
-    (folder / "tonight.yaml").write_text(f"- {REF}\n", encoding="utf-8")
-
     here = {
         f"/opt/{NAME}/bin/{NAME}": str(BIN / NAME),
         f"--config.file=/etc/{NAME}/config.yaml": f"--config.file={config}",
