@@ -12,8 +12,8 @@ from sitecore_cdp_exporter.yaml_document import Place, YamlDocument, YamlPath, Y
 
 # What stands under one of these keys is never shown, wherever the key is.
 SECRET_KEYS = {"username", "password", "proxy_url"}
-# Likewise a text that has swallowed such a key, or a URL with credentials or a query.
-SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + "|[@?]")
+# Likewise a text that has swallowed such a key, a URL with credentials or a query, or a bcrypt hash.
+SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + r"|[@?]|\$2[abxy]\$")
 SECRET = "<secret>"  # noqa: S105  It stands for one.
 
 LONGEST_SHOWN = 60

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -71,7 +72,8 @@ class ConnectionLimit:
         self._end_idleness(connection)
 
     def drop_all(self) -> None:
-        """Drop every connection."""
+        """Drop every connection, and those that are being accepted right now."""
+        self._limit = 0
         for connection in list(self._open):
             self._drop(connection)
 
@@ -150,7 +152,10 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no request, and what made a fault of ours."""
-        response = super().handle_error(request, status, exc, message)
+        super().handle_error(request, status, exc, message)
+        # That has logged it. Its answer would quote what was sent, credentials included, or the traceback.
+        response = web.Response(status=status, text=f"{HTTPStatus(status).phrase}\n")
+        response.force_close()
         self._add_headers(response)
         return response
 

@@ -191,6 +191,8 @@ class WebServer:
             await runner.cleanup()
         for limit in self._limits:
             limit.drop_all()
+        # They are closed in the next round of the loop.
+        await asyncio.sleep(0)
         self._scrape_threads.shutdown(wait=False, cancel_futures=True)
         self._page_threads.shutdown(wait=False, cancel_futures=True)
 

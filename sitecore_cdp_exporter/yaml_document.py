@@ -2,7 +2,8 @@
 
 PyYAML's events are read here, not the objects that it would make of them: only events show duplicate keys and the
 line of an alias, and no tag in a file can choose a class. The parser is the one in C. It is twenty times as fast, and
-its messages are fixed texts, so that they never quote a file that may hold a password.
+its messages are fixed texts, so that they never quote a file that may hold a password. For the same reason no repr here
+shows what stands in a file.
 """
 
 from typing import NamedTuple, Self
@@ -56,6 +57,9 @@ class Place(NamedTuple):
             case _:
                 return cls(line + 1, "a text of several lines")
 
+    def __repr__(self) -> str:
+        return f"Place(line={self.line}, kind={self.kind!r})"
+
     def under(self, key: Self) -> Self:
         """Return the place of this value as that of a key."""
         text = self.text if self.line == key.line else None
@@ -69,6 +73,9 @@ class YamlMapping(dict[str, object]):
         super().__init__()
         self.places: dict[str, Place] = {}
 
+    def __repr__(self) -> str:
+        return f"<YamlMapping of {len(self)} keys>"
+
 
 class YamlList(list[object]):
     """A list, with the place of each item."""
@@ -76,6 +83,9 @@ class YamlList(list[object]):
     def __init__(self) -> None:
         super().__init__()
         self.places: list[Place] = []
+
+    def __repr__(self) -> str:
+        return f"<YamlList of {len(self)} items>"
 
 
 class YamlProblem(NamedTuple):
@@ -90,6 +100,10 @@ class YamlProblem(NamedTuple):
     column: int | None = None
     is_unread: bool = False
 
+    def __repr__(self) -> str:
+        # A key of the path may be a value that has lost its own.
+        return f"YamlProblem(line={self.line}, message={self.message!r})"
+
 
 class YamlDocument(NamedTuple):
     """The data of one document: mappings, lists, strings, numbers, booleans and None. An empty text is None."""
@@ -97,6 +111,9 @@ class YamlDocument(NamedTuple):
     data: object
     place: Place
     problems: list[YamlProblem]
+
+    def __repr__(self) -> str:
+        return f"YamlDocument(place={self.place!r}, problems={self.problems!r})"
 
     def locate(self, path: YamlPath) -> tuple[YamlPath, Place]:
         """Follow a path as far as it exists; return that part of it, and the place where it ends."""
