@@ -8,8 +8,8 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import prometheus_client
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if flags.config_check:
-        return _check(flags.config_file, flags.web_config_file)
+        with _ending_with_its_reader():
+            return _check(flags.config_file, flags.web_config_file)
     try:
         with demo_sandbox() if flags.demo else nullcontext() as sandbox:
             return asyncio.run(_serve(flags, sandbox))
@@ -171,10 +172,19 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+@contextmanager
+def _ending_with_its_reader() -> Iterator[None]:
+    """Let a reader such as head, which has seen enough, end the command quietly."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
 def _check(path: Path, web_config: Path | None) -> int:
     """Print what would be watched, or what is wrong, as `file:line: ...`: editors and CI find the place by that."""
-    # A reader such as head, which has seen enough, ends the command quietly.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     config, errors = _load_both(path, web_config)
     if config is None or errors:
         print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.

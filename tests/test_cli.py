@@ -531,3 +531,23 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
         assert secret not in told
     assert "Traceback" not in told
     assert "internal" not in told
+
+
+def test_a_check_whose_reader_has_seen_enough_ends_quietly(tmp_path: Path) -> None:
+    refs = [f"12af3453-62da-4b31-b646-{number:012}" for number in range(5000)]
+    document = {"api": {"base_url": "https://sitecore.invalid"}, "batches": refs}
+    (tmp_path / "config.yaml").write_text(json.dumps(document), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "exporter.py"), f"--config.file={tmp_path / 'config.yaml'}", "--config.check"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
+
+
+def test_a_check_leaves_the_signals_of_its_process_as_they_were(config: Path) -> None:
+    before = signal.getsignal(signal.SIGPIPE)
+    assert main([f"--config.file={config}", "--config.check"]) == 0
+    assert signal.getsignal(signal.SIGPIPE) == before

@@ -87,5 +87,7 @@ def test_a_duration_that_shows_nothing_is_refused(duration: str) -> None:
 )
 def test_the_commands_of_the_documentation_run_it(command: str, arguments: str) -> None:
     assert f"\n{command}\n" in (ROOT / "docs" / "soak.md").read_text(encoding="utf-8")
-    planned = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    planned = subprocess.run(
+        [*command.split(), "--dry-run", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert planned.stdout.endswith(f"python -m reliability.soak {arguments}\n")
