@@ -2,7 +2,11 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 64 * 1024
 
 
 class NotARegularFileError(Exception):
@@ -20,10 +24,18 @@ def read_regular_file(path: Path, largest: int) -> bytes:
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise NotARegularFileError("not a file")
-        content = file.read(largest + 1)
+        chunks = list(_chunks(file, largest + 1))
+    content = b"".join(chunks)
     if len(content) > largest:
         raise NotARegularFileError(f"larger than {largest:,} bytes")
     return content
+
+
+def _chunks(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """Yield the content, up to so many bytes. To read that many at once would take the memory for them first."""
+    while most > 0 and (chunk := file.read(min(most, CHUNK))):
+        yield chunk
+        most -= len(chunk)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
