@@ -366,7 +366,11 @@ def test_the_other_documented_commands_are_those_that_are_tested() -> None:
         ".venv/bin/python -m grafana.evaluation --prometheus-url=http://localhost:9090\n",
     ]
     recipe = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "dashboard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "VENV=.venv", "dashboard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     writing = recipe.stdout.splitlines()[-1]
     assert writing == ".venv/bin/python -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json"
