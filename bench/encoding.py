@@ -1,8 +1,8 @@
 """Encoding of finished batches, beside prometheus_client and beside the bare joining of the same lines.
 
 It is processor time that is told: encoding waits for nothing, but what else the machine does would make it wait. Each
-round tells of the same readings in new objects, as each poll does. How long the event loop is held is measured by a
-task that wakes up every millisecond while a thread encodes: the longest that it slept too long.
+round tells of the same batches and readings in new states, as each poll does. How long the event loop is held is
+measured by a task that wakes up every millisecond while a thread encodes: the longest that it slept too long.
 """
 
 import asyncio
@@ -59,10 +59,7 @@ def finished(number: int) -> BatchState:
 
 def told_again(snapshot: Snapshot) -> Snapshot:
     """Return what the next poll tells when nothing has changed."""
-    states = (
-        replace(state, watched=replace(state.watched, labels=dict(state.watched.labels))) for state in snapshot.batches
-    )
-    return replace(snapshot, batches=tuple(states))
+    return replace(snapshot, batches=tuple(map(replace, snapshot.batches)))
 
 
 def encode(exposition: Exposition, snapshot: Snapshot, encoder: Encoder) -> Iterable[bytes]:

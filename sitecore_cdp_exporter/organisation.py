@@ -44,6 +44,8 @@ class Organisation:
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
         self._overruled: set[str] = set()
+        # What `watched` was made of.
+        self._lists: tuple[object, ...] = ()
 
     def is_of(self, config: Config) -> bool:
         """Tell whether a config is for this organisation."""
@@ -62,10 +64,12 @@ class Organisation:
         """
         if not config.discovery.enabled:
             self.discovery = Discovery()
+        # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
+        lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
+        if lists != self._lists:
+            self._lists = lists
+            self._list(config, batch_files)
         listed = self.discovery.known
-        self._warn_of_overruled(config, batch_files)
-        self.watched = watch(config, batch_files.batches.values(), [reading.batch.ref for reading in listed.values()])
-        self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
         last_known = {
             key: record.last_known(listed[key].batch if key in listed else None)
             for key, record in self._records.items()
@@ -77,6 +81,13 @@ class Organisation:
             return False if batch is None else foresee_accepted(batch, feeds.get(self.watched[key].feed or ""))
 
         return keep(self.watched, config, last_known.get, accepted, now)
+
+    def _list(self, config: Config, batch_files: BatchLists) -> None:
+        """Take over what is listed now."""
+        self._warn_of_overruled(config, batch_files)
+        discovered = [reading.batch.ref for reading in self.discovery.known.values()]
+        self.watched = watch(config, batch_files.batches.values(), discovered)
+        self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
 
     def records_of(self, kept: Kept) -> dict[str, Record]:
         """Return the record of each batch that is shown, by ref in lower case."""

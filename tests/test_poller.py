@@ -918,3 +918,14 @@ class TestNoMoreThreads:
         grant(5)
         snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
         assert [state.failure for state in snapshot.batches] == [None] * 5
+
+
+def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists) -> None:
+    def watched() -> list[Watched]:
+        return [state.watched for state in poller.poll(time.monotonic() + LONGEST_WAIT).batches]
+
+    watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(3))
+    before = watched()
+    assert [new is old for new, old in zip(watched(), before, strict=True)] == [True] * 3
+    watchlist.replace(WatchedBatch(ref=ref(number), feed="nightly-guests") for number in range(2))
+    assert [each.feed for each in watched()] == ["nightly-guests"] * 2
