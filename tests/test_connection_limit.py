@@ -1,3 +1,4 @@
+import asyncio
 import re
 import socket
 import threading
@@ -6,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from sitecore_cdp_exporter.connection_limit import ConnectionLimit
 from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watchlist import Watched
 from tests.web_server_thread import ScriptedPoller, WebServerThread, wait_until
@@ -185,3 +187,22 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
+
+
+class NotedTransport(asyncio.Transport):
+    """A transport of nothing that notes when it is aborted."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_connection_that_is_accepted_while_the_server_stops_is_dropped() -> None:
+    async def accept_late() -> bool:
+        limit, transport = ConnectionLimit(LIMIT, idle_seconds=60), NotedTransport()
+        limit.drop_all()
+        limit.opened(asyncio.Protocol(), transport)
+        return transport.aborted
+
+    assert asyncio.run(accept_late())
