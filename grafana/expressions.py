@@ -81,7 +81,7 @@ _NOT_ACCEPTED: Final = f"({batch_has('error')} and {batch('accepted')} == 0)"
 FAILED_RATIO: Final = f"{batch('failed_records')} / ({batch('total_records')} > 0)"
 _FAILED_LARGELY: Final = (
     f"(({FAILED_RATIO}) >= {FAILED_SHARE} and {batch('total_records')} >= {LEAST_RECORDS}"
-    f" or ({batch('accepted')} unless ({batch('failed_records')} + {batch('total_records')})))"
+    f" or ({batch('accepted')} unless ({FAILED_RATIO})))"
 )
 FAILED: Final = f"{_NOT_ACCEPTED} and {_FAILED_LARGELY} {_UNLESS_PAST}"
 PARTLY_FAILED: Final = f"{_NOT_ACCEPTED} unless {_FAILED_LARGELY} {_UNLESS_PAST}"

@@ -56,7 +56,16 @@ EXPIRED = new_ref(10)
 SUPERSEDED = new_ref(11, prefix="6b1d3a0f")
 LOADED_LATER = new_ref(12, prefix="6b1d3a0f")
 TOLERATED = new_ref(16, prefix="5a0c2f0e")
-ERRORS = {FAILED, FAILED_IN_PART, FAILED_BUT_SMALL, FAILED_WITHOUT_COUNTS, SUPERSEDED, TOLERATED}
+FAILED_WITHOUT_RECORDS = new_ref(17)
+ERRORS = {
+    FAILED,
+    FAILED_IN_PART,
+    FAILED_BUT_SMALL,
+    FAILED_WITHOUT_COUNTS,
+    FAILED_WITHOUT_RECORDS,
+    SUPERSEDED,
+    TOLERATED,
+}
 FINISHED = ERRORS | {LOADED, CORRUPTED, LOADED_LATER}
 COUNTED = FINISHED - {CORRUPTED, FAILED_WITHOUT_COUNTS}
 DISCOVERED = FINISHED | {STUCK, PROCESSING, QUEUED, EXPIRED}
@@ -96,6 +105,7 @@ def place_batches(sandbox: Sandbox) -> None:
     sandbox.put_batch(FAILED_IN_PART, total=100, succeeded=98, failed=2, **error, **finished)
     sandbox.put_batch(FAILED_BUT_SMALL, total=10, succeeded=1, failed=9, **error, **finished)
     sandbox.put_batch(FAILED_WITHOUT_COUNTS, status="error", **finished)
+    sandbox.put_batch(FAILED_WITHOUT_RECORDS, status="error", total=0, succeeded=0, failed=0, **finished)
     sandbox.put_batch(CORRUPTED, status="corrupted", **finished)
     sandbox.put_batch(SUPERSEDED, total=100, succeeded=0, failed=100, **error, **finished)
     sandbox.put_batch(STUCK, status="processing", created_at=now - timedelta(hours=3))
@@ -227,8 +237,9 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
     ("Batches", "outcome"): ({"ref"}, FINISHED_BATCHES),
     ("Batches", "records"): ({"ref"}, COUNTED_BATCHES),
     ("Batches", "failed"): ({"ref"}, COUNTED_BATCHES),
-    ("Batches", "share"): ({"ref"}, COUNTED_BATCHES),
-    ("Batches", "duration"): ({"ref"}, COUNTED_BATCHES),
+    # There is no share of no records, and nothing was processed.
+    ("Batches", "share"): ({"ref"}, (len(COUNTED) - 1, len(COUNTED), len(COUNTED))),
+    ("Batches", "duration"): ({"ref"}, (len(COUNTED) - 1, len(COUNTED), len(COUNTED))),
     ("Batches", "age"): ({"ref"}, READ_BATCHES),
     ("Times and files", "created"): ({"ref"}, READ_BATCHES),
     ("Times and files", "modified"): ({"ref"}, READ_BATCHES),
@@ -308,7 +319,7 @@ def test_what_is_broken_is_counted_as_the_alerts_would(prometheus: PrometheusSer
     } == {
         "Failing scrapes": 1,
         "Batch API": 1,
-        "Failed": len({FAILED, FAILED_WITHOUT_COUNTS}),
+        "Failed": len({FAILED, FAILED_WITHOUT_COUNTS, FAILED_WITHOUT_RECORDS}),
         "Failed in part": len({FAILED_IN_PART, FAILED_BUT_SMALL}),
         "Corrupted": 1,
         "Stuck": len({STUCK, EXPIRED}),
@@ -347,7 +358,15 @@ def test_the_worst_batches_come_first_and_of_these_the_newest(prometheus: Promet
     age = found.rows("Batches", "age", "ref")
     groups: list[set[str]] = [
         {MISSING},
-        {FAILED, FAILED_IN_PART, FAILED_BUT_SMALL, FAILED_WITHOUT_COUNTS, CORRUPTED, FAILED_LONG_AGO},
+        {
+            FAILED,
+            FAILED_IN_PART,
+            FAILED_BUT_SMALL,
+            FAILED_WITHOUT_COUNTS,
+            FAILED_WITHOUT_RECORDS,
+            CORRUPTED,
+            FAILED_LONG_AGO,
+        },
         {STUCK, EXPIRED, UNKNOWN},
         {PROCESSING, QUEUED},
         {LOADED, LOADED_LATER, TOLERATED},
