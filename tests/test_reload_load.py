@@ -102,6 +102,6 @@ def test_hundreds_of_reloads_under_load_leave_everything_where_it_was(
             memory_after = resident_memory()
         service.close()
         wait_until(lambda: one.open_connections == other.open_connections == 0)
-        wait_until(lambda: threads_and_files() <= before)
+        wait_until(lambda: all(now <= then for now, then in zip(threads_and_files(), before, strict=True)))
     assert set(counts) == {None}, "no scrape shows a failure because of a reload"
     assert memory_after - memory_before < SLACK
