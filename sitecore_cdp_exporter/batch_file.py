@@ -31,17 +31,6 @@ class BatchFile(NamedTuple):
     errors: tuple[str, ...] = ()
 
 
-def read_batch_file(path: Path) -> BatchFile:
-    """Read a batch file. Raises BatchFileError when nothing can be read from it."""
-    try:
-        content = read_content(path)
-    except OSError as error:
-        problem = f"{path}: cannot be read: {error.strerror}"
-    else:
-        return parse_batch_file(path, content)
-    raise BatchFileError(one_line(problem))
-
-
 def read_content(path: Path) -> bytes:
     """Read the bytes of a batch file. Raises OSError, and BatchFileError for what is no file or too large."""
     try:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.batch_file import LARGEST_FILE, BatchFile, BatchFileError, parse_batch_file, read_batch_file
+from sitecore_cdp_exporter.batch_file import LARGEST_FILE, BatchFile, BatchFileError, parse_batch_file, read_content
 from sitecore_cdp_exporter.config import WatchedBatch
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -19,6 +20,10 @@ NO_UUID = "expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009"
 
 def parse(content: str | bytes) -> BatchFile:
     return parse_batch_file(PATH, content.encode() if isinstance(content, str) else content)
+
+
+def read_batch_file(path: Path) -> BatchFile:
+    return parse_batch_file(path, read_content(path))
 
 
 def failure_of(path: Path) -> str:
@@ -154,13 +159,9 @@ def test_a_file_of_which_nothing_can_be_made_is_told_in_one_line(content: bytes,
 
 
 def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "a\npipe")
     (tmp_path / "large").write_bytes(b"#" * (LARGEST_FILE + 1))
-    assert failure_of(tmp_path / "a\nb") == f"{tmp_path}/a\\nb: cannot be read: No such file or directory"
-    assert failure_of(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
-    assert failure_of(tmp_path / "loop") == f"{tmp_path}/loop: cannot be read: Too many levels of symbolic links"
-    assert failure_of(tmp_path / "pipe") == f"{tmp_path}/pipe: not a file"
+    assert failure_of(tmp_path / "a\npipe") == f"{tmp_path}/a\\npipe: not a file"
     assert failure_of(tmp_path / "large") == f"{tmp_path}/large: larger than 10,485,760 bytes"
 
 
@@ -173,8 +174,10 @@ def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
 def test_what_cannot_be_read_leaves_no_file_open(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = sorted(Path("/proc/self/fd").iterdir())
-    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
-        failure_of(path)
+    failure_of(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            read_batch_file(path)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 

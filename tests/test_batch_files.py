@@ -380,6 +380,16 @@ def test_a_file_that_cannot_be_read_keeps_its_content_and_is_tried_again(folder:
     assert log.lines() == ["INFO batch file loaded file=batches.d/a.yaml batches=1 errors=0"]
 
 
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, log: Log) -> None:
+    (tmp_path / "a\nb").symlink_to("a\nb")
+    (tmp_path / "folder").mkdir()
+    BatchFiles([str(tmp_path / name) for name in ("a\nb", "folder", "none")], tmp_path).refresh()
+    assert log.lines() == [
+        f"ERROR {tmp_path}/a\\nb: cannot be read: Too many levels of symbolic links file=a\\nb batches_kept=0",
+        f"ERROR {tmp_path}/folder: cannot be read: Is a directory file=folder batches_kept=0",
+    ]
+
+
 def test_a_file_that_could_not_be_reached_for_a_while_is_good_again_though_it_did_not_change(folder: Folder) -> None:
     folder.write("a.yaml", entry(1))
     folder.clock.now = FUTURE

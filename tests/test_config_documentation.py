@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from sitecore_cdp_exporter.batch_file import LARGEST_FILE, read_batch_file
+from sitecore_cdp_exporter.batch_file import LARGEST_FILE
 from sitecore_cdp_exporter.config import ConfigError, load_config
 from sitecore_cdp_exporter.config_values import RESERVED_LABELS
+from tests.test_batch_file import read_batch_file
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "configuration.md").read_text()

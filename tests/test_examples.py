@@ -9,10 +9,10 @@ from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 
-from sitecore_cdp_exporter.batch_file import read_batch_file
 from sitecore_cdp_exporter.batch_files import BatchFiles
 from sitecore_cdp_exporter.config import load_config
 from tests.exporter_program import ROOT
+from tests.test_batch_file import read_batch_file
 
 LIST_BATCH = ROOT / "examples" / "list_batch.py"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
