@@ -12,6 +12,7 @@ import trustme
 from sitecore_cdp_exporter.config import TlsConfig
 from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
+from tests.fake_api import Clock, FakeApi
 
 LONGEST_WAIT = 10.0
 
@@ -41,6 +42,16 @@ def api_sandbox(nothing_is_left: None) -> Iterator[Sandbox]:  # noqa: ARG001  It
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(REF, status="processing", total=7)
         yield sandbox
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
 
 
 @pytest.fixture(scope="session")

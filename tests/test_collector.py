@@ -13,23 +13,10 @@ from sitecore_cdp_exporter.collector import Families, batch_families, poll_famil
 from sitecore_cdp_exporter.config import FeedConfig
 from sitecore_cdp_exporter.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
 from sitecore_cdp_exporter.watchlist import Source, Watched
+from tests.finished_batch import FINISHED_WITH_ERRORS, REF
 
-REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 POLLED = 1.75e9
 
-FINISHED_WITH_ERRORS = Batch(
-    ref=REF,
-    status=BatchStatus.ERROR,
-    error_log_available=True,
-    total_records=121776,
-    succeeded_records=121460,
-    failed_records=316,
-    time_to_process_seconds=614.867,
-    size_bytes=3456,
-    created=1745483580.77,
-    modified=1745484364.0,
-    upload_expiry=1745487180.77,
-)
 BARE = Batch(ref=REF, status=BatchStatus.UPLOADING, error_log_available=False)
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]

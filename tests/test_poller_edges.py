@@ -43,16 +43,6 @@ class SlowApi(FakeApi):
         return page
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
 def failure_of_list(snapshot: Snapshot) -> Reason | None:
     assert snapshot.discovery is not None
     return snapshot.discovery.failure
