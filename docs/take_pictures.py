@@ -5,9 +5,7 @@
 It needs Chromium and Prometheus, and about five minutes: until batches of every status are there, and alerts fire.
 """
 
-import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,9 @@ import requests
 import yaml
 
 from stack.config_files import PROMETHEUS_CONFIG, Addresses, prometheus_config
-from tests.e2e.program import Program, answers_ok, running, wait_for
+from tests.e2e.program import answers_ok, wait_for
+from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
+from tests.exporter_program import Exporter, running_demo
 
 DOCS = Path(__file__).parent
 STATUSES = ("uploading", "processing", "success", "corrupted", "error")
@@ -27,38 +27,16 @@ LONGEST_WAIT = 600.0
 
 
 @contextmanager
-def demo(directory: Path) -> Iterator[tuple[Program, str]]:
-    """Run the demo; give it and its URL."""
-    command = [sys.executable, str(DOCS.parent / "exporter.py"), "--demo", "--web.listen-address=127.0.0.1:0"]
-    with running(command, log=directory / "demo.log") as program:
-        url = wait_for(
-            "the demo", lambda: re.search(r"http://127\.0\.0\.1:\d+/(?= )", program.output()), programs=[program]
-        )
-        yield program, url.group()
-
-
-@contextmanager
-def prometheus(directory: Path, exporter_url: str) -> Iterator[tuple[Program, str]]:
-    """Run Prometheus with the shipped rules; give it and its URL."""
-    target = exporter_url.removeprefix("http://").rstrip("/")
+def prometheus(directory: Path, exporter: Exporter) -> Iterator[PrometheusServer]:
+    """Run Prometheus with the shipped rules."""
+    target = exporter.url.removeprefix("http://")
     config = yaml.safe_load(prometheus_config(Addresses(target, "", "127.0.0.1:1", "")))
     # Prometheus shows the path of the rules, so it is one that says nothing of this machine.
     config["rule_files"] = ["alerts.yml"]
     (directory / "alerts.yml").symlink_to(PROMETHEUS_CONFIG.parent / "alerts.yml")
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    command = [
-        *("env", f"--chdir={directory}", "prometheus", "--config.file=prometheus.yml"),
-        *("--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"),
-    ]
-    with running(command, log=directory / "prometheus.log") as program:
-        listening = wait_for(
-            "Prometheus to log its port",
-            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
-            programs=[program],
-        )
-        url = f"http://{listening[1]}"
-        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
-        yield program, url
+    with running_prometheus(Path("prometheus.yml"), directory=directory, scraped=exporter.program) as server:
+        yield server
 
 
 def shows_enough(page: str) -> bool:
@@ -108,22 +86,22 @@ def main() -> None:
     """Write docs/landing-page.png and docs/alerts.png."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        with demo(directory) as (exporter, url), prometheus(directory, url) as (server, prometheus_url):
-            programs = [exporter, server]
+        with running_demo(directory) as (exporter, _), prometheus(directory, exporter) as server:
+            url = f"{exporter.url}/"
             wait_for(
                 "batches of every status",
                 lambda: shows_enough(requests.get(url, timeout=10).text),
-                programs=programs,
+                programs=server.programs,
                 seconds=LONGEST_WAIT,
             )
             take_picture(url, "landing-page.png", directory, height=640)
             wait_for(
                 "alerts that fire",
-                lambda: enough_alerts_fire(prometheus_url),
-                programs=programs,
+                lambda: enough_alerts_fire(server.url),
+                programs=server.programs,
                 seconds=LONGEST_WAIT,
             )
-            take_picture(alerts_page(prometheus_url), "alerts.png", directory, height=640)
+            take_picture(alerts_page(server.url), "alerts.png", directory, height=640)
 
 
 if __name__ == "__main__":

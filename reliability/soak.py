@@ -38,7 +38,6 @@ from reliability.soak_programs import (
     SCRAPE_INTERVAL,
     Figures,
     figures_of,
-    running_exporter,
     running_prometheus,
 )
 from reliability.soak_schedule import Schedule
@@ -46,7 +45,7 @@ from reliability.soak_uploads import DEMO_SPEED, FollowedDemo, History, PlacedUp
 from reliability.soak_verdicts import Row, judge_exporter, judge_figures, judge_stored
 from sitecore_cdp_exporter.config_values import Duration
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.exporter_program import Exporter
+from tests.exporter_program import Exporter, running_with_config
 
 SHORTEST_SOAK = 45.0
 # By then as many batches are forgotten as are uploaded.
@@ -106,7 +105,10 @@ class Soak:
             fails=lambda: self._faults.under_way,
         )
         self._reloads = Reloads(config, sandbox, schedule, token_file=token_file, random=random)
-        self._exporter = stack.enter_context(running_exporter(config, log=directory / "exporter.log"))
+        self._exporter = stack.enter_context(
+            # In a session of its own, so that Ctrl-C ends the soak early and not the exporter.
+            running_with_config(config, flags=["--log.level=debug"], own_session=True)
+        )
         self._prometheus = [
             stack.enter_context(running_prometheus(name, self._exporter, directory)) for name in ("one", "two")
         ]

@@ -1,10 +1,5 @@
-"""The programs of a soak: the exporter as a user runs it, and the Prometheus that scrape it.
+"""What a soak looks at: the process of the exporter, and the Prometheus that scrape it."""
 
-Each is in a session of its own (`setsid`), so that Ctrl-C ends the soak early and not the programs.
-"""
-
-import re
-import sys
 import time
 from bisect import insort
 from collections import defaultdict
@@ -19,8 +14,9 @@ import yaml
 
 from reliability.soak_comparison import Life, Scrape, Stored
 from reliability.soak_uploads import COUNTS
-from tests.e2e.program import Program, answers_ok, running, wait_for
-from tests.exporter_program import ROOT, Exporter
+from tests.e2e import prometheus_server
+from tests.e2e.program import Program
+from tests.exporter_program import Exporter
 
 SCRAPE_INTERVAL = 1.0
 REQUEST_TIMEOUT = 30.0
@@ -28,26 +24,6 @@ REQUEST_TIMEOUT = 30.0
 ROUNDING = 0.005
 # How much of the time is asked for at once, so that no answer gets large, in seconds.
 CHUNK = 60.0
-
-
-@contextmanager
-def running_exporter(config: Path, *, log: Path) -> Iterator[Exporter]:
-    """Run the exporter on a free port of loopback, with every line of its log, until the end of the block."""
-    command = [
-        "setsid",
-        sys.executable,
-        str(ROOT / "exporter.py"),
-        f"--config.file={config}",
-        "--web.listen-address=127.0.0.1:0",
-        "--log.level=debug",
-    ]
-    with running(command, log=log) as program:
-        listening = wait_for(
-            "the exporter to listen",
-            lambda: re.search(r"msg=listening .*address=(\S+)", program.output()),
-            programs=[program],
-        )
-        yield Exporter(program, f"http://{listening.group(1)}")
 
 
 @dataclass(frozen=True)
@@ -181,19 +157,8 @@ def running_prometheus(name: str, exporter: Exporter, directory: Path) -> Iterat
         "scrape_configs": [{"job_name": "sitecore-cdp", "static_configs": [{"targets": [target]}]}],
     }
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
-    command = [
-        "setsid",
-        "prometheus",
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        "--web.listen-address=127.0.0.1:0",
-    ]
-    with running(command, log=directory / "prometheus.log") as program:
-        listening = wait_for(
-            "Prometheus to log the port that it chose",
-            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
-            programs=[program],
-        )
-        url = f"http://{listening[1]}"
-        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
-        yield Prometheus(name, url)
+    # In a session of its own, so that Ctrl-C ends the soak early and not Prometheus.
+    with prometheus_server.running_prometheus(
+        config, directory=directory, scraped=exporter.program, own_session=True
+    ) as server:
+        yield Prometheus(name, server.url)

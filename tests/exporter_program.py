@@ -12,11 +12,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.e2e.program import Program, running, wait_for
+from tests.e2e.program import Program, running, wait_for, wait_for_address
 
 ROOT = Path(__file__).parent.parent
 CLIENT_KEY = "test-client-key"
 API_TOKEN = "test-api-token"
+
+COMMAND = (sys.executable, str(ROOT / "exporter.py"))
+ANY_PORT = "127.0.0.1:0"
 
 LabelSet = frozenset[tuple[str, str]]
 
@@ -50,7 +53,7 @@ def running_exporter(
     flags: Sequence[str] = (),
     **sections: object,
 ) -> Iterator[Exporter]:
-    """Run the exporter on a free port of loopback until the end of the block. `sections` are those of the config."""
+    """Write a config and run the exporter with it until the end of the block. `sections` are those of the config."""
     settings = {
         "base_url": sandbox.base_url,
         "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
@@ -59,17 +62,42 @@ def running_exporter(
     }
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump({"api": settings, "batches": list(batches), **sections}), encoding="utf-8")
-    command = [
-        sys.executable,
-        str(ROOT / "exporter.py"),
-        f"--config.file={config}",
-        "--web.listen-address=127.0.0.1:0",
-        *flags,
-    ]
-    with running(command, log=directory / "exporter.log") as program:
-        listening = wait_for(
-            "the exporter to listen",
-            lambda: re.search(r"msg=listening .*address=(\S+)", program.output()),
+    with running_with_config(config, flags=flags) as exporter:
+        yield exporter
+
+
+@contextmanager
+def running_with_config(
+    config: Path, *, address: str = ANY_PORT, flags: Sequence[str] = (), own_session: bool = False
+) -> Iterator[Exporter]:
+    """Run the exporter with a config that is there, until the end of the block. Its log is beside the config.
+
+    `own_session` is that of `running`.
+    """
+    command = [*COMMAND, f"--config.file={config}", f"--web.listen-address={address}", *flags]
+    with running(command, log=config.parent / "exporter.log", own_session=own_session) as program:
+        yield wait_until_listening(program)
+
+
+def wait_until_listening(program: Program) -> Exporter:
+    """Wait until a program that is the exporter logs where it listens."""
+    return Exporter(program, f"http://{wait_for_address(program)}")
+
+
+@contextmanager
+def running_demo(
+    directory: Path, *, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Exporter, str]]:
+    """Run `--demo` with its log in `directory`; yield it and the URL of its sandbox.
+
+    `environment` is what its environment has besides the usual.
+    """
+    variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+    command = ["env", *variables, *COMMAND, "--demo", f"--web.listen-address={ANY_PORT}", *flags]
+    with running(command, log=directory / "demo.log") as program:
+        urls = wait_for(
+            "the demo to say where it is",
+            lambda: re.search(r"(http://\S+)/ .*\n.*\n +(http://\S+)  the sandbox", program.output()),
             programs=[program],
         )
-        yield Exporter(program, f"http://{listening.group(1)}")
+        yield Exporter(program, urls[1]), urls[2]

@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-import re
 import signal
 import socket
 import ssl
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -580,24 +579,3 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
-
-
-@contextmanager
-def running_demo(directory: Path) -> Iterator[tuple[Program, str, str]]:
-    """Run `--demo` with secrets in its environment; yield it, its URL and that of its sandbox."""
-    environment = {
-        "SITECORE_CDP_API_TOKEN": planted.ENVIRONMENT_TOKEN,
-        "HTTP_PROXY": f"http://{planted.ENVIRONMENT_PROXY_CREDENTIALS}@127.0.0.1:{closed_port()}",
-    }
-    command = [
-        "env",
-        *(f"{name}={value}" for name, value in environment.items()),
-        *(sys.executable, str(ROOT / "exporter.py"), "--demo", "--log.level=debug", "--web.listen-address=127.0.0.1:0"),
-    ]
-    with running(command, log=directory / "demo.log") as program:
-        urls = wait_for(
-            "the demo to say where it is",
-            lambda: re.search(r"(http://\S+)/ .*\n.*\n +(http://\S+)  the sandbox", program.output()),
-            programs=[program],
-        )
-        yield program, urls[1], urls[2]

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.config import load_config
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.e2e.program import Program, answers_ok, running, wait_for
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter
+from tests.e2e.program import answers_ok, running, wait_for
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, wait_until_listening
 from tests.mounted_volume import MountedVolume
 from tests.systemd_unit import UNIT_FILE, Unit
 
@@ -493,15 +493,6 @@ def shown(exporter: Exporter) -> set[str]:
     return {dict(labels)["ref"] for labels in exporter.scrape().get("sitecore_cdp_batch_poll_success", {})}
 
 
-def listening(program: Program) -> Exporter:
-    address = wait_for(
-        "the exporter to listen",
-        lambda: re.search(r"msg=listening .*address=(\S+)", program.output()),
-        programs=[program],
-    )
-    return Exporter(program, f"http://{address[1]}")
-
-
 class Pod:
     """The pod of the Deployment, with its volumes in `directory` and its ports on loopback."""
 
@@ -555,7 +546,7 @@ class Pod:
 def test_the_pod_takes_a_rotated_secret_without_a_restart(sandbox: Sandbox, tmp_path: Path) -> None:
     pod = Pod(tmp_path, sandbox)
     with running(pod.command(), log=tmp_path / "exporter.log") as program:
-        exporter = listening(program)
+        exporter = wait_until_listening(program)
         for probe in ("livenessProbe", "readinessProbe"):
             assert answers_ok(pod.probe(probe))
         wait_for("the batch", lambda: shown(exporter) == {REF}, programs=[program])
@@ -573,7 +564,7 @@ def test_the_pod_takes_a_changed_config_map_without_a_restart(sandbox: Sandbox, 
     sandbox.put_batch(OTHER_REF, status="processing")
     pod = Pod(tmp_path, sandbox)
     with running(pod.command(), log=tmp_path / "exporter.log") as program:
-        exporter = listening(program)
+        exporter = wait_until_listening(program)
         wait_for("both batches", lambda: shown(exporter) == {REF, OTHER_REF}, programs=[program])
         pod.change_config("discovery: {enabled: true}", f"batches: [{OTHER_REF}]")
         assert shown(exporter) == {OTHER_REF}
@@ -583,7 +574,7 @@ def test_the_pod_takes_a_changed_config_map_without_a_restart(sandbox: Sandbox, 
 def test_the_health_port_of_the_pod_shows_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:
     pod = Pod(tmp_path, sandbox)
     with running(pod.command(), log=tmp_path / "exporter.log") as program:
-        listening(program)
+        wait_until_listening(program)
         origin = pod.probe("livenessProbe").removesuffix("/-/healthy")
         for path in ("/", "/metrics", f"/probe?target={REF}"):
             assert requests.get(f"{origin}{path}", timeout=60).status_code == 404
@@ -620,7 +611,7 @@ def test_what_the_unit_starts_reads_its_credentials_and_reloads(sandbox: Sandbox
     command = [*environment, *(here.pop(word, word) for word in unit.command("ExecStart"))]
     assert here == {}
     with running(command, log=tmp_path / "exporter.log") as program:
-        exporter = listening(program)
+        exporter = wait_until_listening(program)
         wait_for("the batch", lambda: shown(exporter) == {REF}, programs=[program])
         assert is_up(exporter)
         config.write_text(f"{config.read_text(encoding='utf-8')}batches: [{OTHER_REF}]\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import yaml
 
 from sitecore_cdp_exporter.config import load_config
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.e2e.program import running, wait_for
+from tests.e2e.program import running, wait_for, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, LabelSet, running_exporter
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -151,12 +151,8 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
             + f" CONFIG={tmp_path}/config.yaml ARGS=--web.listen-address=127.0.0.1:0",
         )
         with running(["bash", "-c", script], log=tmp_path / "run.log") as program:
-            listening = wait_for(
-                "the exporter to listen",
-                lambda: re.search(r"msg=listening .*address=(\S+)", program.output()),
-                programs=[program],
-            )
-            curl = block("Quick start with your own batches", "sh", 1).replace("localhost:10311", listening.group(1))
+            address = wait_for_address(program)
+            curl = block("Quick start with your own batches", "sh", 1).replace("localhost:10311", address)
             metrics = subprocess.run(curl.split(), capture_output=True, text=True, check=True).stdout
             assert 'sitecore_cdp_batch_total_records{ref="12af3453-62da-4b31-b646-631b7b5f3009"} 7.0' in metrics
 

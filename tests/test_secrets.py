@@ -35,6 +35,7 @@ from sitecore_cdp_exporter.web_config_file import WebConfigFile
 from sitecore_cdp_exporter.yaml_document import read_yaml
 from tests import secrets_planted as planted
 from tests.e2e.program import wait_for
+from tests.exporter_program import running_demo
 from tests.logging_state import logging_as_before
 from tests.secrets_planted import Search, core
 from tests.secrets_walk import (
@@ -49,7 +50,7 @@ from tests.secrets_walk import (
     Evidence,
     Walk,
     basic,
-    running_demo,
+    closed_port,
 )
 from tests.web_config_server import TLS, Folder
 from tests.web_server_thread import PATIENCE, wait_until
@@ -156,7 +157,12 @@ def test_credentials_go_to_the_api_and_to_nobody_else(evidence: Evidence) -> Non
 
 
 def test_the_demo_tells_no_secret(tmp_path: Path) -> None:
-    with running_demo(tmp_path) as (program, url, api), requests.Session() as session:
+    environment = {
+        "SITECORE_CDP_API_TOKEN": planted.ENVIRONMENT_TOKEN,
+        "HTTP_PROXY": f"http://{planted.ENVIRONMENT_PROXY_CREDENTIALS}@127.0.0.1:{closed_port()}",
+    }
+    running = running_demo(tmp_path, flags=["--log.level=debug"], environment=environment)
+    with running as (demo, api), requests.Session() as session:
         session.trust_env = False
         session.auth = (CLIENT_KEY, API_TOKEN)
 
@@ -165,9 +171,9 @@ def test_the_demo_tells_no_secret(tmp_path: Path) -> None:
             batches = [session.get(item["href"], timeout=PATIENCE).json() for item in listed]
             return [batch["location"]["href"] for batch in batches]
 
-        urls = wait_for("an upload", presigned, programs=[program])
-        told = [session.get(f"{url}{path}", timeout=PATIENCE).text for path in ("/metrics", "/", "/metrics")]
-        told.append(program.output())
+        urls = wait_for("an upload", presigned, programs=[demo.program])
+        told = [session.get(f"{demo.url}{path}", timeout=PATIENCE).text for path in ("/metrics", "/", "/metrics")]
+        told.append(demo.program.output())
     signatures = {href.partition("Signature=")[2]: "presigned URL" for href in urls}
     assert all(signatures)
     assert "sitecore_cdp_batch_status" in told[0]

@@ -52,6 +52,18 @@ def stand_in(directory: Path, name: str) -> None:
     program.chmod(0o755)
 
 
+def run_stack(data: Path, *, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run the stack with `data` as its folder, and with no program on the PATH but those in `path`."""
+    return subprocess.run(
+        [sys.executable, "-m", "stack", f"--data={data}"],
+        cwd=ROOT,
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("there", "missing", "package"),
     [
@@ -66,14 +78,7 @@ def test_a_missing_program_is_told_with_its_package_and_nothing_is_started(
 ) -> None:
     for name in there:
         stand_in(tmp_path, name)
-    done = subprocess.run(
-        [sys.executable, "-m", "stack", f"--data={tmp_path / 'data'}"],
-        cwd=ROOT,
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_stack(tmp_path / "data", path=tmp_path)
     assert done.returncode == 1
     assert f"{missing} is not on the PATH" in done.stderr
     assert f"sudo apt install {package}\n" in done.stderr
@@ -86,14 +91,7 @@ def test_a_folder_that_can_not_be_made_is_told_in_one_line(tmp_path: Path) -> No
         stand_in(tmp_path, name)
     file = tmp_path / "file"
     file.touch()
-    done = subprocess.run(
-        [sys.executable, "-m", "stack", f"--data={file}"],
-        cwd=ROOT,
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_stack(file, path=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"stack: {file}: File exists\n")
 
 

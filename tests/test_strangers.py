@@ -27,7 +27,7 @@ from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watchlist import Watched
-from tests.e2e.program import running, wait_for
+from tests.e2e.program import running, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.test_web import faults_logged, read_all
 from tests.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
@@ -126,12 +126,7 @@ def test_few_open_files_are_shared_so_that_a_crowd_leaves_room(sandbox: Sandbox,
     exporter = f"{sys.executable} {ROOT / 'exporter.py'} --config.file={config} --web.listen-address=127.0.0.1:0"
     command = ["bash", "-c", f"ulimit -n 90; exec {exporter}"]
     with running(command, log=tmp_path / "exporter.log") as program, ExitStack() as stack:
-        listening = wait_for(
-            "the exporter to listen",
-            lambda: re.search(r"msg=listening .*address=127.0.0.1:(\d+)", program.output()),
-            programs=[program],
-        )
-        port = int(listening[1])
+        port = int(wait_for_address(program).removeprefix("127.0.0.1:"))
 
         def connect(_: int) -> None:
             stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)).sendall(b"GET / HTTP/1.1\r\n")

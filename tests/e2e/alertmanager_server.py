@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.program import LONGEST_WAIT, Program, answers_ok, running, wait_for
+from tests.e2e.program import LONGEST_WAIT, Program, running, wait_until_ready
 
 ANNOTATIONS = {
     "summary": "A summary.",
@@ -80,14 +79,7 @@ def running_alertmanager(config: str, directory: Path) -> Iterator[Alertmanager]
         "--web.listen-address=127.0.0.1:0",
     ]
     with running(command, log=directory / "alertmanager.log") as alertmanager:
-        listening = wait_for(
-            "Alertmanager to log the port that it chose",
-            lambda: re.search(r'msg="?Listening on"? address=(\S+)', alertmanager.output()),
-            programs=[alertmanager],
-        )
-        url = f"http://{listening[1]}"
-        wait_for("Alertmanager to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[alertmanager])
-        yield Alertmanager(url, alertmanager)
+        yield Alertmanager(wait_until_ready(alertmanager), alertmanager)
 
 
 @dataclass

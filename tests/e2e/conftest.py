@@ -2,18 +2,17 @@
 
 import os
 import shutil
-import socket
-import sys
 from collections.abc import Iterator
 
 import pytest
 import yaml
 
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.e2e.program import Program, answers_ok, running, wait_for
+from stack.config_files import ALERTMANAGER_CONFIG
+from tests.e2e.alertmanager_server import Alertmanager, running_alertmanager
 from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SHIPPED_TARGET, SteppedClock
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,41 +46,25 @@ def sandbox(clock: SteppedClock) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def exporter_address() -> str:
-    """Choose the loopback address that the exporter will listen on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-@pytest.fixture(scope="session")
-def exporter(sandbox: Sandbox, exporter_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def exporter(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
     """Run the exporter as a user does."""
     directory = tmp_path_factory.mktemp("exporter")
     password_file = directory / "api_token"
     password_file.write_text(f"{API_TOKEN}\n", encoding="utf-8")
-    api = {
-        "base_url": sandbox.base_url,
-        "basic_auth": {"username": CLIENT_KEY, "password_file": str(password_file)},
-        "endpoint": "inspect",
-    }
-    config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump({"api": api, "batches": list(LISTED_REFS.values())}), encoding="utf-8")
-    command = [
-        sys.executable,
-        str(ROOT / "exporter.py"),
-        f"--config.file={config}",
-        f"--web.listen-address={exporter_address}",
-    ]
-    with running(command, log=directory / "exporter.log") as program:
-        ready = f"http://{exporter_address}/-/ready"
-        wait_for("the exporter to be ready", lambda: answers_ok(ready), programs=[program])
-        yield program
+    api = {"basic_auth": {"username": CLIENT_KEY, "password_file": str(password_file)}}
+    with running_exporter(sandbox, directory, batches=list(LISTED_REFS.values()), api=api) as exporter:
+        yield exporter
+
+
+@pytest.fixture(scope="session")
+def exporter_address(exporter: Exporter) -> str:
+    """Give host and port of the exporter."""
+    return exporter.url.removeprefix("http://")
 
 
 @pytest.fixture(scope="session")
 def prometheus(
-    exporter: Program, exporter_address: str, tmp_path_factory: pytest.TempPathFactory
+    exporter: Exporter, exporter_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrometheusServer]:
     """Run Prometheus with the shipped config; only where it scrapes and how often is changed."""
     directory = tmp_path_factory.mktemp("prometheus")
@@ -94,5 +77,14 @@ def prometheus(
     config_file.write_text(yaml.safe_dump(config), encoding="utf-8")
     probed = [{"targets": [PROBED_REF], "labels": {"team": "crm"}}]
     (directory / "batches.yaml").write_text(yaml.safe_dump(probed), encoding="utf-8")
-    with running_prometheus(config_file, directory=directory, scraped=exporter) as server:
+    with running_prometheus(config_file, directory=directory, scraped=exporter.program) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+    """Run Alertmanager with the shipped config. The tests of a module share it, so each uses jobs of its own."""
+    directory = tmp_path_factory.mktemp("alertmanager")
+    (directory / "templates").symlink_to(ALERTMANAGER_CONFIG.parent / "templates")
+    with running_alertmanager(ALERTMANAGER_CONFIG.read_text(encoding="utf-8"), directory) as alertmanager:
+        yield alertmanager

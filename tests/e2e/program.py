@@ -1,5 +1,6 @@
 """Programs that run for the time of a test, with their logs at hand when something goes wrong."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +31,27 @@ class Program:
 
 
 @contextmanager
-def running(command: Sequence[str], *, log: Path) -> Iterator[Program]:
-    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it."""
+def running(
+    command: Sequence[str], *, log: Path, directory: Path | None = None, own_session: bool = False
+) -> Iterator[Program]:
+    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it.
+
+    Args:
+        command: The program and its arguments.
+        log: Where its standard output and error go; what is there is lost.
+        directory: Where it runs; here by default.
+        own_session: Whether Ctrl-C ends only what started the program, and not the program too.
+
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            start_new_session=own_session,
+        )
     try:
         yield Program(process, log)
     finally:
@@ -59,6 +77,23 @@ def wait_for(
         time.sleep(0.1)
     logs = [f"{program.log.name}, exit code {program.process.poll()}:\n{program.output()}" for program in programs]
     pytest.fail("\n".join([f"Waited in vain for: {what}", *logs]))
+
+
+def wait_for_address(program: Program) -> str:
+    """Wait until the exporter, Prometheus or Alertmanager logs where it listens, and give it as `host:port`."""
+    listening = wait_for(
+        "the address that it listens on",
+        lambda: re.search(r'msg=(?:listening|"?Listening on"?) .*address=(\S+)', program.output()),
+        programs=[program],
+    )
+    return listening[1]
+
+
+def wait_until_ready(program: Program) -> str:
+    """Wait until Prometheus or Alertmanager is ready, and give its URL."""
+    url = f"http://{wait_for_address(program)}"
+    wait_for("readiness", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
+    return url
 
 
 def answers_ok(url: str) -> bool:

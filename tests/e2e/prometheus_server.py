@@ -1,6 +1,5 @@
 """The real Prometheus on a loopback port of its own."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 import requests
 
-from tests.e2e.program import LONGEST_WAIT, Program, answers_ok, running, wait_for
+from tests.e2e.program import LONGEST_WAIT, Program, running, wait_for, wait_until_ready
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,19 @@ class PrometheusServer:
 
 
 @contextmanager
-def running_prometheus(config: Path, *, directory: Path, scraped: Program) -> Iterator[PrometheusServer]:
-    """Run the `prometheus` of the PATH with this config, and its data and log in `directory`, until the block ends."""
+def running_prometheus(
+    config: Path, *, directory: Path, scraped: Program, own_session: bool = False
+) -> Iterator[PrometheusServer]:
+    """Run the `prometheus` of the PATH with this config, until the block ends.
+
+    It runs in `directory`, with its data and log there. `own_session` is that of `running`.
+    """
     command = [
         "prometheus",
         f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'data'}",
+        "--storage.tsdb.path=data",
         "--web.listen-address=127.0.0.1:0",
     ]
-    with running(command, log=directory / "prometheus.log") as program:
-        listening = wait_for(
-            "Prometheus to log the port that it chose",
-            lambda: re.search(r'msg="Listening on" address=(\S+)', program.output()),
-            programs=[program],
-        )
-        url = f"http://{listening[1]}"
-        wait_for("Prometheus to be ready", lambda: answers_ok(f"{url}/-/ready"), programs=[program])
-        yield PrometheusServer(url, [program, scraped])
+    log = directory / "prometheus.log"
+    with running(command, log=log, directory=directory, own_session=own_session) as program:
+        yield PrometheusServer(wait_until_ready(program), [program, scraped])

@@ -3,7 +3,7 @@
 import itertools
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG
-from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
+from tests.e2e.alertmanager_server import Alertmanager, program
 from tests.e2e.program import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -201,15 +201,6 @@ HIDDEN_ON_JOB = {
     "AllNotFound": {"BatchNotFound"},
 }
 PAIRS = list(itertools.combinations(ALL_ALERTS, 2))
-
-
-@pytest.fixture(scope="module")
-def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
-    """Run the shipped config. Tests share it, so each uses jobs of its own."""
-    directory = tmp_path_factory.mktemp("alertmanager")
-    (directory / "templates").symlink_to(TEMPLATES)
-    with running_alertmanager(SHIPPED, directory) as alertmanager:
-        yield alertmanager
 
 
 def inhibited(alertmanager: Alertmanager, *alerts: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], bool]:

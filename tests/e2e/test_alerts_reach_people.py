@@ -3,9 +3,8 @@
 import json
 import signal
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +16,9 @@ import yaml
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from stack.config_files import ALERTMANAGER_CONFIG, Addresses, alertmanager_config, prometheus_config
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, running_alertmanager, running_inbox
-from tests.e2e.program import Program, answers_ok, running, wait_for
+from tests.e2e.program import Program, wait_for
 from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_with_config
 
 pytestmark = pytest.mark.e2e
 
@@ -55,7 +54,7 @@ class People:
 
 
 @dataclass
-class Exporter:
+class RestartedExporter:
     """An exporter that can be restarted at the same address."""
 
     directory: Path
@@ -71,18 +70,8 @@ class Exporter:
         document = {"api": api, "batches": batches, "feeds": [{"name": "nightly-guests", "labels": {"team": "crm"}}]}
         (self.directory / "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
-    @contextmanager
-    def running(self) -> Iterator[Program]:
-        command = [
-            sys.executable,
-            str(ROOT / "exporter.py"),
-            f"--config.file={self.directory / 'config.yaml'}",
-            f"--web.listen-address={self.address}",
-        ]
-        with running(command, log=self.directory / "exporter.log") as program:
-            ready = f"http://{self.address}/-/ready"
-            wait_for("the exporter to be ready", lambda: answers_ok(ready), programs=[program])
-            yield program
+    def running(self) -> AbstractContextManager[Exporter]:
+        return running_with_config(self.directory / "config.yaml", address=self.address)
 
 
 @pytest.fixture
@@ -93,11 +82,11 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def exporter(sandbox: Sandbox, tmp_path: Path) -> Exporter:
+def exporter(sandbox: Sandbox, tmp_path: Path) -> RestartedExporter:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    exporter = Exporter(tmp_path, address, sandbox)
+    exporter = RestartedExporter(tmp_path, address, sandbox)
     exporter.write_config(batches=[{"ref": FAILED_REF, "feed": "nightly-guests"}])
     return exporter
 
@@ -116,7 +105,7 @@ def people(tmp_path: Path) -> Iterator[People]:
 
 
 @contextmanager
-def prometheus(exporter: Exporter, scraped: Program, people: People) -> Iterator[PrometheusServer]:
+def prometheus(exporter: RestartedExporter, scraped: Program, people: People) -> Iterator[PrometheusServer]:
     """Run Prometheus with the shipped config and rules."""
     addresses = Addresses(
         exporter=exporter.address,
@@ -142,11 +131,11 @@ def prometheus(exporter: Exporter, scraped: Program, people: People) -> Iterator
 
 
 def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_no_longer_watched(
-    sandbox: Sandbox, exporter: Exporter, people: People
+    sandbox: Sandbox, exporter: RestartedExporter, people: People
 ) -> None:
     with ExitStack() as stack:
         first = stack.enter_context(ExitStack())
-        server = stack.enter_context(prometheus(exporter, first.enter_context(exporter.running()), people))
+        server = stack.enter_context(prometheus(exporter, first.enter_context(exporter.running()).program, people))
         server.wait_for_query(f'sitecore_cdp_batch_status{{ref="{FAILED_REF}", status="processing"}} == 1')
 
         finished = datetime.now(UTC)
@@ -178,7 +167,7 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
 
         sandbox.set_fault(faults.Status(500))
         first.close()
-        restarted = stack.enter_context(exporter.running())
+        restarted = stack.enter_context(exporter.running()).program
         people.wait_until_told("ApiDown", "firing")
         server.wait_for_query(f'sitecore_cdp_batch_poll_failure{{ref="{FAILED_REF}"}}')
         assert server.query("sitecore_cdp_batch_status_code") == [], "the exporter itself knows nothing of the batch"
@@ -194,10 +183,12 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
         people.wait_until_told("BatchFailed", "firing", "resolved")
 
 
-def test_an_exporter_that_died_is_one_page_and_hides_what_follows_from_it(exporter: Exporter, people: People) -> None:
+def test_an_exporter_that_died_is_one_page_and_hides_what_follows_from_it(
+    exporter: RestartedExporter, people: People
+) -> None:
     with ExitStack() as stack:
         first = stack.enter_context(ExitStack())
-        died = first.enter_context(exporter.running())
+        died = first.enter_context(exporter.running()).program
         server = stack.enter_context(prometheus(exporter, died, people))
         server.wait_for_query("sitecore_cdp_up == 1")
         died.process.kill()

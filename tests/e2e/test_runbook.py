@@ -2,15 +2,14 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
+from tests.e2e.alertmanager_server import Alertmanager, program
 from tests.e2e.program import wait_for
-from tests.e2e.test_alertmanager import SHIPPED, TEMPLATES, alert
+from tests.e2e.test_alertmanager import alert
 from tests.markdown import blocks
 from tests.test_runbook import ALERTS, RUNBOOK
 
@@ -27,14 +26,6 @@ def test_prometheus_can_read_every_query(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": rules}]}), encoding="utf-8")
     check = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
     assert (check.returncode, f"SUCCESS: {len(queries)} rules found" in check.stdout) == (0, True), check.stderr
-
-
-@pytest.fixture(scope="module")
-def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
-    directory = tmp_path_factory.mktemp("alertmanager")
-    (directory / "templates").symlink_to(TEMPLATES)
-    with running_alertmanager(SHIPPED, directory) as alertmanager:
-        yield alertmanager
 
 
 @pytest.mark.parametrize("name", ALERTS)
