@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(machine())
     print(
         f"Each request takes the API {scrape.ANSWER_TIME * 1000:.0f} ms in (a), (e), (f) and (g), and nothing in the "
-        f"others; concurrency {scrape.CONCURRENCY}; median of {ROUNDS} rounds.\n"
+        f"others; concurrency {scrape.CONCURRENCY}; median of at least {ROUNDS} rounds.\n"
     )
     print(*table(measure(settings, quick=options.quick)), sep="\n")
 

@@ -91,6 +91,13 @@ def test_resources_are_measured() -> None:
     assert abs(measured[resources.TRACED].value) < 1
 
 
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure few batches no more often than many."""
+    monkeypatch.setattr(scrape, "SIZE_OF_FEW", 0)
+
+
+@pytest.mark.usefixtures("once")
 def test_a_scrape_is_measured_beside_what_else_one_could_run(tmp_path: Path) -> None:
     program = tmp_path / "json_exporter"
     program.write_text(f"#!{sys.executable}\n{STAND_IN_FOR_JSON_EXPORTER}", encoding="utf-8")
@@ -102,6 +109,7 @@ def test_a_scrape_is_measured_beside_what_else_one_could_run(tmp_path: Path) -> 
     assert measured[scrape.LOOP].value > 2 * scrape.ANSWER_TIME
 
 
+@pytest.mark.usefixtures("once")
 def test_without_its_path_json_exporter_is_not_measured() -> None:
     measured = scrape.measure_scrape(1, settings())
     assert scrape.JSON_EXPORTER not in measured

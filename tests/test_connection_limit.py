@@ -8,17 +8,12 @@ from contextlib import ExitStack
 import pytest
 
 from sitecore_cdp_exporter.connection_limit import ConnectionLimit
-from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
-from sitecore_cdp_exporter.watchlist import Watched
-from tests.web_server_thread import ScriptedPoller, WebServerThread, wait_until
+from tests.web_server_thread import ScriptedPoller, WebServerThread, large_snapshot, wait_until
 
 LIMIT = 5
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
 STUCK = b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 100\r\n\r\n"
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
-# More than a socket's buffers take, so that a client which does not read keeps the server waiting.
-LARGE_BATCH = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
-LARGE = Snapshot(batches=(BatchState(watched=LARGE_BATCH),), api_up=None, api_last_success=None, poll_duration=0.0)
 
 
 @pytest.fixture
@@ -126,7 +121,7 @@ def test_a_burst_of_connections_keeps_the_limit(server: WebServerThread, clients
 def test_a_client_that_does_not_read_its_answer_makes_room(
     server: WebServerThread, clients: ExitStack, poller: ScriptedPoller
 ) -> None:
-    poller.snapshot = LARGE
+    poller.snapshot = large_snapshot()
     slow = [clients.enter_context(server.connect(SCRAPE, receive_buffer=4096)) for _ in range(LIMIT)]
     wait_until(lambda: len(poller.deadlines) == LIMIT)
     for connection in slow:
@@ -140,7 +135,7 @@ def test_a_client_that_does_not_read_its_answer_makes_room(
 def test_a_client_that_does_not_read_its_answer_is_dropped(
     hasty_server: WebServerThread, poller: ScriptedPoller
 ) -> None:
-    poller.snapshot = LARGE
+    poller.snapshot = large_snapshot()
     with hasty_server.connect(SCRAPE, receive_buffer=4096) as slow:
         assert slow.recv(1, socket.MSG_PEEK)
         wait_until(lambda: hasty_server.connections() == 0)

@@ -16,18 +16,13 @@ import requests
 import trustme
 
 from sitecore_cdp_exporter import web_config_handshake
-from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
-from sitecore_cdp_exporter.watchlist import Watched
 from tests.test_web import faults_logged, read_all
 from tests.web_config_server import MUTUAL_TLS, TLS, Folder, SecureServerThread, secure_server, serial_number, write
-from tests.web_server_thread import PATIENCE, ScriptedPoller, wait_until
+from tests.web_server_thread import PATIENCE, ScriptedPoller, large_snapshot, wait_until
 
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
 REFUSED = (requests.ConnectionError, ssl.SSLError, ConnectionError)
 LOADED = "sitecore_cdp_exporter_web_config_last_reload_successful"
-# More than the buffers of sockets and of TLS take.
-LARGE_BATCH = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
-LARGE = Snapshot(batches=(BatchState(watched=LARGE_BATCH),), api_up=None, api_last_success=None, poll_duration=0.0)
 
 
 @pytest.fixture
@@ -201,7 +196,7 @@ def test_a_request_right_behind_the_handshake_is_answered(server: SecureServerTh
 
 
 def test_a_large_answer_arrives_whole(folder: Folder) -> None:
-    with secure_server(folder, ScriptedPoller(LARGE)) as server:
+    with secure_server(folder, ScriptedPoller(large_snapshot())) as server:
         assert len(server.get("/metrics", headers={"Accept-Encoding": "identity"}).content) > 10_000_000
 
 

@@ -20,7 +20,8 @@ from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, Config, WatchedBa
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
-from sitecore_cdp_exporter.snapshot import Snapshot
+from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watchlist import Watched
 from sitecore_cdp_exporter.web import ListenAddress, Reloader, WebServer, WebSettings
 from tests.fake_api import Lists
 
@@ -126,6 +127,12 @@ class NoApi:
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
     ) -> BatchPage:
         raise AssertionError(f"no request is expected: {statuses}, {offset}, {limit}, {credentials}")
+
+
+def large_snapshot() -> Snapshot:
+    """Make a snapshot whose answer is more than the buffers of a socket take: who does not read keeps it waiting."""
+    batch = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
+    return Snapshot(batches=(BatchState(watched=batch),), api_up=None, api_last_success=None, poll_duration=0.0)
 
 
 class ScriptedPoller(Poller):
