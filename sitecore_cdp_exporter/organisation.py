@@ -5,6 +5,7 @@ Another organisation begins with a clean sheet. Nothing here locks: the poller c
 
 import logging
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from sitecore_cdp_exporter.api_health import ApiHealth
 from sitecore_cdp_exporter.circuit_breaker import CircuitBreaker
@@ -14,6 +15,9 @@ from sitecore_cdp_exporter.feeds import AcceptedBatches, foresee_accepted
 from sitecore_cdp_exporter.records import Record
 from sitecore_cdp_exporter.retention import Kept, keep
 from sitecore_cdp_exporter.watchlist import BatchLists, Watched, overruled, watch
+
+if TYPE_CHECKING:
+    from sitecore_cdp_exporter.api import Reason
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class Organisation:
         discovery: Its list of batches; a new one while discovery is off.
         accepted: The accepted batches of its feeds.
         watched: What is listed, by ref in lower case, past its retention or not.
+        list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
         api_last_success: When its API last answered as it should, in seconds since the Unix epoch; None: never.
 
     """
@@ -39,6 +44,7 @@ class Organisation:
         self.discovery = Discovery()
         self.accepted = AcceptedBatches()
         self.watched: dict[str, Watched] = {}
+        self.list_failure: Reason | None = None
         self.api_last_success: float | None = None
         self._identity = _identity(config)
         self._records: dict[str, Record] = {}

@@ -85,6 +85,30 @@ class Poll:
         self.kept = kept
         self.records = self.organisation.records_of(kept)
 
+    def begin_discovery(self) -> None:
+        """Ask for the list of batches first."""
+        self.discovering = True
+        self.revision = self.discovery.revision
+        self.queue.extend(self.discovery.begin(self.started))
+        self.seen_unfinished = self.discovery.seen_unfinished
+
+    def end_discovery(self, failure: Reason | None) -> None:
+        """Ask for no more of the list, which has been read or has failed."""
+        self.discovering = False
+        self.list_failure = failure
+        self.totals = self.discovery.totals if failure is None else None
+        self.queue.clear()
+
+    def begin_probe(self, ref: str) -> None:
+        """Show one batch, listed or not, and ask for it if that is due."""
+        key = ref.lower()
+        self.is_probe = True
+        self.kept = Kept({key: self.organisation.watched.get(key) or Watched(ref)})
+        self.records = {key: self.organisation.probed_record(key)}
+        if self.records[key].is_due(self.listed(key), self.started):
+            self.ask(key)
+        self.finish_if_done(self.started)
+
     def plan(self, now: float, *, is_silent: bool) -> None:
         """Decide which batches to ask for: unfinished, then never read, then re-checks, longest ago first.
 

@@ -79,7 +79,6 @@ class Poller:
         self._config = config
         self._batch_files = batch_files
         self._organisation = Organisation(config)
-        self._list_failure: Reason | None = None
         self._requests_under_way = 0
         # Which batches and pages are being asked for, of which organisation.
         self._in_flight: set[tuple[Organisation, str | PageRequest]] = set()
@@ -88,7 +87,7 @@ class Poller:
         self._latest: Snapshot | None = None
         self._last_request = clock()
         self._stopped = False
-        self._watch(config)
+        self._watch()
 
     def poll(self, deadline: float) -> Snapshot:
         """Poll the watch list, or join the poll that is under way; return by `deadline` what is there.
@@ -112,7 +111,7 @@ class Poller:
             now = self._clock()
             self._judge_api(poll, now)
             snapshot = poll.snapshot(now)
-            if self._latest is None or poll.over(now):
+            if poll.organisation is self._organisation and (self._latest is None or poll.over(now)):
                 self._latest = snapshot
             return snapshot
 
@@ -142,11 +141,18 @@ class Poller:
         return self._organisation.watched
 
     def reconfigure(self, api: BatchReader, config: Config) -> None:
-        """Use another config from the next poll on. What was read is remembered; a poll under way ends as it began."""
+        """Use another config from the next poll on. A poll under way ends as it began.
+
+        What was read is remembered, save when the config is for another organisation.
+        """
         with self._changed:
             self._api, self._config = api, config
+            if not self._organisation.is_of(config):
+                # A poll under way keeps its own. No scrape may join it, and no probe may learn from it.
+                self._organisation = Organisation(config)
+                self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
-                self._watch(config)
+                self._watch()
 
     def stop(self) -> None:
         """End every poll now: those who wait return with what is there. Requests under way end by themselves."""
@@ -158,36 +164,24 @@ class Poller:
 
     # How a poll begins.
 
-    def _watch(self, config: Config) -> Kept:
-        """Bring the watch list up to date, of another organisation if the config is for one."""
-        if not self._organisation.is_of(config):
-            self._organisation = Organisation(config)
-            self._latest = None
-        return self._organisation.watch(config, self._batch_files, self._wall_clock())
+    def _watch(self) -> Kept:
+        """Bring the watch list up to date."""
+        return self._organisation.watch(self._config, self._batch_files, self._wall_clock())
 
     def _begin_poll(self, now: float, deadline: float) -> Poll:
-        kept = self._watch(self._config)
+        kept = self._watch()
         poll = self._new_poll(now, deadline)
         poll.show(kept)
         if poll.config.discovery.enabled:
-            poll.discovering = True
-            poll.revision = poll.discovery.revision
-            poll.queue.extend(poll.discovery.begin(now))
-            poll.seen_unfinished = poll.discovery.seen_unfinished
+            poll.begin_discovery()
         else:
             self._plan(poll, now)
         self._start_threads(poll, now)
         return poll
 
     def _begin_probe(self, ref: str, now: float, deadline: float) -> Poll:
-        key = ref.lower()
         poll = self._new_poll(now, deadline)
-        poll.is_probe = True
-        poll.kept = Kept({key: self._organisation.watched.get(key) or Watched(ref)})
-        poll.records = {key: self._organisation.probed_record(key)}
-        if poll.records[key].is_due(poll.listed(key), now):
-            poll.ask(key)
-        poll.finish_if_done(now)
+        poll.begin_probe(ref)
         self._start_threads(poll, now)
         return poll
 
@@ -313,7 +307,8 @@ class Poller:
 
     def _log_change(self, poll: Poll, key: str, outcome: Outcome) -> None:
         if poll.told < MOST_TOLD:
-            poll.told += log_change(poll.kept.watched[key], poll.records[key], outcome)
+            listed = key in poll.organisation.watched
+            poll.told += log_change(poll.kept.watched[key], poll.records[key], outcome, listed=listed)
             if poll.told == MOST_TOLD:
                 logger.warning("this poll logs no more batches; the metrics name them all")
 
@@ -353,16 +348,15 @@ class Poller:
 
     def _end_discovery(self, poll: Poll, failure: Reason | None, now: float) -> None:
         """Plan the rest of the poll by what the list has shown, or by what is known without it."""
-        poll.discovering = False
-        poll.list_failure = failure
-        poll.totals = poll.discovery.totals if failure is None else None
-        poll.queue.clear()
-        if poll.discovery.revision != poll.revision:
-            poll.show(poll.organisation.watch(poll.config, self._batch_files, self._wall_clock()))
-        for batch in poll.discovery.take_changed():
-            log_status(poll.organisation.watched[batch.ref.lower()], batch.status)
-        if failure is not self._list_failure:
-            self._list_failure = failure
+        poll.end_discovery(failure)
+        # Otherwise a reload has ended discovery meanwhile, and a later poll has begun without it.
+        if poll.discovery is poll.organisation.discovery:
+            if poll.discovery.revision != poll.revision:
+                poll.show(poll.organisation.watch(poll.config, self._batch_files, self._wall_clock()))
+            for batch in poll.discovery.take_changed():
+                log_status(poll.organisation.watched[batch.ref.lower()], batch.status)
+        if failure is not poll.organisation.list_failure:
+            poll.organisation.list_failure = failure
             if failure is None:
                 logger.info("the list of batches can be read again")
                 # What refused the list may have refused details, too; that was not their batch's own.

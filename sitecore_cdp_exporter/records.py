@@ -104,8 +104,14 @@ def log_status(watched: Watched, status: BatchStatus) -> None:
     logger.info("a batch has a new status", extra=_about(watched) | {"status": f"{status}"})
 
 
-def log_change(watched: Watched, record: Record, outcome: Reading | PollError) -> bool:
+def log_change(watched: Watched, record: Record, outcome: Reading | PollError, *, listed: bool) -> bool:
     """Log what an outcome tells that the record does not know yet, so that nothing is logged in every scrape.
+
+    Args:
+        watched: The batch.
+        record: What is known of it.
+        outcome: What was answered.
+        listed: Whether it is on the watch list. Any ref may be probed, so what fails of others is for level debug.
 
     Returns:
         Whether there was anything to log at the level info or above.
@@ -116,10 +122,11 @@ def log_change(watched: Watched, record: Record, outcome: Reading | PollError) -
         if record.failure is not None and record.failure.reason == outcome.reason:
             return False
         # What is not the batch's own is told once for the API as a whole.
-        level = logging.DEBUG if isinstance(outcome, NoAnswerError | NotAskedError) else logging.WARNING
+        is_its_own = listed and not isinstance(outcome, NoAnswerError | NotAskedError)
+        level = logging.WARNING if is_its_own else logging.DEBUG
         logger.log(level, "a batch can not be read: %s", outcome, extra=about | {"reason": f"{outcome.reason}"})
         return level > logging.DEBUG
-    was_told = record.failure is not None and not isinstance(record.failure, NoAnswerError | NotAskedError)
+    was_told = listed and record.failure is not None and not isinstance(record.failure, NoAnswerError | NotAskedError)
     if was_told:
         logger.info("a batch can be read again", extra=about)
     is_new = record.reading is not None and record.reading.batch.status is not outcome.batch.status

@@ -791,6 +791,21 @@ class TestProbes:
             assert statuses(poller.probe(ref(1), clock.now + LONGEST_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
 
+    def test_what_is_not_listed_fails_in_silence(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        watch(watchlist, 1)
+        poll(poller, clock)
+        caplog.set_level(logging.INFO)
+        for number in (1, 2):
+            api.answers[ref(number)] = NotFoundError(404)
+            poller.probe(ref(number), clock.now + LONGEST_WAIT)
+        api.answers.clear()
+        for number in (1, 2):
+            poller.probe(ref(number), clock.now + LONGEST_WAIT)
+        told = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
+        assert told == [("a batch can not be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
+
     def test_the_ref_probed_longest_ago_is_forgotten_beyond_a_thousand(
         self, poller: Poller, api: FakeApi, clock: Clock
     ) -> None:

@@ -368,6 +368,25 @@ class TestReconfigure:
         assert polling.result().discovery is not None
         assert poll(poller, clock).batches == ()
 
+    def test_a_probe_asks_another_organisation_at_once(
+        self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        key = put(api, 1)
+        poller = make_poller(api, clock, batches=[key, ref(2)])
+        poll(poller, clock)
+        api.open.clear()
+        polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        api.wait_until_at_once(1)
+        other = FakeApi({key: NotFoundError(404)})
+        section = {"base_url": "https://other.example", "endpoint": "inspect"}
+        poller.reconfigure(other, make_config(api=section, batches=[key]))
+        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
+        api.open.set()
+        assert len(polling.result().batches) == 2
+        assert poller.latest is None, "what the poll before has found is another organisation's"
+        assert poller.watched.keys() == {key}
+
     @pytest.mark.parametrize(
         "api_section",
         [

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +17,16 @@ from sitecore_cdp_exporter.records import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.snapshot import Snapshot
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
 from tests.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put, requests_of
+from tests.web_server_thread import wait_until
 
 RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0.1}]
 
 
 class SlowApi(FakeApi):
-    """Answers each request after a pause, in seconds; and no request for the list while `list_open` is cleared."""
+    """Answers each request after a pause, in seconds.
+
+    While `list_open` is cleared it answers no request for the list, and while `rest_open` is, none for its later pages.
+    """
 
     def __init__(self, *, page_pause: float = 0.0, batch_pause: float = 0.0) -> None:
         super().__init__()
@@ -29,6 +34,8 @@ class SlowApi(FakeApi):
         self.batch_pause = batch_pause
         self.list_open = threading.Event()
         self.list_open.set()
+        self.rest_open = threading.Event()
+        self.rest_open.set()
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         time.sleep(self.batch_pause)
@@ -40,6 +47,7 @@ class SlowApi(FakeApi):
         page = super().read_page(statuses, offset, limit, credentials)
         time.sleep(self.page_pause)
         assert self.list_open.wait(LONGEST_WAIT)
+        assert not offset or self.rest_open.wait(LONGEST_WAIT)
         return page
 
 
@@ -322,6 +330,27 @@ class TestEdges:
         for enabled in (True, False, True):
             poller.reconfigure(api, make_config(discovery={"enabled": enabled}))
             assert set(by_ref(poll(poller, clock))) == (keys if enabled else set())
+
+    def test_a_list_that_is_late_when_discovery_has_been_switched_off_changes_nothing(self, clock: Clock) -> None:
+        api = SlowApi()
+        for number in (1, 2):
+            put(api, number, BatchStatus.UPLOADING)
+        poller = make_poller(api, clock)
+        poll(poller, clock)
+        # The first page shows a change, and the next one does not come.
+        api.listed = [replace(batch, status=BatchStatus.PROCESSING) for batch in api.listed]
+        api.largest_page = 1
+        api.rest_open.clear()
+        pages = api.pages
+        with ThreadPoolExecutor() as background:
+            polling = background.submit(poller.poll, clock.now + 1)
+            wait_until(lambda: api.pages == pages + 2)
+            poller.reconfigure(api, make_config(discovery={"enabled": False}))
+            # Too late for the list, and before anybody has noticed.
+            clock.now += 0.6
+            assert poller.poll(clock.now + LONGEST_WAIT).discovery is None
+            assert failure_of_list(polling.result()) is Reason.DEADLINE
+            api.rest_open.set()
 
     def test_a_file_that_says_otherwise_than_the_config_is_told_once(
         self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
