@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -39,6 +38,7 @@ from sitecore_cdp_exporter.batch import BatchStatus
 from sitecore_cdp_exporter.config import BasicAuth
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.api_client import API_TOKEN, BASIC_AUTH, CLIENT_KEY, PRESIGNED_URL, REF, Client, assert_no_secret
+from tests.conditions import wait_until
 from tests.raw_server import RawServer, answering, flooding
 
 NewClient = Callable[..., Client]
@@ -545,10 +545,3 @@ def test_closing_twice_or_before_any_use_is_harmless(new_client: NewClient) -> N
     client = new_client(URL)
     client.api.close()
     client.api.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that will come soon; the test's own timeout ends it otherwise."""
-    pause = threading.Event()
-    while not condition():
-        pause.wait(0.005)

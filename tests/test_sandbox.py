@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sitecore_cdp_exporter.sandbox import Sandbox, faults, records
 from sitecore_cdp_exporter.sandbox.faults import FAULTS, Fault
 from sitecore_cdp_exporter.sandbox.records import ImportResult, ImportStoppedError, check_record, import_file
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches, State
+from tests.conditions import wait_until
 
 CLIENT_KEY, API_TOKEN = "key", "töken"
 # As bytes, because requests encodes text in Latin-1 and the API expects UTF-8.
@@ -94,12 +95,6 @@ class Client:
     def wait_until_final(self, ref: str = REF) -> Any:
         wait_until(lambda: self.inspect(ref)["status"]["code"] in {"success", "error", "corrupted"})
         return self.inspect(ref)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that will come soon; the test's own timeout ends it otherwise."""
-    while not condition():
-        time.sleep(0.002)
 
 
 def lines(*items: Any) -> bytes:

@@ -3,10 +3,9 @@ import gzip
 import json
 import logging
 import threading
-import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -19,6 +18,7 @@ from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox, faults
 from sitecore_cdp_exporter.sandbox.demo import FEEDS, ROUND_TIME, SLOW_UPLOAD_TIME, UPLOAD_TIME, Trouble, plan_round
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
+from tests.conditions import wait_until
 
 SPEED = 60.0
 FINAL_STATUSES = {
@@ -31,11 +31,6 @@ FINAL_STATUSES = {
 STATUSES = {"uploading", "file_uploaded", "processing", *FINAL_STATUSES.values()}
 # The longest time between two scrapes that still sees everything.
 SCRAPE_INTERVAL = 15
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.002)
 
 
 class Watcher:

@@ -4,7 +4,6 @@ import asyncio
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -45,6 +44,7 @@ from tests.api_client import (
     Client,
     assert_no_secret,
 )
+from tests.conditions import wait_until
 from tests.raw_server import Proxy, RawServer, answering, flooding, reset
 
 NewClient = Callable[..., Client]
@@ -62,12 +62,6 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*ENVIRONMENT, *PROXY_VARIABLES, *map(str.lower, PROXY_VARIABLES)):
         monkeypatch.delenv(name, raising=False)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that will come soon; the test's own timeout ends it otherwise."""
-    while not condition():
-        time.sleep(0.005)
 
 
 class Certificates:
