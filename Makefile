@@ -73,7 +73,7 @@ bench: $(INSTALLED) ## Measure scrapes, encoding and memory beside their limits 
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-requests: $(INSTALLED) ## Count the requests of scrapes, of a day and of a restart (takes minutes)
-	$(BIN)/python -m bench.requests
+	$(BIN)/python -m bench.requests_over_time
 
 soak: $(INSTALLED) ## Run the exporter under all that happens in production, for ten minutes (ARGS=--duration=1m)
 	$(BIN)/python -m reliability.soak $(ARGS)

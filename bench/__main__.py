@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import encoding, request_counts, resources, scrape
+from bench import encoding, requests_of_a_scrape, resources, scrape
 from bench.figures import Group, Measured, Settings, row, table
 from sitecore_cdp_exporter import __version__
 
-GROUPS: tuple[Group, ...] = (*scrape.GROUPS, *request_counts.GROUPS, *resources.GROUPS, *encoding.GROUPS)
+GROUPS: tuple[Group, ...] = (*scrape.GROUPS, *requests_of_a_scrape.GROUPS, *resources.GROUPS, *encoding.GROUPS)
 ROUNDS = 3
 LIBRARIES = ("prometheus-client", "requests", "urllib3", "aiohttp")
 

@@ -1,7 +1,6 @@
 """The exporter as a user runs it, and a client that scrapes it as Prometheus does."""
 
 import http.client
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from bench.upstream import Upstream
+from reliability.process import Usage, usage_of
 from tests.e2e.program import Program, running
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 
@@ -21,7 +21,6 @@ _SECONDS_BETWEEN_LOOKS = 0.002
 ACCEPT = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-_PROC = Path("/proc")
 
 
 class ExporterProcess:
@@ -35,7 +34,7 @@ class ExporterProcess:
 
     def __init__(self, program: Program, started: float) -> None:
         self.started = started
-        self._process = _PROC / str(program.process.pid)
+        self._pid = program.process.pid
         self._connection = http.client.HTTPConnection("127.0.0.1", _port(program), timeout=2 * SCRAPE_TIMEOUT)
 
     def scrape(self) -> float:
@@ -56,15 +55,9 @@ class ExporterProcess:
             raise RuntimeError(f"the exporter answered {response.status}")
         return time.perf_counter() - started
 
-    def processor_seconds(self) -> float:
-        """Return the processor time of all its threads so far."""
-        fields = (self._process / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def peak_memory(self) -> int:
-        """Return the most resident memory that it ever had, in bytes."""
-        status = (self._process / "status").read_text(encoding="ascii")
-        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
+    def usage(self) -> Usage:
+        """Look at what its process uses now."""
+        return usage_of(self._pid)
 
     def close(self) -> None:
         """Close the connection."""

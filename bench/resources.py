@@ -27,7 +27,8 @@ SCRAPE = "(c) scrape, all finished"
 PROCESSOR = "(c) processor time of a scrape, all finished"
 RESIDENT = "(c) resident memory at its peak"
 TRACED = "(c) memory of the watched, traced, at its peak"
-MEMORY_OF_A_BATCH = 5e-3
+# In MB. So 10,000 batches, the most that `max_batches` allows, take less than the process itself.
+MOST_MEMORY_OF_A_BATCH = 5e-3
 # The system counts processor time in steps of 10 ms, so few batches are scraped often.
 FEWEST_SCRAPES = 5
 BATCHES_SCRAPED = 20_000
@@ -41,11 +42,11 @@ def measure(batches: int, _: Settings) -> Mapping[str, Measured]:
         with running_upstream(directory, finished=batches) as upstream:
             with running_exporter(upstream, directory, concurrency=CONCURRENCY) as exporter:
                 exporter.scrape()
-                before = exporter.processor_seconds()
+                before = exporter.usage().processor_seconds
                 scrapes = max(FEWEST_SCRAPES, BATCHES_SCRAPED // batches)
                 seconds = take_turns(scrapes, {SCRAPE: exporter.scrape})[SCRAPE]
-                processor = (exporter.processor_seconds() - before) / scrapes
-                resident = exporter.peak_memory()
+                processor = (exporter.usage().processor_seconds - before) / scrapes
+                resident = exporter.usage().most_resident_bytes
             # As many batches as there are connections need all that does not grow.
             few = replace(upstream, refs=upstream.refs[:CONCURRENCY])
             traced = traced_memory(upstream, directory) - traced_memory(few, directory)
@@ -53,7 +54,7 @@ def measure(batches: int, _: Settings) -> Mapping[str, Measured]:
         SCRAPE: Measured(seconds, None, "s"),
         PROCESSOR: Measured(processor, None, "s"),
         RESIDENT: Measured(resident / 1e6, None, "MB", grows=False),
-        TRACED: Measured(traced / 1e6, batches * MEMORY_OF_A_BATCH, "MB"),
+        TRACED: Measured(traced / 1e6, batches * MOST_MEMORY_OF_A_BATCH, "MB"),
     }
 
 

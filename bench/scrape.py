@@ -54,7 +54,7 @@ def measure_scrape(batches: int, settings: Settings) -> Mapping[str, Measured]:
         exporter = stack.enter_context(running_exporter(upstream, directory, concurrency=CONCURRENCY))
         bare = stack.enter_context(bare_client(upstream, concurrency=CONCURRENCY))
         exporter.scrape()
-        processor_before = exporter.processor_seconds()
+        processor_before = exporter.usage().processor_seconds
         contenders: dict[str, Callable[[], float]] = {
             "limit": lambda: limit(bare, batches),
             SCRAPE: exporter.scrape,
@@ -68,7 +68,7 @@ def measure_scrape(batches: int, settings: Settings) -> Mapping[str, Measured]:
         # What is over soon is disturbed more, and can be measured more often.
         rounds = settings.rounds * (1 + SIZE_OF_FEW // batches)
         medians = take_turns(rounds, contenders)
-        processor = (exporter.processor_seconds() - processor_before) / rounds
+        processor = (exporter.usage().processor_seconds - processor_before) / rounds
         loop = PlainLoop(upstream.base_url, (CLIENT_KEY, API_TOKEN), str(upstream.ca_file), upstream.refs)
         least = medians.pop("limit")
         # It takes so long that once is enough.

@@ -120,7 +120,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
 class Proxy(RawServer):
     """An HTTP proxy: tunnels for CONNECT, forwards the rest.
 
-    `delay` is how many seconds CONNECT takes; `refusal` is a status line and headers to answer with instead.
+    `delay` is how many seconds CONNECT takes; `refusal` is a status line and headers to answer with instead,
+    and can be changed at any time; None: it does not refuse.
     """
 
     def __init__(
@@ -128,14 +129,14 @@ class Proxy(RawServer):
     ) -> None:
         super().__init__(self._serve, ssl_context)
         self._delay = delay
-        self._refusal = refusal
+        self.refusal = refusal
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await self.read_head(reader)
         method, target, _ = head.split(" ", 2)
         await asyncio.sleep(self._delay)
-        if self._refusal is not None:
-            writer.write(self._refusal)
+        if self.refusal is not None:
+            writer.write(self.refusal)
             return
         where = urlsplit(f"//{target}" if method == "CONNECT" else target)
         upstream_reader, upstream_writer = await asyncio.open_connection(where.hostname, where.port)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import encoding, request_counts, resources, scrape
+from bench import encoding, requests_of_a_scrape, resources, scrape
 from bench.__main__ import GROUPS
 from bench.figures import HEAD, Measured, Settings, row, table, take_turns, told
 from tests.exporter_program import ROOT
@@ -73,10 +73,10 @@ def test_a_quick_run_measures_the_same_figures_for_fewer_batches() -> None:
 
 
 def test_a_scrape_makes_no_request_too_many() -> None:
-    measured = request_counts.measure(101, settings())
-    assert measured[request_counts.LISTED].value == 101
+    measured = requests_of_a_scrape.measure(101, settings())
+    assert measured[requests_of_a_scrape.LISTED].value == 101
     # Two pages of the unfinished, and one of the finished.
-    assert measured[request_counts.DISCOVERED].value == 3
+    assert measured[requests_of_a_scrape.DISCOVERED].value == 3
     assert all(figure.value == figure.limit for figure in measured.values())
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliability.soak_comparison import Comparison, Life, Scrape, Span, Stored, Verdict
+from reliability.soak.comparison import Comparison, Life, Scrape, Span, Stored, Verdict
 
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 OTHER = "12af3453-62da-4b31-b646-631b7b5f3009"

@@ -11,7 +11,6 @@ from reliability.faults.signals import encoding
 from reliability.faults.trial import (
     HEALTHY,
     SCRAPE_TIMEOUT,
-    Resources,
     Trial,
     all_fail,
     in_background,
@@ -20,7 +19,7 @@ from reliability.faults.trial import (
 from sitecore_cdp_exporter.sandbox import faults
 
 CLIENTS = 20
-MEBIBYTE = 1024**2
+REQUEST = f"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: {SCRAPE_TIMEOUT}\r\n\r\n".encode()
 
 
 def connect(trial: Trial, sent: bytes, *, receive_buffer: int | None = None) -> socket.socket:
@@ -32,11 +31,6 @@ def connect(trial: Trial, sent: bytes, *, receive_buffer: int | None = None) -> 
     connection.connect((where.hostname, where.port))
     connection.sendall(sent)
     return connection
-
-
-def request(timeout: float = SCRAPE_TIMEOUT) -> bytes:
-    """Return a scrape's request."""
-    return f"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: {timeout}\r\n\r\n".encode()
 
 
 def two_prometheus(directory: Path) -> str:
@@ -108,7 +102,7 @@ def clients_leave(directory: Path) -> str:
     with running_trial(directory) as trial:
         trial.sandbox.set_fault(faults.Delay(seconds=0.5))
         for _ in range(CLIENTS):
-            connect(trial, request()).close()
+            connect(trial, REQUEST).close()
         trial.sandbox.clear_faults()
         return f"{CLIENTS} clients left; {trial.recovered(kept_threads=CLIENTS)}"
 
@@ -120,13 +114,13 @@ def client_does_not_read(directory: Path) -> str:
         if scene.answer is not None:
             scene.answer.result()
         for _ in range(CLIENTS):
-            stack.enter_context(connect(trial, request(), receive_buffer=1))
+            stack.enter_context(connect(trial, REQUEST, receive_buffer=1))
         during = trial.scrape()
         expect("sitecore_cdp_up", during.up, 1)
-        growth = Resources.of(trial.exporter).resident_bytes - trial.before.resident_bytes
+        growth = trial.growth()
         stack.close()
         return (
-            f"{CLIENTS} clients that do not read; another scrape {during.time}; memory {growth / MEBIBYTE:+.0f} MiB; "
+            f"{CLIENTS} clients that do not read; another scrape {during.time}; memory {growth:+.0f} MiB; "
             f"{trial.nothing_is_left(kept_threads=CLIENTS)}"
         )
 
@@ -191,7 +185,7 @@ ROWS = (
     Row(
         fault="300 clients send half a request",
         must_hold="A scrape is answered as ever.",
-        attempt=partial(half_requests, sent=request()[:40]),
+        attempt=partial(half_requests, sent=REQUEST[:40]),
     ),
     *(
         Row(

@@ -108,7 +108,7 @@ def outlives_retention(directory: Path) -> str:
 
 
 def certificates_not_valid_yet(directory: Path) -> str:
-    """Let the clock be of 1970, as of a machine without a battery."""
+    """Let the clock be of 1972, as of a machine without a battery."""
     upstream = Upstream(directory)
     with (
         new_sandbox(ssl_context=upstream.context) as sandbox,

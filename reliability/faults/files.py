@@ -24,9 +24,9 @@ from reliability.faults.trial import (
     all_fail,
     running_trial,
 )
+from reliability.process import MEBIBYTE
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 
-MEBIBYTE = 1024**2
 RELOADED = "sitecore_cdp_exporter_config_last_reload_successful"
 REWRITES = 200
 # Threads stay for the next reload: of the pool of asyncio at most so many less one, and the one that serves /-/reload.

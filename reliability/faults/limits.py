@@ -68,16 +68,10 @@ def no_more_threads(directory: Path) -> str:
             sandbox.put_batch(ref, status="processing", total=7)
         with running_trial(directory, sandbox=sandbox, batches=[*REFS, *more], api={"concurrency": 32}) as trial:
             sandbox.set_fault(faults.Delay(seconds=0.1))
-            with limited(trial, resource.RLIMIT_AS, virtual_bytes(trial) + SPARE_BYTES):
+            with limited(trial, resource.RLIMIT_AS, trial.usage().virtual_bytes + SPARE_BYTES):
                 told = scrapes(trial)
             sandbox.clear_faults()
             return f"{told}; then {trial.scrape()}"
-
-
-def virtual_bytes(trial: Trial) -> int:
-    """Return how much address space the exporter has."""
-    pages = Path(f"/proc/{trial.exporter.program.process.pid}/statm").read_text(encoding="utf-8").split()[0]
-    return int(pages) * resource.getpagesize()
 
 
 ROWS = (

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from reliability.faults.certificates import Upstream
 from reliability.faults.row import Row, command, hold
-from reliability.faults.trial import HEALTHY, Resources, Trial, all_fail, new_sandbox, running_trial
+from reliability.faults.trial import HEALTHY, Trial, all_fail, new_sandbox, running_trial
 
 NAME = "batches.test"
 PORT = 53
@@ -89,7 +89,7 @@ def resolves_badly(directory: Path, *, reason: str, **behaviour: Any) -> str:  #
         trial.sandbox.close_idle_connections()
         for _ in range(3):
             during = trial.expect(all_fail(reason), up=0)
-        waiting = Resources.of(trial.exporter).threads - trial.before.threads
+        waiting = trial.usage().threads - trial.before.threads
         hold(f"{waiting} threads wait for the resolver", waiting <= 1)
         vars(name_server).update({key: before[key] for key in behaviour})
         return (

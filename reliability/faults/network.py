@@ -114,8 +114,8 @@ def filled_backlog(listener: socket.socket) -> Iterator[None]:
             connection.close()
 
 
-def proxy_fails(directory: Path, *, refusal: bytes | None, reason: str) -> str:
-    """Ask by an HTTP proxy that refuses, or is gone."""
+def proxy_asks_for_a_password(directory: Path) -> str:
+    """Ask by an HTTP proxy that begins to refuse."""
     with (
         new_sandbox() as sandbox,
         Proxy() as proxy,
@@ -123,10 +123,10 @@ def proxy_fails(directory: Path, *, refusal: bytes | None, reason: str) -> str:
     ):
         trial.expect(HEALTHY)
         hold("the requests went by the proxy", proxy.heads)
-        proxy._refusal = refusal  # noqa: SLF001  The proxy of the tests refuses from the start, or never.
+        proxy.refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
         sandbox.close_idle_connections()
-        during = trial.expect(all_fail(reason), up=0)
-        proxy._refusal = None  # noqa: SLF001  Likewise.
+        during = trial.expect(all_fail("http_error"), up=0)
+        proxy.refusal = None
         return f"{during}; {trial.recovered()}"
 
 
@@ -249,11 +249,7 @@ ROWS = (
     Row(
         fault="the HTTP proxy asks for a password (407)",
         must_hold="The reason is told, and the next scrape is well.",
-        attempt=partial(
-            proxy_fails,
-            refusal=b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
-            reason="http_error",
-        ),
+        attempt=proxy_asks_for_a_password,
     ),
     Row(
         fault="a firewall drops all packets to the API, those of open connections too",

@@ -156,7 +156,7 @@ def is_killed(directory: Path) -> str:
         trial.exporter.program.process.wait()
         scene.go_on()
         with running_exporter(trial.sandbox, directory, batches=REFS) as exporter:
-            again = Trial(trial.sandbox, exporter, directory, trial.before)
+            again = Trial(trial.sandbox, exporter, trial.before)
             return f"started again: {again.expect(HEALTHY)}"
 
 

@@ -14,6 +14,7 @@ import requests
 
 from reliability.faults.relay import Relay
 from reliability.faults.row import NotHeldError, expect, hold
+from reliability.process import MEBIBYTE, Usage, usage_of
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.e2e.program import wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, LabelSet, running_exporter
@@ -28,6 +29,8 @@ TOTAL_RECORDS = 7
 
 HEALTHY = dict.fromkeys(REFS, "ok")
 SCRAPE_TIMEOUT = 10.0
+# Longer than any answer takes: it only ends a wait that would never end.
+LONGEST_ANSWER = 60.0
 # How long threads and connections may take to end.
 LONGEST_CLEANING = 10.0
 # A scrape that comes before the thread of the one before has gone back to its pool is given another thread, once.
@@ -98,24 +101,6 @@ class Scrape:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What the exporter holds of the machine."""
-
-    threads: int
-    files: int
-    resident_bytes: int
-
-    @classmethod
-    def of(cls, exporter: Exporter) -> "Resources":
-        """Look at a running exporter."""
-        process = Path("/proc") / str(exporter.program.process.pid)
-        status = dict(line.split(":", 1) for line in (process / "status").read_text(encoding="utf-8").splitlines())
-        resident, unit = status["VmRSS"].split()
-        expect("the unit of VmRSS", unit, "kB")
-        return cls(int(status["Threads"]), len([*(process / "fd").iterdir()]), int(resident) * 1024)
-
-
-@dataclass(frozen=True)
 class Answer:
     """An answer of the exporter and the seconds that it took. A response of requests would keep its connection open."""
 
@@ -135,15 +120,13 @@ class Trial:
     Attributes:
         sandbox: The API.
         exporter: The exporter.
-        directory: Where its files are.
-        before: What it held before the fault.
+        before: What it used before the fault.
 
     """
 
     sandbox: Sandbox
     exporter: Exporter
-    directory: Path
-    before: Resources
+    before: Usage
 
     def scrape(self, *, timeout: float = SCRAPE_TIMEOUT) -> Scrape:
         """Scrape; raise NotHeldError if the answer comes too late for Prometheus."""
@@ -175,7 +158,7 @@ class Trial:
         """Wait until threads and files are what they were; return their numbers."""
         give_up = time.monotonic() + LONGEST_CLEANING
         while True:
-            now = Resources.of(self.exporter)
+            now = self.usage()
             told = f"threads {self.before.threads} → {now.threads}, files {self.before.files} → {now.files}"
             if (
                 now.threads <= self.before.threads + KEPT_SCRAPE_THREADS + kept_threads
@@ -185,11 +168,19 @@ class Trial:
             hold(f"nothing is left: {told}", time.monotonic() < give_up)
             time.sleep(0.05)
 
-    def get(self, path: str, *, scrape_timeout: str | float = SCRAPE_TIMEOUT, patience: float = 60.0) -> Answer:
+    def usage(self) -> Usage:
+        """Look at what the exporter uses now."""
+        return usage_of(self.exporter.program.process.pid)
+
+    def growth(self) -> float:
+        """Return how many MiB more it has in memory than before the fault."""
+        return (self.usage().resident_bytes - self.before.resident_bytes) / MEBIBYTE
+
+    def get(self, path: str, *, scrape_timeout: str | float = SCRAPE_TIMEOUT) -> Answer:
         """Get a path of the exporter, whatever the answer is."""
         headers = {"X-Prometheus-Scrape-Timeout-Seconds": f"{scrape_timeout}"}
         started = time.monotonic()
-        response = requests.get(f"{self.exporter.url}{path}", headers=headers, timeout=patience)
+        response = requests.get(f"{self.exporter.url}{path}", headers=headers, timeout=LONGEST_ANSWER)
         return Answer(response.status_code, response.text, time.monotonic() - started)
 
     def signal(self, number: int) -> None:
@@ -200,12 +191,10 @@ class Trial:
         """Count how often the exporter has logged this."""
         return self.exporter.program.output().count(text)
 
-    def ended(self) -> float:
-        """Wait for the end of the exporter, which must be one without an error; return the seconds that it took."""
-        started = time.monotonic()
+    def ended(self) -> None:
+        """Wait for the end of the exporter, which must be one without an error."""
         expect("exit code", self.exporter.program.process.wait(60), 0)
         expect("tracebacks in its log", self.logged("Traceback"), 0)
-        return time.monotonic() - started
 
     def wait_for(self, what: str, attempt: Callable[[], T | None]) -> T:
         """Repeat `attempt` until it gives something true; give up after a while, or when the exporter ends."""
@@ -266,7 +255,7 @@ def running_trial(
             if well == ENOUGH_WELL:
                 break
         sandbox.clear_faults()
-        yield Trial(sandbox, exporter, directory, Resources.of(exporter))
+        yield Trial(sandbox, exporter, usage_of(exporter.program.process.pid))
 
 
 @contextmanager
@@ -275,11 +264,10 @@ def relayed_trial(
     *,
     sandbox: Sandbox | None = None,
     api: Mapping[str, object] | None = None,
-    **arguments: Any,  # noqa: ANN401  Those of running_exporter.
 ) -> Iterator[tuple[Trial, Relay]]:
     """Likewise, with a relay between the exporter and the API."""
     with ExitStack() as stack:
         sandbox = sandbox or stack.enter_context(new_sandbox())
         relay = stack.enter_context(Relay(sandbox.base_url))
         settings = {"base_url": relay.base_url, **(api or {})}
-        yield stack.enter_context(running_trial(directory, sandbox=sandbox, api=settings, **arguments)), relay
+        yield stack.enter_context(running_trial(directory, sandbox=sandbox, api=settings)), relay

@@ -16,9 +16,9 @@ from uuid import UUID
 
 import requests
 
-from reliability.soak_comparison import Life
-from reliability.soak_files import BatchFiles
-from reliability.soak_schedule import Schedule
+from reliability.soak.comparison import Life
+from reliability.soak.files import BatchFiles
+from reliability.soak.schedule import Schedule
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 

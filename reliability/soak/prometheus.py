@@ -1,21 +1,19 @@
-"""What a soak looks at: the process of the exporter, and the Prometheus that scrape it."""
+"""The Prometheus of a soak: they scrape the exporter, and what they have stored is read back."""
 
 import time
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 import yaml
 
-from reliability.soak_comparison import Life, Scrape, Stored
-from reliability.soak_uploads import COUNTS
+from reliability.soak.comparison import Life, Scrape, Stored
+from reliability.soak.uploads import COUNTS
 from tests.e2e import prometheus_server
-from tests.e2e.program import Program
 from tests.exporter_program import Exporter
 
 SCRAPE_INTERVAL = 1.0
@@ -24,45 +22,6 @@ REQUEST_TIMEOUT = 30.0
 ROUNDING = 0.005
 # How much of the time is asked for at once, so that no answer gets large, in seconds.
 CHUNK = 60.0
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What the exporter's process uses, by the system. `moment` is monotonic; `resident` is in bytes.
-
-    `files` are all that it has open, save the `sockets`.
-    """
-
-    moment: float
-    resident: int
-    threads: int
-    files: int
-    sockets: int
-
-
-def figures_of(program: Program) -> Figures | None:
-    """Look at a process; None when it has ended."""
-    process = Path("/proc") / str(program.process.pid)
-    try:
-        status = dict(line.split(":", 1) for line in (process / "status").read_text(encoding="utf-8").splitlines())
-        links = [_target(link) for link in (process / "fd").iterdir()]
-        sockets = sum(link.startswith("socket:") for link in links)
-        return Figures(
-            time.monotonic(),
-            resident=int(status["VmRSS"].split()[0]) * 1024,
-            threads=int(status["Threads"]),
-            files=len(links) - sockets,
-            sockets=sockets,
-        )
-    except (OSError, KeyError):
-        return None
-
-
-def _target(link: Path) -> str:
-    try:
-        return str(link.readlink())
-    except FileNotFoundError:
-        return "closed meanwhile"
 
 
 class Prometheus:

@@ -4,12 +4,9 @@ import sched
 import time
 from collections.abc import Callable
 
-# How long it sleeps when nothing is due, in seconds, so that an action of another thread's making is not late.
-NAP = 0.05
-
 
 class Schedule:
-    """Actions that come due. They run in `run_until`; one that is late runs at once."""
+    """Actions that come due. They run in `run_for`; one that is late runs at once."""
 
     def __init__(self) -> None:
         self._scheduler = sched.scheduler(time.monotonic)
@@ -26,6 +23,6 @@ class Schedule:
     def run_for(self, seconds: float) -> None:
         """Run what comes due in so many seconds."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while (left := end - time.monotonic()) > 0:
             pause = self._scheduler.run(blocking=False)
-            time.sleep(NAP if pause is None else min(pause, NAP))
+            time.sleep(left if pause is None else min(pause, left))

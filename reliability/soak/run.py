@@ -1,30 +1,16 @@
-"""Runs the exporter under everything that production does to it, and shows what it cost and what got lost.
+"""One run of the soak: what works, what disturbs it, who watches, and what is compared in the end."""
 
-    make soak
-    make soak ARGS=--duration=1m
-
-The real program watches a sandbox of the Batch API by discovery and by batch files, and two real Prometheus scrape it
-each second. Meanwhile batches are uploaded and finish, the API fails, its token is rotated, the config and the batch
-files are changed to good and to bad ones, and clients leave in the middle. In the end, what both Prometheus have stored
-is compared with what the batches did. The exit code is 1 if something does not hold.
-"""
-
-import argparse
-import logging
-import shutil
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 
 import requests
-from pydantic import TypeAdapter, ValidationError
 
-from reliability.soak_disturbances import (
+from reliability.process import MEBIBYTE, Usage, usage_of
+from reliability.soak.disturbances import (
     CLIENT_KEY,
     SECONDS_BETWEEN_RELOADS,
     SECONDS_BETWEEN_SPOILED_FILES,
@@ -33,21 +19,14 @@ from reliability.soak_disturbances import (
     LeavingClients,
     Reloads,
 )
-from reliability.soak_files import BatchFiles
-from reliability.soak_programs import (
-    SCRAPE_INTERVAL,
-    Figures,
-    figures_of,
-    running_prometheus,
-)
-from reliability.soak_schedule import Schedule
-from reliability.soak_uploads import DEMO_SPEED, FollowedDemo, History, PlacedUploads
-from reliability.soak_verdicts import Row, judge_exporter, judge_figures, judge_stored
-from sitecore_cdp_exporter.config_values import Duration
+from reliability.soak.files import BatchFiles
+from reliability.soak.prometheus import SCRAPE_INTERVAL, running_prometheus
+from reliability.soak.schedule import Schedule
+from reliability.soak.uploads import DEMO_SPEED, FollowedDemo, History, PlacedUploads
+from reliability.soak.verdicts import Row, judge_exporter, judge_stored, judge_usage
 from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import Exporter, running_with_config
 
-SHORTEST_SOAK = 45.0
 # By then as many batches are forgotten as are uploaded.
 WARM_UP = 20.0
 # In a run of ten minutes each fault has then been on once, and memory has room for the peaks that they make.
@@ -56,14 +35,13 @@ SHARE_OF_WARM_UP = 1 / 3
 CALM = 6.0
 HEALTH_TIMEOUT = 2.0
 PROGRESS_INTERVAL = 5.0
-MEBIBYTE = 1024**2
 
 
 class Watch:
     """Looks at the exporter from outside, each second."""
 
     def __init__(self, exporter: Exporter) -> None:
-        self.figures: list[Figures] = []
+        self.usages: list[Usage] = []
         self.health_asked = 0
         self.health_failed = 0
         self._exporter = exporter
@@ -76,8 +54,9 @@ class Watch:
         except requests.RequestException:
             healthy = False
         self.health_failed += not healthy
-        if (figures := figures_of(self._exporter.program)) is not None:
-            self.figures.append(figures)
+        # That it has ended is for the verdicts to tell.
+        with suppress(ProcessLookupError):
+            self.usages.append(usage_of(self._exporter.program.process.pid))
 
 
 class Soak:
@@ -116,7 +95,7 @@ class Soak:
         self._watch = Watch(self._exporter)
         # Of the wall clock, as Prometheus counts.
         self._started = self._ended = time.time()
-        # Of the monotonic clock, as the figures of the process do.
+        # Of the monotonic clock, as what the process uses.
         self._warm_from = self._worked_until = time.monotonic()
 
     def run(self, seconds: float) -> None:
@@ -153,7 +132,7 @@ class Soak:
     def _tell_progress(self) -> None:
         scrapes = sum(each.value("sum(count_over_time(up[1d]))") for each in self._prometheus)
         failed = sum(each.value("sum(count_over_time(up[1d]) - sum_over_time(up[1d]))") for each in self._prometheus)
-        resident = self._watch.figures[-1].resident / MEBIBYTE if self._watch.figures else 0.0
+        resident = self._watch.usages[-1].resident_bytes / MEBIBYTE if self._watch.usages else 0.0
         self._report(
             f"{time.time() - self._started:5.0f} s  {self._uploads.count + self._demo.count:5} uploads  "
             f"{self._history.transitions:6} transitions  {self._faults.count:3} faults  "
@@ -163,8 +142,8 @@ class Soak:
 
     def judge(self) -> list[Row]:
         """Compare what happened with what must hold. It ends the exporter."""
-        figures = [each for each in self._watch.figures if self._warm_from <= each.moment <= self._worked_until]
-        rows = judge_figures(figures)
+        usages = [each for each in self._watch.usages if self._warm_from <= each.moment <= self._worked_until]
+        rows = judge_usage(usages)
         for prometheus in self._prometheus:
             rows += judge_stored(prometheus, self._history, self._faults.windows, self._started, self._ended)
         rows.append(
@@ -183,44 +162,3 @@ def soak(seconds: float, report: Callable[[str], None]) -> list[Row]:
         run = Soak(stack, Path(directory), report)
         run.run(seconds)
         return run.judge()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak for as long as told. Gives the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reliability.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--duration", type=_duration, default="10m", help="for instance 90s or 1m; default %(default)s")
-    options = parser.parse_args(arguments)
-    if shutil.which("prometheus") is None:
-        sys.stderr.write("prometheus not found on the PATH; Debian has it in its package `prometheus`\n")
-        return 2
-    # An upload of the demo that meets a fault is lost, as planned.
-    logging.getLogger("sitecore_cdp_exporter.sandbox").addHandler(logging.NullHandler())
-    # Whatever ends the soak, its programs end with it.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    rows = soak(options.duration, _report)
-    _report("\n| what must hold | measured | verdict |\n|---|---|---|")
-    for row in rows:
-        _report(f"| {row.what} | {row.measured} | {'holds' if row.holds else 'FAILS'} |")
-    return 0 if all(row.holds for row in rows) else 1
-
-
-def _report(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds: float = TypeAdapter(Duration).validate_python(text)
-    except ValidationError:
-        raise argparse.ArgumentTypeError(f"expected a duration such as 10m, not {text!r}") from None
-    if seconds < SHORTEST_SOAK:
-        raise argparse.ArgumentTypeError(f"at least {SHORTEST_SOAK:.0f}s: the first {WARM_UP:.0f}s are the warm-up")
-    return seconds
-
-
-if __name__ == "__main__":
-    sys.exit(main())

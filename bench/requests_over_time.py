@@ -1,6 +1,6 @@
-"""How many requests the exporter makes of the Batch API.
+"""How many requests the exporter makes of the Batch API: from scrape to scrape, in a day, and after a restart.
 
-    python -m bench.requests
+    make bench-requests
 
 The first and the third table are counted in the sandbox's own log. For the second, of a whole day, the sandbox would
 take too long: there the exporter's poller meets an API of a few lines, and clocks that jump from scrape to scrape.

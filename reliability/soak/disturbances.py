@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from reliability.soak_comparison import Span
-from reliability.soak_schedule import Schedule
+from reliability.soak.comparison import Span
+from reliability.soak.schedule import Schedule
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.e2e.program import Program
 
@@ -248,7 +249,6 @@ class LeavingClients:
     """Clients that ask and leave in the middle, half of them by a TCP reset."""
 
     def __init__(self, url: str, schedule: Schedule, random: Random, *, refs: Callable[[], Sequence[str]]) -> None:
-        self.count = 0
         address = urlsplit(url)
         self._address = (address.hostname, address.port)
         self._schedule = schedule
@@ -262,14 +262,11 @@ class LeavingClients:
     def _come(self) -> None:
         probes = [f"/probe?target={self._random.choice(self._refs())}"] if self._refs() else []
         path = self._random.choice(["/metrics", "/metrics", "/", *probes])
-        try:
-            client = socket.create_connection(self._address, timeout=API_TIMEOUT)
-        except OSError:
-            # That nobody listens is for the verdicts to tell.
-            return
-        if self._random.choice([True, False]):
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         request = f"GET {path} HTTP/1.1\r\nHost: soak\r\nX-Prometheus-Scrape-Timeout-Seconds: 5\r\n\r\n"
-        client.sendall(request.encode())
-        self.count += 1
-        self._schedule.after(self._random.uniform(0.0, LONGEST_STAY), client.close)
+        # That nobody listens, or not any more, is for the verdicts to tell.
+        with suppress(OSError), ExitStack() as stack:
+            client = stack.enter_context(socket.create_connection(self._address, timeout=API_TIMEOUT))
+            if self._random.choice([True, False]):
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            client.sendall(request.encode())
+            self._schedule.after(self._random.uniform(0.0, LONGEST_STAY), stack.pop_all().close)
