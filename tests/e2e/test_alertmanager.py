@@ -82,6 +82,15 @@ def test_the_config_is_valid_with_all_that_is_switched_off(everything_on: Path) 
     assert kinds == {"webhook_configs", "pagerduty_configs", "slack_configs", "email_configs"}
 
 
+def test_the_shipped_config_needs_no_time_zone_database() -> None:
+    def locations(config: str) -> list[str | None]:
+        times = [time for named in yaml.safe_load(config)["time_intervals"] for time in named["time_intervals"]]
+        return [time.get("location") for time in times]
+
+    assert locations(SHIPPED) == [None, None]
+    assert locations(EVERYTHING_ON) == ["Europe/Berlin", "Europe/Berlin"]
+
+
 def test_the_sed_line_of_the_config_switches_all_on() -> None:
     [line] = re.findall(r"sed '.*?' alertmanager\.yml", SHIPPED)
     switched = subprocess.run(["sh", "-c", line], cwd=ALERTMANAGER_CONFIG.parent, capture_output=True, check=True)

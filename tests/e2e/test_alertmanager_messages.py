@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stack.config_files import SHIPPED as SHIPPED_ADDRESSES
 from stack.webhook_receiver import FACT_ENDED
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, program, running_alertmanager, running_inbox
 from tests.e2e.program import wait_for
-from tests.e2e.test_alertmanager import EVERYTHING_ON, REF, TEMPLATES, alert
+from tests.e2e.test_alertmanager import ALL_ALERTS, EVERYTHING_ON, REF, TEMPLATES, alert
 
 pytestmark = pytest.mark.e2e
 
@@ -24,6 +24,9 @@ ANNOTATIONS = {
     "description": "Sitecore CDP did not take 316 of 3000 records.",
     "runbook_url": "https://runbook.example/#sitecorecdpbatchfailed",
 }
+# When the alerts of these tests began, as a Prometheus east of Greenwich tells it, and as people read it.
+BEGAN = "2026-03-01T00:05:00+02:00"
+SINCE = "Firing since 2026-02-28 22:05 UTC."
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Messages:
 
     def fire_and_end(self, *alerts: dict[str, str], path: str) -> None:
         """Let alerts fire until there is a message of it at `path`, and end; wait for the message of that."""
-        began, now = datetime.now(UTC) - timedelta(minutes=1), datetime.now(UTC)
-        self.alertmanager.post(*alerts, annotations=ANNOTATIONS, startsAt=began.isoformat())
+        now = datetime.now(UTC)
+        self.alertmanager.post(*alerts, annotations=ANNOTATIONS, startsAt=BEGAN)
         self.wait(path, count=1)
-        self.alertmanager.post(*alerts, annotations=ANNOTATIONS, startsAt=began.isoformat(), endsAt=now.isoformat())
+        self.alertmanager.post(*alerts, annotations=ANNOTATIONS, startsAt=BEGAN, endsAt=now.isoformat())
         self.wait(path, count=2)
 
 
@@ -82,6 +85,7 @@ def test_slack_says_what_failed_and_does_not_say_that_it_was_repaired(messages: 
     assert [line.strip() for line in firing["text"].strip().splitlines()] == [
         "warning: Batch of nightly-guests: 316 of 3000 records failed",
         "Sitecore CDP did not take 316 of 3000 records.",
+        SINCE,
         "What to do: https://runbook.example/#sitecorecdpbatchfailed",
         names,
     ]
@@ -100,7 +104,8 @@ def test_slack_says_what_failed_and_does_not_say_that_it_was_repaired(messages: 
 )
 def test_slack_says_that_a_condition_is_over(messages: Messages, name: str, text: str) -> None:
     messages.fire_and_end(alert(name), path="/slack")
-    ended = messages.wait("/slack", count=2)[1]["attachments"][0]
+    [firing, ended] = [message["attachments"][0] for message in messages.wait("/slack", count=2)]
+    assert firing["text"].splitlines()[2] == SINCE
     assert ended["title"].startswith("[RESOLVED] ")
     assert ended["text"].startswith(f"{text}\n")
 
@@ -111,6 +116,7 @@ def test_a_group_is_one_message_that_names_the_feed_and_each_batch(messages: Mes
     [firing, ended] = [message["attachments"][0] for message in messages.wait("/slack", count=2)]
     assert firing["title"] == "[FIRING 3] Sitecore CDP: feed nightly-guests, 3 alerts"
     assert ended["title"] == "[NO LONGER REPORTED] Sitecore CDP: feed nightly-guests, 3 alerts"
+    assert firing["text"].count(SINCE) == 3
     for ref in refs:
         assert ref in firing["text"]
         assert ref in ended["text"]
@@ -129,6 +135,7 @@ def test_pagerduty_is_told_that_an_outage_is_over(messages: Messages) -> None:
     assert [event["event_action"] for event in events] == ["trigger", "resolve"]
     assert events[0]["routing_key"] == "routing-key"
     assert events[0]["payload"]["summary"] == "[FIRING] Batch of nightly-guests: 316 of 3000 records failed"
+    assert SINCE in events[0]["payload"]["custom_details"]["firing"].splitlines()
 
 
 def test_pagerduty_keeps_the_incident_of_a_failed_batch_open(messages: Messages) -> None:
@@ -143,31 +150,29 @@ def test_pagerduty_keeps_the_incident_of_a_failed_batch_open(messages: Messages)
     assert "\n".join(details.values()).count(REF) == 1
 
 
-def test_the_mail_is_the_same_text(tmp_path: Path) -> None:
-    data = {
-        "status": "resolved",
-        "groupLabels": {"feed": "nightly-guests"},
-        "alerts": [{"status": "resolved", "labels": alert("BatchCorrupted", "critical"), "annotations": ANNOTATIONS}],
-    }
+def mail(status: str, labels: dict[str, str], tmp_path: Path) -> tuple[str, str]:
+    """Render the mail about one alert, and give its subject and its text."""
+    sent = {"status": status, "labels": labels, "annotations": ANNOTATIONS, "startsAt": BEGAN}
+    data = {"status": status, "groupLabels": {"feed": "nightly-guests"}, "alerts": [sent]}
     path = tmp_path / "data.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    [mail] = [
-        mail for receiver in yaml.safe_load(EVERYTHING_ON)["receivers"] for mail in receiver.get("email_configs", [])
-    ]
-    rendered = {}
-    for name, text in {"subject": mail["headers"]["Subject"], "text": mail["text"]}.items():
-        rendered[name] = subprocess.run(
-            [
-                program("amtool"),
-                "template",
-                "render",
-                f"--template.glob={TEMPLATES}/*.tmpl",
-                f"--template.text={text}",
-                f"--template.data={path}",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    assert rendered["subject"].strip() == f"[NO LONGER REPORTED] {ANNOTATIONS['summary']}"
-    assert rendered["text"].startswith(FACT_ENDED)
+    receivers = yaml.safe_load(EVERYTHING_ON)["receivers"]
+    [config] = [config for receiver in receivers for config in receiver.get("email_configs", [])]
+    amtool = [program("amtool"), "template", "render", f"--template.glob={TEMPLATES}/*.tmpl", f"--template.data={path}"]
+    subject, text = (
+        subprocess.run([*amtool, f"--template.text={template}"], capture_output=True, text=True, check=True).stdout
+        for template in (config["headers"]["Subject"], config["text"])
+    )
+    return subject.strip(), text
+
+
+def test_the_mail_is_the_same_text(tmp_path: Path) -> None:
+    subject, text = mail("resolved", alert("BatchCorrupted", "critical"), tmp_path)
+    assert subject == f"[NO LONGER REPORTED] {ANNOTATIONS['summary']}"
+    assert text.startswith(FACT_ENDED)
+
+
+@pytest.mark.parametrize("name", ALL_ALERTS)
+def test_every_alert_tells_since_when_it_fires(name: str, tmp_path: Path) -> None:
+    _, text = mail("firing", alert(name), tmp_path)
+    assert text.splitlines()[:3] == [f"warning: {ANNOTATIONS['summary']}", ANNOTATIONS["description"], SINCE]
