@@ -46,11 +46,12 @@ WORKDIR /etc/sitecore-cdp-batch-exporter
 USER 65532:65532
 EXPOSE 10311
 
-# http.client ignores the proxy variables that the exporter itself may be given.
+# It asks the address of the entry point below, which is plain HTTP without a password whatever the arguments say of
+# the other one. http.client ignores the proxy variables that the exporter itself may be given.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python", "-I", "-c", "import http.client, sys; \
-    connection = http.client.HTTPConnection('127.0.0.1', 10311, timeout=4); \
+    connection = http.client.HTTPConnection('127.0.0.1', 10313, timeout=4); \
     connection.request('GET', '/-/healthy'); \
     sys.exit(connection.getresponse().status != 200)"]
 
-ENTRYPOINT ["sitecore-cdp-batch-exporter"]
+ENTRYPOINT ["sitecore-cdp-batch-exporter", "--web.health-listen-address=127.0.0.1:10313"]
 CMD ["--config.file=/etc/sitecore-cdp-batch-exporter/config.yaml"]

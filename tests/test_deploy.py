@@ -517,8 +517,9 @@ class Pod:
         }
         arguments = [self._here(replaced.pop(argument, argument)) for argument in container()["args"]]
         assert replaced == {}
-        [program] = json.loads(entry_point)
-        return [str(BIN / program), *arguments]
+        # Its flags come first, so that those of the Deployment win.
+        program, *flags = json.loads(entry_point)
+        return [str(BIN / program), *flags, *arguments]
 
     def probe(self, name: str) -> str:
         """Give the URL that the kubelet asks."""
