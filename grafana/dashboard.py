@@ -35,7 +35,17 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from grafana import expressions
-from grafana.expressions import EXPORTER, batch, chosen, count, exporter_gauge, feed, of_finished, with_feed_name
+from grafana.expressions import (
+    CONFIG_RELOADS,
+    EXPORTER,
+    batch,
+    chosen,
+    count,
+    exporter_gauge,
+    feed,
+    of_finished,
+    with_feed_name,
+)
 from grafana.panels import (
     DATA_SOURCE,
     GREEN,
@@ -387,9 +397,9 @@ def how_batches_moved() -> list[Builder[Panel]]:
             About(
                 number=30,
                 title=f"States of the {expressions.TIMELINE_ROWS} newest batches",
-                description="One row for each batch that is watched at the end of the time range: those that could "
-                "not be read, then the newest. Choose feeds, statuses or a ref for others. Where a row has no colour "
-                "the batch was not watched, or nothing was scraped.",
+                description="One row for each batch that is watched at the end of the time range: those that could not "
+                "be read, then the newest. Choose feeds, statuses or a ref for others. Where a row has no colour the "
+                "batch was not watched, or nothing was scraped.",
                 unit="none",
                 no_value=NO_BATCHES,
                 width=24,
@@ -490,8 +500,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=51,
                     title="Dropped by max_batches",
-                    description="Discovered batches that are not "
-                    "watched because there are more than discovery.max_batches. Alert: DiscoveryDropped.",
+                    description="Discovered batches that are not watched because there are more than "
+                    "discovery.max_batches. Alert: DiscoveryDropped.",
                     unit="none",
                     no_value=DISCOVERY_OFF,
                 ),
@@ -505,13 +515,14 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=52,
                     title="Config reload",
-                    description="Whether the last attempt to load the config succeeded. Alert: ConfigReloadFailed.",
+                    description="Whether the last attempts to load the config and the web config succeeded. "
+                    "Alert: ConfigReloadFailed.",
                     unit="none",
                     no_value="no exporter",
                 ),
                 width=4,
             ),
-            f"min({exporter_gauge('exporter_config_last_reload_successful')})",
+            f"min({CONFIG_RELOADS})",
             thresholds=steps((0, RED), (1, GREEN), below=GREY),
             meanings=well,
         ),
@@ -520,8 +531,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=53,
                     title="Bad batch files",
-                    description="Batch files that can not be used, in whole "
-                    "or in part; the log of the exporter has the lines. Alert: BatchFileError.",
+                    description="Batch files that can not be used, in whole or in part; the log of the exporter has "
+                    "the lines. Alert: BatchFileError.",
                     unit="none",
                     no_value="no batch files",
                 ),
@@ -535,8 +546,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=54,
                     title="Since the API last answered",
-                    description="Time since a batch or the list "
-                    "was last read. A quiet exporter asks every five minutes.",
+                    description="Time since a batch or the list was last read. A quiet exporter asks every five "
+                    "minutes.",
                     unit="s",
                     no_value="never",
                 ),
@@ -550,8 +561,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=55,
                     title="Details to be read",
-                    description="Finished batches whose details are still "
-                    "to be read; not zero for long means that the scrapes are too short or the API is slow.",
+                    description="Finished batches whose details are still to be read; not zero for long means that the "
+                    "scrapes are too short or the API is slow.",
                     unit="none",
                     no_value="no exporter",
                 ),
@@ -615,8 +626,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=58,
                 title="Requests by code",
-                description="Requests to the Batch API. The code is the HTTP "
-                "status, or error where no whole answer came.",
+                description="Requests to the Batch API. The code is the HTTP status, or error where no whole answer "
+                "came.",
                 unit="reqps",
                 no_value="no request was made",
             ),
@@ -627,8 +638,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=59,
                 title="Duration of requests",
-                description="Time from sending a request to the last byte "
-                "of its answer: half, nine in ten and 99 of 100 requests were faster.",
+                description="Time from sending a request to the last byte of its answer: half, nine in ten and 99 of "
+                "100 requests were faster.",
                 unit="s",
                 no_value="no request was made",
             ),
@@ -642,8 +653,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=60,
                 title="Duration of polls",
-                description="Time that the poll of a scrape took. It ends half "
-                "a second before the scrape timeout, which is 10 s by default.",
+                description="Time that the poll of a scrape took. It ends half a second before the scrape timeout, "
+                "which is 10 s by default.",
                 unit="s",
                 no_value="no exporter",
             ),
@@ -653,8 +664,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=61,
                 title="Failing polls by reason",
-                description="Batches that could not be read, and whether "
-                "the list could not, by reason. docs/metrics.md explains the reasons.",
+                description="Batches that could not be read, and whether the list could not, by reason. "
+                "docs/metrics.md explains the reasons.",
                 unit="none",
                 no_value="no poll failed",
             ),
@@ -668,8 +679,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=62,
                 title="Watched batches by source",
-                description="How many batches are watched, by where "
-                "they are listed. Nothing watched is the alert NothingWatched.",
+                description="How many batches are watched, by where they are listed. Nothing watched is the alert "
+                "NothingWatched.",
                 unit="none",
                 no_value="no exporter",
                 width=24,

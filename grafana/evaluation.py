@@ -166,7 +166,12 @@ def main() -> None:
     arguments = parser.parse_args()
     dashboard = json.loads(DASHBOARD_FILE.read_text(encoding="utf-8"))
     times = TimeRange(end=time.time(), length=3600, interval=60)
-    sys.stdout.write(table(list(evaluate(dashboard, Prometheus(arguments.prometheus_url), times, {}))))
+    try:
+        results = list(evaluate(dashboard, Prometheus(arguments.prometheus_url), times, {}))
+    # Of requests are what is no URL, and an answer that is no JSON; Prometheus' own refusal is a ValueError.
+    except (requests.RequestException, ValueError) as error:
+        sys.exit(f"{arguments.prometheus_url} does not answer as Prometheus does: {error}")
+    sys.stdout.write(table(results))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ def exporter_gauge(name: str) -> str:
     return f"sitecore_cdp_{name}{{{EXPORTER}}}"
 
 
+# That of the web config is missing without one.
+CONFIG_RELOADS: Final = (
+    '{__name__=~"sitecore_cdp_exporter_(config_last_reload_successful|web_config_last_reload_successful)", '
+    f"{EXPORTER}}}"
+)
+
+
 def batch(name: str, *, by: str = "ref", where: str = BATCH, at: str = "") -> str:
     """Give the gauge `sitecore_cdp_batch_<name>` once for each ref. `at` is a modifier such as `offset 1h`."""
     return f"max by ({by}) (sitecore_cdp_batch_{name}{{{where}}}{at and ' ' + at})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 from typing import Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, statetimeline, table, timeseries
@@ -183,6 +184,10 @@ def graph_panel(
     """Make a graph over time. The keys of `expressions` are the legends of their series.
 
     With an `interval` there is a bar for each, at least that long; without, a line. A dashed line marks the `limit`.
+
+    Raises:
+        ValueError: There are more expressions than letters to name them by.
+
     """
     panel = (
         _introduced(timeseries.Panel(), about)
@@ -205,7 +210,8 @@ def graph_panel(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED))
     if interval is not None:
         panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval(interval).max_data_points(MOST_BARS)
-    for name, (legend, expression) in zip("ABCDEFGH", expressions.items(), strict=False):
+    names = ascii_uppercase[: len(expressions)]
+    for name, (legend, expression) in zip(names, expressions.items(), strict=True):
         panel.with_target(_query(name, expression).range().legend_format(legend))
     return panel
 

@@ -137,7 +137,7 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
         )
         if _wait_until_ready(programs, stopping):
             is_demo = exporter_config is None
-            sandbox = _address_of_the_sandbox(data / "exporter.log", stopping) if is_demo else ""
+            sandbox = line_about_the_sandbox(data / "exporter.log", programs, stopping) if is_demo else ""
             _print_urls(addresses, data, sandbox)
             _wait_until_one_ends(programs, stopping)
 
@@ -222,12 +222,18 @@ def _check(programs: Sequence[Program], stopping: threading.Event) -> None:
             raise StackError(program.how_it_ended())
 
 
-def _address_of_the_sandbox(log: Path, stopping: threading.Event) -> str:
-    """Wait for the line in which the demo tells it, and give that line."""
+def line_about_the_sandbox(log: Path, programs: Sequence[Program], stopping: threading.Event) -> str:
+    """Wait for the line in which the demo tells where its sandbox is; empty if `stopping` was set before.
+
+    Raises:
+        StackError: One of the programs has ended before.
+
+    """
     while not stopping.is_set():
-        for line in log.read_text(encoding="utf-8").splitlines():
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             if "the sandbox itself" in line:
                 return f"{line}\n"
+        _check(programs, stopping)
         stopping.wait(SECONDS_BETWEEN_LOOKS)
     return ""
 

@@ -50,7 +50,7 @@ class Program:
 
 @contextmanager
 def running(name: str, command: Sequence[str], *, ready_url: str, log: Path | None, lock: int) -> Iterator[Program]:
-    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it.
+    """Start a program, and end it with the block.
 
     It inherits `lock`, a descriptor, and so keeps what is locked by it even if it is left alone.
     """
@@ -59,8 +59,15 @@ def running(name: str, command: Sequence[str], *, ready_url: str, log: Path | No
         process = subprocess.Popen(  # noqa: S603  Nothing of it is a stranger's.
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock]
         )
-    try:
+    with terminating(process):
         yield Program(name, process, ready_url, log)
+
+
+@contextmanager
+def terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a program with the block, by SIGTERM, or by SIGKILL if that does not end it."""
+    try:
+        yield
     finally:
         process.terminate()
         try:

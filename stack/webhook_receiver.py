@@ -18,8 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PORT = 9099
+LARGEST_PORT = 65535
 # Far more than Alertmanager sends for a thousand alerts.
 LARGEST_BODY = 16 * 1024 * 1024
+# Python makes no number of thousands of digits.
+NUMBER = re.compile("[0-9]{1,9}")
 
 # The same alerts as in alertmanager/alertmanager.yml, in whose templates the words are, too.
 FACTS = re.compile(
@@ -46,13 +49,21 @@ def describe(notification: object) -> list[str]:
 
 def _describe_alert(alert: object) -> list[str]:
     match alert:
-        case {"status": "firing" | "resolved" as status, "labels": dict(labels), "annotations": dict(annotations)}:
+        case {
+            "status": "firing" | "resolved" as status,
+            "labels": dict(labels),
+            "annotations": dict(annotations),
+            **rest,
+        }:
             name = labels.get("alertname", "an alert without a name")
             which = [f"{label}={labels[label]}" for label in ("job", "feed", "ref") if label in labels]
             heading: list[object] = [status.upper(), labels.get("severity", ""), name, *which]
             text = [annotations.get(key, "") for key in ("summary", "description", "runbook_url")]
+            since = rest.get("startsAt")
             if status == "resolved":
                 text = [_how_it_ended(labels), f"It was: {text[0]}"]
+            elif since:
+                text.insert(-1, f"Firing since {since}")
             return [
                 _printable(" ".join(str(part) for part in heading if part)),
                 *(f"    {_printable(line)}" for line in text if line),
@@ -97,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_BODY:
+        if not NUMBER.fullmatch(length) or int(length) > LARGEST_BODY:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body has no length, or is too large")
             return
         try:
@@ -130,7 +141,7 @@ def _print_alerts(lines: Sequence[str]) -> None:
 
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()):
+    if not colon or not NUMBER.fullmatch(port) or int(port) > LARGEST_PORT:
         raise argparse.ArgumentTypeError("expected host:port, such as 127.0.0.1:9099")
     return host, int(port)
 

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from grafana_foundation_sdk.models.dashboard import Dashboard
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import expressions
 from grafana.evaluation import DASHBOARD_FILE, any_of, fill_in
+from grafana.panels import About, graph_panel
 from tests.exporter_program import ROOT
 from tests.test_metrics_documentation import documented_rows
 
@@ -181,11 +182,18 @@ def test_rates_are_over_the_interval_that_grafana_chooses() -> None:
 
 def test_every_metric_is_documented() -> None:
     named = {name for expression in EXPRESSIONS for name in re.findall(r"\b([a-z_:]+){", expression)}
-    for query in (variable["query"] for variable in VARIABLES.values()):
+    for query in (*EXPRESSIONS, *(variable["query"] for variable in VARIABLES.values())):
         for prefix, ends in re.findall(r'__name__=~"(\w+)\(([\w|]+)\)"', query):
             named |= {prefix + end for end in ends.split("|")}
     assert len(named) > 30
     assert {name.removesuffix("_bucket") for name in named} - OF_PROMETHEUS <= documented_rows().keys()
+
+
+def test_the_panel_of_reloads_is_red_when_the_alert_fires() -> None:
+    (rule,) = (rule for rule in ALERT_RULES if rule.get("alert") == "SitecoreCdpConfigReloadFailed")
+    (named,) = re.findall(r'__name__=~"(.+?)"', rule["expr"])
+    (prefix, ends), *_ = re.findall(r'__name__=~"(\w+)\((.+?)\)"', expressions.CONFIG_RELOADS)
+    assert {prefix + end for end in ends.split("|")} == set(named.split("|"))
 
 
 def test_every_selector_of_a_metric_obeys_the_variables() -> None:
@@ -359,6 +367,13 @@ def test_the_documented_commands_copy_what_grafana_needs(tmp_path: Path) -> None
     ]
 
 
+def test_a_url_that_is_not_of_prometheus_is_told_in_one_line() -> None:
+    command = [sys.executable, "-m", "grafana.evaluation", "--prometheus-url=http://127.0.0.1:1"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith("http://127.0.0.1:1 does not answer as Prometheus does: ")
+
+
 def test_the_other_documented_commands_are_those_that_are_tested() -> None:
     assert documented_commands()[1:] == [
         "make dashboard\n",
@@ -385,6 +400,22 @@ def provisioned(file: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((GRAFANA / "provisioning" / file).read_text(encoding="utf-8"))
     assert content["apiVersion"] == 1
     return content
+
+
+def graph_of(number_of_queries: int) -> Panel:
+    expressions_by_legend = {f"legend {each}": f"metric_{each}" for each in range(number_of_queries)}
+    return graph_panel(About(number=1, title="A", description="B.", unit="s"), expressions_by_legend).build()
+
+
+def test_a_graph_has_all_its_queries_under_names_of_their_own() -> None:
+    targets = json.loads(json.dumps(graph_of(26).targets, cls=JSONEncoder))
+    assert [target["expr"] for target in targets] == [f"metric_{each}" for each in range(26)]
+    assert len({target["refId"] for target in targets}) == 26
+
+
+def test_a_graph_with_more_queries_than_names_is_an_error_and_not_cut() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        graph_of(27)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """What `make stack` does before it starts anything. It runs in e2e/test_make_stack.py."""
 
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stack.__main__ import choose_addresses
+from stack.__main__ import StackError, choose_addresses, line_about_the_sandbox
 from stack.config_files import (
     ALERTMANAGER_CONFIG,
     PROMETHEUS_CONFIG,
@@ -17,6 +20,7 @@ from stack.config_files import (
     alertmanager_config,
     prometheus_config,
 )
+from stack.programs import Program, terminating
 from tests.exporter_program import ROOT
 
 ADDRESSES = Addresses(
@@ -100,6 +104,60 @@ def test_two_stacks_that_start_at_once_get_different_ports() -> None:
         one = choose_addresses(listeners)
         other = choose_addresses(listeners)
     assert not {*vars(one).values()} & {*vars(other).values()}
+
+
+@pytest.fixture
+def stopping() -> Iterator[threading.Event]:
+    """Give an event that is set in the end, so that no wait for it lasts for ever."""
+    event = threading.Event()
+    timer = threading.Timer(60, event.set)
+    timer.start()
+    yield event
+    timer.cancel()
+
+
+@contextmanager
+def exporter(command: str, log: Path) -> Iterator[Program]:
+    """Run a stand-in for the exporter, whose log is that of one that has started."""
+    log.write_text("msg=listening\n", encoding="utf-8")
+    process = subprocess.Popen(["sh", "-c", command])
+    with terminating(process):
+        yield Program("exporter", process, "http://127.0.0.1:1/", log)
+
+
+def test_an_exporter_that_ends_before_it_tells_of_its_sandbox_is_told(
+    stopping: threading.Event, tmp_path: Path
+) -> None:
+    log = tmp_path / "exporter.log"
+    with (
+        exporter(f"echo it crashed >> {log}; exit 3", log) as program,
+        pytest.raises(StackError, match=r"(?s)^exporter has ended with exit code 3\n.*    it crashed$"),
+    ):
+        line_about_the_sandbox(log, [program], stopping)
+
+
+def test_the_line_about_the_sandbox_is_waited_for(stopping: threading.Event, tmp_path: Path) -> None:
+    log = tmp_path / "exporter.log"
+    line = "    http://127.0.0.1:2  the sandbox itself, for curl"
+    with exporter(f"sleep 0.3; echo '{line}' >> {log}; exec sleep 60", log) as program:
+        assert line_about_the_sandbox(log, [program], stopping) == f"{line}\n"
+
+
+def test_a_signal_ends_the_wait_for_the_line_about_the_sandbox(stopping: threading.Event, tmp_path: Path) -> None:
+    log = tmp_path / "exporter.log"
+    with exporter("exec sleep 60", log) as program:
+        threading.Timer(0.3, stopping.set).start()
+        assert line_about_the_sandbox(log, [program], stopping) == ""
+        assert not program.has_ended()
+
+
+def test_a_program_that_does_not_end_by_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.programs.SECONDS_TO_END", 0.1)
+    process = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout, terminating(process):
+        process.stdout.readline()
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_make_takes_a_path_with_spaces() -> None:

@@ -57,6 +57,7 @@ def test_an_alert_is_a_few_lines() -> None:
         f"FIRING critical {NAMES}",
         "    An upload failed: nightly-guests",
         "    316 of the 3000 records were refused.",
+        "    Firing since 2025-04-24T08:46:04.000Z",
         "    https://runbook.example/#sitecorecdpbatchfailed",
     ]
 
@@ -99,7 +100,7 @@ def test_an_alert_with_nothing_but_a_name_is_told() -> None:
 def test_no_text_steers_the_terminal_or_makes_a_line_of_its_own(text: str) -> None:
     labels, annotations = FIRING["labels"] | {"feed": text}, FIRING["annotations"] | {"description": text}
     lines = describe(notification(FIRING | {"labels": labels, "annotations": annotations}))
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all(line.isprintable() for line in lines)
 
 
@@ -182,13 +183,20 @@ def test_what_is_no_notification_is_refused_and_not_shown(
     assert requests.post(url, json=notification(FIRING), timeout=60).status_code == 200
 
 
-@pytest.mark.parametrize("length", [None, "-1", "x", "²", str(LARGEST_BODY + 1)])
-def test_a_body_of_unknown_or_excessive_length_is_refused_unread(url: str, length: str | None) -> None:
+@pytest.mark.parametrize(
+    "length",
+    [None, "-1", "x", "²", "1_0", str(LARGEST_BODY + 1), "9" * 5000],
+    ids=["none", "negative", "a word", "no ASCII digit", "underscore", "too large", "5000 digits"],
+)
+def test_a_body_of_unknown_or_excessive_length_is_refused_unread(
+    url: str, length: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     port = int(re.findall(r":(\d+)/", url)[0])
     header = b"" if length is None else f"Content-Length: {length}\r\n".encode()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"POST / HTTP/1.0\r\n" + header + b"\r\n")
         assert connection.makefile("rb").read().startswith(b"HTTP/1.0 413 ")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_client_that_is_gone_is_no_news(program: Program) -> None:
@@ -216,12 +224,17 @@ def test_the_program_prints_alerts_at_once_and_ends_by_a_signal(program: Program
     assert "Traceback" not in program.output()
 
 
-@pytest.mark.parametrize("address", ["9099", "127.0.0.1:", "127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "address",
+    ["9099", "127.0.0.1:", "127.0.0.1:port", "127.0.0.1:65536", f"127.0.0.1:{'9' * 5000}"],
+    ids=["no host", "no port", "a word", "too large", "far too large"],
+)
 def test_a_wrong_address_is_told(address: str) -> None:
     command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "expected host:port" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_address_that_is_taken_is_told(url: str) -> None:

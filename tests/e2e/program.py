@@ -12,6 +12,8 @@ from typing import TypeVar
 import pytest
 import requests
 
+from stack.programs import terminating
+
 T = TypeVar("T")
 
 # Only ends a wait that would never end; no test judges how fast something is.
@@ -34,7 +36,7 @@ class Program:
 def running(
     command: Sequence[str], *, log: Path, directory: Path | None = None, own_session: bool = False
 ) -> Iterator[Program]:
-    """Start a program, and end it with SIGTERM, or with SIGKILL if that does not end it.
+    """Start a program, and end it with the block.
 
     Args:
         command: The program and its arguments.
@@ -52,15 +54,8 @@ def running(
             cwd=directory,
             start_new_session=own_session,
         )
-    try:
+    with terminating(process):
         yield Program(process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(LONGEST_WAIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def wait_for(
