@@ -6,11 +6,13 @@
 pip-audit does the work. On its own it prints "No known vulnerabilities found" and ends with 0 even when its service
 knew not one package, and without a network it ends as if it had found some. `make check` must work without a network,
 but must not call safe what is unknown: so this counts what was looked up. With `--strict`, as in the workflow of
-GitHub, what could not be looked up is a failure, too.
+GitHub, what could not be looked up is a failure, too. A lock file that is broken, and pip-audit that is not there, are
+always one.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,18 @@ from typing import Any
 
 # It holds all of the two other lock files: what is shipped, what builds it and what tests it.
 LOCK_FILE = Path(__file__).parent.parent / "requirements-dev.txt"
+# How the last line of pip-audit begins when its service did not answer, or with something else than an answer.
+NO_ANSWER = re.compile(
+    r"requests\.exceptions\.|pip_audit\._service\.interface\.|ERROR:pip_audit\._cli:Tip: your network may be blocking"
+)
+
+
+class AuditError(Exception):
+    """Nothing was audited, and not for lack of a network; the text is what pip-audit said."""
+
+
+class NoAnswerError(Exception):
+    """The service that knows of vulnerabilities could not be asked; the text says why, in a line."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,15 @@ class Audit:
             vulnerabilities=[_line(package, found) for package in audited for found in package["vulns"]],
         )
 
-    def problem(self, *, strict: bool) -> bool:
-        """Tell whether the check fails; a strict one fails too where anything, or all, was not looked up."""
-        return bool(self.vulnerabilities) or (strict and (bool(self.unknown) or not self.audited))
+    def fails(self, *, strict: bool) -> bool:
+        """Tell whether the check fails; a strict one fails too where anything was not looked up."""
+        has_packages = bool(self.audited or self.unknown)
+        return not has_packages or bool(self.vulnerabilities) or (strict and bool(self.unknown))
 
     def __str__(self) -> str:
         lines = list(self.vulnerabilities)
+        if not self.audited and not self.unknown:
+            lines.append("NOT AUDITED: the lock file names no package.")
         if self.unknown:
             some_reason = next(iter(self.unknown.values()))
             lines.append(f"NOT AUDITED: {len(self.unknown)} of {len(self.unknown) + len(self.audited)} packages.")
@@ -72,7 +89,8 @@ def audit(pip_audit: Sequence[str], lock_file: Path) -> Audit:
     """Run pip-audit on a lock file.
 
     Raises:
-        subprocess.CalledProcessError: pip-audit gave no report, and its `stderr` says why: no network, a broken file.
+        NoAnswerError: There is no network, or the service does not answer as it should.
+        AuditError: pip-audit gave no report for any other reason: it is not there, or the lock file is broken.
 
     """
     command = [
@@ -85,12 +103,22 @@ def audit(pip_audit: Sequence[str], lock_file: Path) -> Audit:
         "--desc=off",
         "--progress-spinner=off",
     ]
+    # This reads the lock file and asks nobody. Without a network, the other one ends at the first package.
+    _report([*command, "--dry-run"])
+    return Audit.of(_report(command))
+
+
+def _report(command: Sequence[str]) -> dict[str, Any]:
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  Its arguments are ours.
     try:
-        report = json.loads(run.stdout)
+        report: dict[str, Any] = json.loads(run.stdout)
     except json.JSONDecodeError:
-        raise subprocess.CalledProcessError(run.returncode, command, run.stdout, run.stderr) from None
-    return Audit.of(report)
+        # After a traceback, the last line is the error.
+        last_line = run.stderr.strip().rpartition("\n")[2]
+        if NO_ANSWER.match(last_line):
+            raise NoAnswerError(last_line) from None
+        raise AuditError(run.stderr.strip()) from None
+    return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,13 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     strict = parser.parse_args(argv).strict
     try:
         result = audit([sys.executable, "-m", "pip_audit"], LOCK_FILE)
-    except subprocess.CalledProcessError as error:
-        # The last line is the error; before it comes where in pip-audit it was raised.
-        reason = error.stderr.strip().rpartition("\n")[2]
-        print(f"NOT AUDITED: pip-audit gave no report. {reason}")  # noqa: T201  The output of the command.
+    except NoAnswerError as error:
+        print(f"NOT AUDITED: pip-audit gave no report. {error}")  # noqa: T201  The output of the command.
         return int(strict)
+    except AuditError as error:
+        print(f"NOT AUDITED: pip-audit gave no report, and not for lack of a network.\n{error}", file=sys.stderr)  # noqa: T201  Likewise.
+        return 1
     print(result)  # noqa: T201  Likewise.
-    return int(result.problem(strict=strict))
+    return int(result.fails(strict=strict))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pip_audit import _service as report_service
 
 from sitecore_cdp_exporter import __version__
 from supply_chain import audit as audit_module
-from supply_chain.audit import Audit, audit
+from supply_chain.audit import Audit, AuditError, NoAnswerError, audit
 from tests.exporter_program import ROOT
 
 LINK = re.compile(r"\]\(([\w./-]+)")
@@ -114,7 +114,7 @@ def report(packages: dict[Any, Sequence[Any]]) -> dict[str, Any]:
             True,
             id="all unknown",
         ),
-        pytest.param({}, [], False, True, id="nothing at all"),
+        pytest.param({}, ["NOT AUDITED: the lock file names no package."], True, True, id="nothing at all"),
     ],
 )
 def test_what_was_not_looked_up_is_never_called_safe(
@@ -122,7 +122,7 @@ def test_what_was_not_looked_up_is_never_called_safe(
 ) -> None:
     result = Audit.of(report(packages))
     assert str(result).splitlines() == printed
-    assert (result.problem(strict=False), result.problem(strict=True)) == (lenient, strict)
+    assert (result.fails(strict=False), result.fails(strict=True)) == (lenient, strict)
 
 
 def test_the_audit_covers_every_locked_package(tmp_path: Path) -> None:
@@ -141,15 +141,117 @@ def test_the_audit_covers_every_locked_package(tmp_path: Path) -> None:
         assert f"{requirement} " in everything
 
 
+def no_network(directory: Path) -> dict[str, str]:
+    """Give the environment of a machine without one. The cache of pip could answer from before."""
+    # Nothing listens there.
+    nowhere = "http://127.0.0.1:1"
+    return {"HTTPS_PROXY": nowhere, "https_proxy": nowhere, "PIP_CACHE_DIR": str(directory)}
+
+
 @pytest.mark.parametrize(("arguments", "failed"), [([], False), (["ARGS=--strict"], True)], ids=["lenient", "strict"])
 def test_without_a_network_the_audit_says_so(arguments: list[str], *, failed: bool, tmp_path: Path) -> None:
-    # Nothing listens there. The cache of pip could answer from before.
-    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "PIP_CACHE_DIR": str(tmp_path)}
-    run = make("audit", *arguments, **nowhere)
+    run = make("audit", *arguments, **no_network(tmp_path))
     assert run.stdout.startswith("NOT AUDITED: pip-audit gave no report. ")
     assert "no known" not in run.stdout.lower() + run.stderr.lower()
     assert "Traceback" not in run.stdout
     assert (run.returncode != 0) == failed
+
+
+@pytest.fixture
+def lock_file(tmp_path: Path) -> Path:
+    """Give a lock file of one package."""
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"a==1.0 --hash=sha256:{'0' * 64}\n", encoding="utf-8")
+    return path
+
+
+# pip-audit with a network in which its service answers each request so.
+PIP_AUDIT = """
+import requests, sys
+from pip_audit import _cli
+from pip_audit._service import pypi
+
+def send(self, request, **_):
+    if {error!r}:
+        raise getattr(requests, {error!r} or "")("it failed")
+    response = requests.Response()
+    response.status_code, response._content = {status}, {body!r}
+    return response
+
+class Session(requests.Session):
+    send = send
+
+pypi.caching_session = lambda _: Session()
+_cli.audit()
+"""
+
+
+def pip_audit(*, error: str = "", status: int = 200, body: bytes = b"{}") -> list[str]:
+    """Give the command of a pip-audit whose service answers so, or whose requests fail with this error."""
+    return [sys.executable, "-c", PIP_AUDIT.format(error=error, status=status, body=body)]
+
+
+def test_a_service_that_knows_a_package_is_believed(lock_file: Path) -> None:
+    result = audit(pip_audit(), lock_file)
+    assert (list(result.audited), result.unknown, result.vulnerabilities) == (["a"], {}, [])
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(pip_audit(error="ConnectTimeout"), id="cut off"),
+        pytest.param(pip_audit(error="ConnectionError"), id="refused"),
+        pytest.param(pip_audit(error="ReadTimeout"), id="silent"),
+        pytest.param(pip_audit(status=503), id="out of order"),
+        pytest.param(pip_audit(body=b"<html>Log in first."), id="a page of a proxy"),
+    ],
+)
+def test_a_service_that_does_not_answer_is_no_broken_lock_file(network: list[str], lock_file: Path) -> None:
+    with pytest.raises(NoAnswerError, match=r"^.+$"):
+        audit(network, lock_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "invalid requirements input"),
+        ("b==1.0\n", "does not contain a hash"),
+        ("b=1 ==\n", "invalid specifier at line 2"),
+        (f"b>=1.0 --hash=sha256:{'0' * 64}\n", "not pinned"),
+        (f"a==2.0 --hash=sha256:{'0' * 64}\n", "duplicate"),
+    ],
+    ids=["missing", "no hash", "no requirement", "no version", "two versions"],
+)
+def test_a_broken_lock_file_fails_the_check_without_a_network_too(
+    text: str | None, told: str, lock_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is None:
+        lock_file.unlink()
+    else:
+        # The package before it is the first that would be asked for.
+        lock_file.write_text(f"{lock_file.read_text(encoding='utf-8')}{text}", encoding="utf-8")
+    monkeypatch.setattr(audit_module, "LOCK_FILE", lock_file)
+    for name, value in no_network(lock_file.parent).items():
+        monkeypatch.setenv(name, value)
+    assert audit_module.main([]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("NOT AUDITED: pip-audit gave no report, and not for lack of a network.\n")
+    assert told in printed.err
+
+
+def test_a_lock_file_without_a_package_fails_the_check(
+    lock_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock_file.write_text("# Nothing.\n", encoding="utf-8")
+    monkeypatch.setattr(audit_module, "LOCK_FILE", lock_file)
+    assert audit_module.main([]) == 1
+    assert capsys.readouterr().out == "NOT AUDITED: the lock file names no package.\n"
+
+
+def test_a_missing_pip_audit_is_no_missing_network(lock_file: Path) -> None:
+    with pytest.raises(AuditError, match="No module named pip_audit_of_somebody"):
+        audit([sys.executable, "-m", "pip_audit_of_somebody"], lock_file)
 
 
 def test_the_licences_of_all_that_is_shipped_are_listed_and_allowed() -> None:
