@@ -68,7 +68,7 @@ from sitecore_cdp_exporter.batch import (
     parse_batch_page,
 )
 from sitecore_cdp_exporter.config import ApiConfig, TlsConfig
-from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
+from sitecore_cdp_exporter.regular_file import read_regular_file
 from sitecore_cdp_exporter.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
 
 Parsed = TypeVar("Parsed")
@@ -473,8 +473,6 @@ def _parsed(parse: Callable[[], Parsed]) -> Parsed:
 def _read_secret_file(path: Path, key: str) -> str:
     try:
         content = read_regular_file(path, LARGEST_SECRET)
-    except NotARegularFileError as error:
-        raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error}") from None
     except OSError as error:
         raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
     # What is not UTF-8 becomes surrogates, as Python does it with the environment.

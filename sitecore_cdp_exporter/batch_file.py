@@ -7,8 +7,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from sitecore_cdp_exporter.config import WatchedBatch
-from sitecore_cdp_exporter.config_problems import error_lines, given, model_problems, one_line
-from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
+from sitecore_cdp_exporter.config_problems import error_lines, given, model_problems
+from sitecore_cdp_exporter.regular_file import read_regular_file
 from sitecore_cdp_exporter.yaml_document import YamlDocument, YamlProblem, read_yaml
 
 # Room for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
@@ -18,7 +18,7 @@ KNOWN_KEYS = {"": tuple(WatchedBatch.model_fields)}
 
 
 class BatchFileError(Exception):
-    """Nothing can be read from a batch file. The text is one line: `file:line:column: what is wrong`."""
+    """Nothing can be made of what is in a batch file. The text is one line: `file:line:column: what is wrong`."""
 
 
 class BatchFile(NamedTuple):
@@ -32,13 +32,8 @@ class BatchFile(NamedTuple):
 
 
 def read_content(path: Path) -> bytes:
-    """Read the bytes of a batch file. Raises OSError, and BatchFileError for what is no file or too large."""
-    try:
-        return read_regular_file(path, LARGEST_FILE)
-    except NotARegularFileError as error:
-        failure = BatchFileError(one_line(f"{path}: {error}"))
-    # It is raised out here, so that no other error is chained.
-    raise failure
+    """Read the bytes of a batch file. Raises OSError."""
+    return read_regular_file(path, LARGEST_FILE)
 
 
 def parse_batch_file(path: Path, content: bytes) -> BatchFile:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 from sitecore_cdp_exporter.batch_file import BatchFile, BatchFileError, is_same, parse_batch_file, read_content
 from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.config_problems import one_line
+from sitecore_cdp_exporter.regular_file import why_unread
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +149,7 @@ class BatchFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return self._unread(path, known, one_line(f"{path}: cannot be read: {error.strerror}"))
-        except BatchFileError as error:
-            return self._unread(path, known, str(error))
+            return self._unread(path, known, one_line(f"{path}: {why_unread(error)}"))
         digest = hashlib.sha256(content).digest()
         seen = replace(known, stamp=stamp if stamp.is_settled(self._clock()) else None, digest=digest)
         return seen if digest == known.digest else self._parsed(path, known, seen, content)

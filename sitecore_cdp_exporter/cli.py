@@ -19,12 +19,13 @@ from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.batch_files import BatchFiles
 from sitecore_cdp_exporter.config import Config, ConfigError, load_config
 from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.listen_address import ListenAddress, ListenError
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.reload import ConfigReloader
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watchlist import watch
-from sitecore_cdp_exporter.web import ListenAddress, ListenError, WebServer, WebSettings
+from sitecore_cdp_exporter.web import WebServer, WebSettings
 from sitecore_cdp_exporter.web_config_file import WebConfigFile, load_web_config
 
 logger = logging.getLogger(__name__)

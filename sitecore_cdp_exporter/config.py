@@ -43,7 +43,7 @@ from sitecore_cdp_exporter.config_values import (
     Timeout,
     Username,
 )
-from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
+from sitecore_cdp_exporter.regular_file import read_regular_file, why_unread
 from sitecore_cdp_exporter.yaml_document import YamlDocument, YamlProblem, read_yaml
 
 
@@ -348,7 +348,7 @@ SECTIONS: dict[str, type[Section]] = {
     "feeds": FeedConfig,
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
-# As for a batch file: some hundred thousand batches, far more than anybody lists.
+# As for a batch file: room for 50,000 batches with feed and labels, far more than anybody lists.
 LARGEST_FILE = 10 * 1024 * 1024
 
 
@@ -368,11 +368,10 @@ def load_config(path: Path) -> Config:
 def _read_bytes(path: Path) -> bytes:
     try:
         return read_regular_file(path, LARGEST_FILE)
-    except NotARegularFileError as error:
-        problem = f"{path}: {error}"
     except OSError as error:
-        problem = f"{path}: cannot be read: {error.strerror}"
-    raise ConfigError([one_line(problem)])
+        failure = ConfigError([one_line(f"{path}: {why_unread(error)}")])
+    # It is raised out here, so that no other error is chained.
+    raise failure
 
 
 def _validate(document: YamlDocument, directory: Path) -> tuple[Config | None, list[YamlProblem]]:

@@ -8,18 +8,19 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from sitecore_cdp_exporter.config_values import NOT_A_PATH
 from sitecore_cdp_exporter.yaml_document import Place, YamlDocument, YamlPath, YamlProblem
 
 # What stands under one of these keys is never shown, wherever the key is.
 SECRET_KEYS = {"username", "password", "proxy_url"}
-# Likewise a text that has swallowed such a key, a URL with credentials or a query, or a bcrypt hash.
-SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + r"|[@?]|\$2[abxy]\$")
+# Likewise a text that has swallowed such a key, a URL with credentials or a query, a bcrypt hash, or a private key.
+SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + r"|[@?]|\$2[abxy]\$|-----BEGIN")
 SECRET = "<secret>"  # noqa: S105  It stands for one.
 
 LONGEST_SHOWN = 60
 # A forgotten space or a comma too many makes a key of a secret, as in `{password:1234}`. So keys show only when they
-# look like words; labels may have digits.
-READABLE_KEY = re.compile("[A-Za-z][A-Za-z_-]{0,31}")
+# look like words; labels may have digits. Of the known keys just one has a digit.
+READABLE_KEY = re.compile("http2|[A-Za-z][A-Za-z_-]{0,31}")
 READABLE_LABEL = re.compile("[^:=@]+")
 HIDDEN_KEY = "<key>"
 
@@ -39,9 +40,11 @@ EXPECTED = {
     "model_type": "expected a mapping",
     "tuple_type": "expected a list",
     "value_error": "{error}",
+    NOT_A_PATH: "expected the path of a file, which is one line, and not its content",
 }
-# A text where a mapping or a list should be is not shown: a secret without a space after its key is such a text.
-CONTAINER_TYPES = {"dict_type", "model_type", "tuple_type"}
+# A text where a mapping or a list should be is not shown: a secret without a space after its key is such a text. Nor is
+# one where a path should be: it may be a key.
+HIDDEN_TYPES = {"dict_type", "model_type", "tuple_type", NOT_A_PATH}
 
 
 def error_lines(path: Path, problems: Iterable[YamlProblem]) -> list[str]:
@@ -101,7 +104,7 @@ def _given(error: ErrorDetails, path: YamlPath, place: Place) -> str:
         return ""  # The key is wrong, not its value, and the path ends with the key.
     if error["type"] == "value_error" and place.kind == "a mapping":
         return ""  # The message is about its keys.
-    return given(path, place, is_shown=error["type"] not in CONTAINER_TYPES)
+    return given(path, place, is_shown=error["type"] not in HIDDEN_TYPES)
 
 
 def given(path: YamlPath, place: Place, *, is_shown: bool = True) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 # Prometheus' syntax of durations, and its units in seconds.
 DURATION = r"^(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
@@ -50,6 +51,9 @@ LABEL_NAME_SCHEMA: JsonDict = {
     "pattern": LABEL_NAME,
     "not": {"anyOf": [{"enum": [*RESERVED_LABELS]}, {"pattern": "^__"}]},
 }
+
+# The type of the error about the content of a file in place of its path.
+NOT_A_PATH = "not_a_path"
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
@@ -190,7 +194,10 @@ def _to_path(value: object, info: ValidationInfo) -> object:
     """Resolve a path against the directory of the config file, which is the context of the validation."""
     if not isinstance(value, str):
         return value
-    if not value or "\0" in value:
+    if _has(value, "Cc") or "-----BEGIN" in value:
+        # It may be a private key. A path is shown wherever the file cannot be read, so this must not become one.
+        raise PydanticCustomError(NOT_A_PATH, "expected a path")
+    if not value:
         raise ValueError("expected the path of a file")
     return (info.context or Path()) / value
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -9,16 +10,37 @@ from aiohttp import web
 
 # What a client may send of a request without the rest of it. Real ones have a tenth; aiohttp would take a megabyte.
 LARGEST_REQUEST = 32 * 1024
-# What all clients together may leave unread of their answers, save for the newest few, which may be as large as they
-# like.
-MOST_UNREAD_BYTES = 64 * 1024 * 1024
-NEWEST_UNREAD = 4
+# What is kept for all clients together, save for the newest few, whose answers may be as large as they like.
+MOST_KEPT_BYTES = 64 * 1024 * 1024
+NEWEST_KEPT = 4
+# asyncio has as much for each TLS connection in any case.
+SMALL_ANSWER = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Client:
+    """What a connection keeps for its client.
+
+    `transports` hold what is unread: that of TCP, and with TLS also that above it, which is the first. `largest_answer`
+    is in bytes, and 0 while all were small.
+    """
+
+    transports: list[asyncio.WriteTransport]
+    largest_answer: int = 0
+
+    def kept_bytes(self) -> int:
+        """Return what is kept for the client: what it left unread and, with TLS, as much as its largest answer had.
+
+        OpenSSL does not give back the memory that an answer took until the connection is closed.
+        """
+        unread = sum(transport.get_write_buffer_size() for transport in self.transports)
+        return max(unread, self.largest_answer) if len(self.transports) > 1 else unread
 
 
 class ConnectionLimit:
     """Drops connections that are idle for too long, and beyond a limit the one that has been idle longest.
 
-    Likewise, when clients leave too much of their answers unread, those that have done so longest.
+    Likewise, when too much is kept for clients that leave their answers unread, those that have done so longest.
 
     Idle is a connection that has no whole request: one that shakes hands, a kept-alive one, one whose request is still
     on its way or waits to be let in, or one whose client is slow to take its answer. If none is idle, the newest one
@@ -34,9 +56,9 @@ class ConnectionLimit:
     """
 
     def __init__(self, limit: int, idle_seconds: float) -> None:
+        self.idle_seconds = idle_seconds
         self._limit = limit
-        self._idle_seconds = idle_seconds
-        self._open: dict[asyncio.BaseProtocol, asyncio.BaseTransport] = {}
+        self._open: dict[asyncio.BaseProtocol, _Client] = {}
         # The one that has been idle longest is the first.
         self._idle: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
 
@@ -46,16 +68,24 @@ class ConnectionLimit:
     ) -> web.StreamResponse:
         """Take the connection of a request for busy until its answer is made."""
         self._end_idleness(request.protocol)
-        self._drop_unread()
+        self._drop_kept()
         try:
-            return await handler(request)
+            response = await handler(request)
+            self._note_answer(request.protocol, response)
+            return response
         finally:
             if request.protocol in self._open:
                 self._begin_idleness(request.protocol)
 
-    def opened(self, connection: asyncio.BaseProtocol, transport: asyncio.BaseTransport) -> None:
-        """Count a connection that was made, and drop one if there are too many."""
-        self._open[connection] = transport
+    def opened(self, connection: asyncio.BaseProtocol, *transports: asyncio.BaseTransport) -> None:
+        """Count a connection that was made, and drop one if there are too many.
+
+        Args:
+            connection: The protocol that serves it.
+            transports: Its transport and, with TLS, that of TCP below, which has what asyncio has encrypted already.
+
+        """
+        self._open[connection] = _Client([each for each in transports if isinstance(each, asyncio.WriteTransport)])
         if len(self._open) > self._limit:
             self._drop(next(iter(self._idle), connection))
         if connection in self._open:
@@ -79,33 +109,34 @@ class ConnectionLimit:
 
     def _begin_idleness(self, connection: asyncio.BaseProtocol) -> None:
         loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.call_later(self._idle_seconds, self._drop, connection)
+        self._idle[connection] = loop.call_later(self.idle_seconds, self._drop, connection)
 
     def _end_idleness(self, connection: asyncio.BaseProtocol) -> None:
         timer = self._idle.pop(connection, None)
         if timer is not None:
             timer.cancel()
 
-    def _drop_unread(self) -> None:
-        """Drop connections whose clients do not take their answers, until what is left of these is not too much."""
-        unread = {connection: _unread_bytes(self._open[connection]) for connection in self._idle}
-        total = sum(unread.values())
-        for connection in [connection for connection, size in unread.items() if size][:-NEWEST_UNREAD]:
-            if total <= MOST_UNREAD_BYTES:
+    def _note_answer(self, connection: asyncio.BaseProtocol, response: web.StreamResponse) -> None:
+        size = response.content_length or 0
+        if connection in self._open and size > SMALL_ANSWER:
+            self._open[connection].largest_answer = max(self._open[connection].largest_answer, size)
+
+    def _drop_kept(self) -> None:
+        """Drop idle connections for which bytes are kept, until those of the others are not too many."""
+        kept = {connection: self._open[connection].kept_bytes() for connection in self._idle}
+        total = sum(kept.values())
+        for connection in [connection for connection, size in kept.items() if size][:-NEWEST_KEPT]:
+            if total <= MOST_KEPT_BYTES:
                 return
-            total -= unread[connection]
+            total -= kept[connection]
             self._drop(connection)
 
     def _drop(self, connection: asyncio.BaseProtocol) -> None:
-        transport = self._open[connection]
+        client = self._open[connection]
         self.closed(connection)
-        # Not close(), which would wait for a slow client to take what is buffered for it.
-        if isinstance(transport, asyncio.WriteTransport):
+        for transport in client.transports:
+            # Not close(), which would wait for a slow client to take what is buffered for it.
             transport.abort()
-
-
-def _unread_bytes(transport: asyncio.BaseTransport) -> int:
-    return transport.get_write_buffer_size() if isinstance(transport, asyncio.WriteTransport) else 0
 
 
 class Connection(web.RequestHandler):
@@ -116,6 +147,7 @@ class Connection(web.RequestHandler):
         server: The server that answers its requests.
         add_headers: Adds the headers of all answers. An application does so for those that it makes, but it never sees
             what is no request.
+        tcp: The transport below that of TLS, if there is TLS.
         settings: As for RequestHandler.
 
     """
@@ -125,11 +157,13 @@ class Connection(web.RequestHandler):
         limit: ConnectionLimit,
         server: web.Server,
         add_headers: Callable[[web.StreamResponse], None],
+        tcp: asyncio.BaseTransport | None = None,
         **settings: Any,  # noqa: ANN401  As there.
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._limit = limit
         self._add_headers = add_headers
+        self._tcp = tcp
         # Bytes of a request whose rest is still on its way.
         self._unfinished = 0
 
@@ -162,7 +196,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve the connection."""
         super().connection_made(transport)
-        self._limit.opened(self, transport)
+        self._limit.opened(self, transport, *([self._tcp] if self._tcp else []))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what serves the connection."""

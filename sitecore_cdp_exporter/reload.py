@@ -1,6 +1,5 @@
 """Loading the config again, by whatever asks for it: SIGHUP, `POST /-/reload`, or a changed file."""
 
-import hashlib
 import logging
 import threading
 import time
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sitecore_cdp_exporter.config import LARGEST_FILE, Config, ConfigError, load_config
-from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
+from sitecore_cdp_exporter.regular_file import content_digest
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class ConfigReloader:
         self._apply = apply
         self._clock = clock
         self._lock = threading.Lock()
-        self._digest = _digest(path)
+        self._digest = self._read_digest()
         self._state = ReloadState(successful=True, last_success=clock())
 
     @property
@@ -61,7 +60,7 @@ class ConfigReloader:
     def reload_if_changed(self) -> None:
         """Load the config if the content of the file has changed. An error is logged, once for each content."""
         with self._lock:
-            if _digest(self._path) != self._digest:
+            if self._read_digest() != self._digest:
                 try:
                     self._reload()
                 except ConfigError:
@@ -70,7 +69,7 @@ class ConfigReloader:
     def _reload(self) -> None:
         if self._path is None:
             return
-        self._digest = _digest(self._path)
+        self._digest = self._read_digest()
         try:
             config = load_config(self._path)
         except ConfigError as error:
@@ -82,12 +81,5 @@ class ConfigReloader:
         self._state = ReloadState(successful=True, last_success=self._clock())
         logger.info("the config is reloaded", extra={"file": str(self._path), "batches": len(config.batches)})
 
-
-def _digest(path: Path | None) -> bytes | None:
-    """Return what tells one content of the file from another; None if it can not be read."""
-    if path is None:
-        return None
-    try:
-        return hashlib.sha256(read_regular_file(path, LARGEST_FILE)).digest()
-    except (OSError, NotARegularFileError):
-        return None
+    def _read_digest(self) -> bytes | None:
+        return None if self._path is None else content_digest(self._path, LARGEST_FILE)

@@ -180,19 +180,19 @@ class _DeadlineSocket(socket.socket):
     def gettimeout(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - time.monotonic(), _SHORTEST_TIMEOUT)
 
-    def recv(self, *args: Any) -> bytes:  # noqa: ANN401  As in socket; so are the next.
+    def recv(self, *args: Any) -> bytes:  # noqa: ANN401  As in socket.
         self._wait_no_longer()
         return super().recv(*args)
 
-    def recv_into(self, *args: Any) -> int:  # noqa: ANN401
+    def recv_into(self, *args: Any) -> int:  # noqa: ANN401  As in socket.
         self._wait_no_longer()
         return super().recv_into(*args)
 
-    def send(self, *args: Any) -> int:  # noqa: ANN401
+    def send(self, *args: Any) -> int:  # noqa: ANN401  As in socket.
         self._wait_no_longer()
         return super().send(*args)
 
-    def sendall(self, *args: Any) -> None:  # noqa: ANN401
+    def sendall(self, *args: Any) -> None:  # noqa: ANN401  As in socket.
         self._wait_no_longer()
         super().sendall(*args)
 

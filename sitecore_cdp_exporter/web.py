@@ -5,38 +5,32 @@ page on another, so that neither a slow client nor a stuck scrape keeps the heal
 """
 
 import asyncio
-import errno
 import logging
-import os
 import resource
-import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sitecore_cdp_exporter.collector import Families, poll_families
 from sitecore_cdp_exporter.config import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.connection_limit import Connection, ConnectionLimit
-from sitecore_cdp_exporter.exposition import Encoder, Exposition, compress
+from sitecore_cdp_exporter.exposition import Encode, Exposition, encode_as_asked
 from sitecore_cdp_exporter.landing_page import render_landing_page
+from sitecore_cdp_exporter.listen_address import ListenAddress, ListenError
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.web_config_access import AccessControl
 from sitecore_cdp_exporter.web_config_file import WebConfigFile
 from sitecore_cdp_exporter.web_config_handshake import Handshake
 
 logger = logging.getLogger(__name__)
-
-# What a scrape has collected, which is yet to be encoded.
-Collected: TypeAlias = Callable[[Encoder], Iterator[bytes]]
 
 SCRAPE_TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 DEFAULT_SCRAPE_TIMEOUT = 10.0
@@ -60,34 +54,6 @@ PAGE_HEADERS = {
 }
 
 
-class ListenError(Exception):
-    """An address can not be listened on. The message is one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where to listen. Without a host: on all interfaces. Port 0: any free one."""
-
-    host: str | None
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "ListenAddress":
-        """Read `host:port`, `:port` or `[IPv6 address]:port`; raises ValueError."""
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise ValueError("an IPv6 address stands in brackets: [::1]:10311")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  A port has 16 bits.
-            raise ValueError("expected host:port or :port")
-        return cls(host or None, int(port))
-
-    def __str__(self) -> str:
-        host = self.host or ""
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-
-
 class Reloader(Protocol):
     """What the server needs of `reload.ConfigReloader`."""
 
@@ -106,7 +72,8 @@ class WebSettings:
         telemetry_path: Where the metrics are.
         auto_reload: Whether each scrape looks at the config file first.
         lifecycle_enabled: Whether `POST /-/reload` is allowed.
-        max_requests: How many scrapes and probes may wait at once; any more get 503.
+        max_requests: How many scrapes and probes may wait at once; any more get 503. Probes get it when half as many
+            wait, so that those who probe leave room for the scrapes of /metrics.
         max_connections: How many connections an address may have; then idle ones have to go.
         idle_seconds: How long a connection may be idle.
 
@@ -204,8 +171,8 @@ class WebServer:
         self._limits.append(limit)
         server = await self._server(routes, limit, web_config)
 
-        def connection() -> Connection:
-            return Connection(limit, server, self._add_headers, logger=logger, access_log=None, lingering_time=0)
+        def connection(tcp: asyncio.Transport | None = None) -> Connection:
+            return Connection(limit, server, self._add_headers, tcp, logger=logger, access_log=None, lingering_time=0)
 
         def handshake() -> Handshake:
             return Handshake(limit, self._tls_context, connection)
@@ -219,7 +186,7 @@ class WebServer:
                 backlog=max(1, min(1024, _share_of_open_files() // 4)),
             )
         except (OSError, UnicodeError) as error:
-            raise ListenError(f"can not listen on {address}: {_reason(error)}") from None
+            raise ListenError(address, error) from None
         self._listeners.append(listener)
         return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
 
@@ -285,14 +252,14 @@ class WebServer:
         return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        def collect(deadline: float) -> Collected:
+        def collect(deadline: float) -> Encode:
             if self._settings.auto_reload:
                 self._reloader.reload_if_changed()
             snapshot = self._poller.poll(deadline)
             others = Families(poll_families(snapshot), self._registry.collect())
             return partial(self._exposition.encode, snapshot, others)
 
-        return await self._scrape(request, collect)
+        return await self._scrape(request, collect, most=self._settings.max_requests)
 
     async def _probe(self, request: web.Request) -> web.Response:
         targets = request.query.getall("target", [])
@@ -302,16 +269,16 @@ class WebServer:
         except ValueError:
             return web.Response(status=400, text="Name one batch: /probe?target=<ref>, where <ref> is a UUID.\n")
 
-        def collect(deadline: float) -> Collected:
+        def collect(deadline: float) -> Encode:
             return partial(Exposition().encode, self._poller.probe(target, deadline), Families())
 
-        return await self._scrape(request, collect)
+        return await self._scrape(request, collect, most=max(1, self._settings.max_requests // 2))
 
-    async def _scrape(self, request: web.Request, collect: Callable[[float], Collected]) -> web.Response:
-        """Collect and encode on a thread, within the scrape's deadline."""
+    async def _scrape(self, request: web.Request, collect: Callable[[float], Encode], *, most: int) -> web.Response:
+        """Collect and encode on a thread, within the scrape's deadline, unless so many scrapes wait already."""
         deadline = time.monotonic() + self._time_for_scrape(request)
-        if len(self._scrapes) >= self._settings.max_requests:
-            waiting = f"{self._settings.max_requests} scrapes are waiting already (--web.max-requests)."
+        if len(self._scrapes) >= most:
+            waiting = f"{most} scrapes are waiting already (--web.max-requests)."
             return web.Response(status=503, text=f"{waiting} Try again later.\n")
         scrape = asyncio.get_running_loop().run_in_executor(
             self._scrape_threads, self._encode, request, collect, deadline
@@ -326,19 +293,10 @@ class WebServer:
         timeout = _scrape_timeout(request.headers.get(SCRAPE_TIMEOUT_HEADER))
         return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding.get(request.path, 0.0))
 
-    def _encode(self, request: web.Request, collect: Callable[[float], Collected], deadline: float) -> web.Response:
+    def _encode(self, request: web.Request, collect: Callable[[float], Encode], deadline: float) -> web.Response:
         encode = collect(deadline)
         started = time.monotonic()
-        try:
-            encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except TypeError:  # The library compares a version that is not of numbers with numbers.
-            encoder, content_type = choose_encoder("")
-        blocks = encode(encoder)
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if gzip_accepted(request.headers.get("Accept-Encoding", "")):
-            blocks = compress(blocks)
-            headers["Content-Encoding"] = "gzip"
-        body = b"".join(blocks)
+        body, headers = encode_as_asked(encode, request.headers)
         self._last_encoding[request.path] = time.monotonic() - started
         return web.Response(body=body, headers=headers)
 
@@ -356,16 +314,6 @@ def _share_of_open_files() -> int:
     """Return how many connections a listener may have, so that a third of the open files is left for all else."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    """Say in the system's words why an address can not be listened on; asyncio wraps them in a longer text."""
-    if isinstance(error, UnicodeError):
-        return "this is no host name"
-    if isinstance(error, socket.gaierror):
-        return error.strerror or str(error)
-    # Since Python 3.13 asyncio skips addresses that are not of this machine, and gives no number if none is left.
-    return os.strerror(error.errno or errno.EADDRNOTAVAIL)
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

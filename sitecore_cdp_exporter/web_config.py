@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from sitecore_cdp_exporter.config import ConfigError, Section
-from sitecore_cdp_exporter.config_problems import error_lines, model_problems, one_line
+from sitecore_cdp_exporter.config_problems import error_lines, model_problems
 from sitecore_cdp_exporter.config_values import Duration, FilePath
 from sitecore_cdp_exporter.yaml_document import YamlDocument, YamlMapping, YamlProblem, read_yaml
 
@@ -266,11 +266,6 @@ def web_config_error(path: Path, document: YamlDocument, problems: Mapping[str, 
     """Make an error of what is wrong with files that are named in `tls_server_config`, by their keys."""
     located = ((document.locate(("tls_server_config", key)), message) for key, message in problems.items())
     return ConfigError(error_lines(path, [YamlProblem(place.line, found, text) for (found, place), text in located]))
-
-
-def unreadable(path: Path, reason: str) -> ConfigError:
-    """Make an error of a web config that cannot be read."""
-    return ConfigError([one_line(f"{path}: cannot be read: {reason}")])
 
 
 def _validate(document: YamlDocument, directory: Path) -> tuple[WebConfig | None, list[YamlProblem]]:

@@ -1,10 +1,9 @@
 """The web config as it counts now: read anew when it, or a file that it names, has changed."""
 
-import hashlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from sitecore_cdp_exporter.config import ConfigError
 from sitecore_cdp_exporter.config_problems import one_line
-from sitecore_cdp_exporter.regular_file import NotARegularFileError, read_regular_file
-from sitecore_cdp_exporter.web_config import WebConfig, parse_web_config, unreadable, web_config_error
-from sitecore_cdp_exporter.web_config_passwords import Passwords
+from sitecore_cdp_exporter.regular_file import content_digest, read_regular_file, why_unread
+from sitecore_cdp_exporter.web_config import WebConfig, parse_web_config, web_config_error
+from sitecore_cdp_exporter.web_config_passwords import Comparisons, Passwords
 from sitecore_cdp_exporter.web_config_rate_limit import TokenBucket
-from sitecore_cdp_exporter.web_config_tls import TlsFilesError, server_context
+from sitecore_cdp_exporter.web_config_tls import VERIFY_MODES, TlsFilesError, server_context
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +25,23 @@ LARGEST_FILE = 1024 * 1024
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError and NotARegularFileError."""
+    """Return the content of a file. Raises OSError."""
     return read_regular_file(path, LARGEST_FILE)
 
 
 def load_web_config(
-    path: Path, read: Callable[[Path], bytes] = read_file, *, files_may_be_missing: bool = False
+    path: Path,
+    read: Callable[[Path], bytes] = read_file,
+    *,
+    before: WebConfig | None = None,
+    files_may_be_missing: bool = False,
 ) -> tuple[WebConfig, ssl.SSLContext | None]:
-    """Read a web config and the certificates and keys that it names.
+    """Read a web config and the certificates and keys that it names. It warns of what has no effect.
 
     Args:
         path: The web config.
         read: Reads a file, as `read_file` does.
+        before: What counted until now. What it had is not warned of again.
         files_may_be_missing: Whether it is no mistake when certificates or keys are not there.
 
     Returns:
@@ -49,11 +53,11 @@ def load_web_config(
     """
     try:
         content = read(path)
-    except (OSError, NotARegularFileError) as error:
-        failure = unreadable(path, (error.strerror if isinstance(error, OSError) else None) or str(error))
+    except OSError as error:
+        failure = ConfigError([one_line(f"{path}: {why_unread(error)}")])
     else:
         config, document = parse_web_config(path, content)
-        if config.http_server_config.http2 is not None:
+        if _names_http2(config) and not (before and _names_http2(before)):
             logger.warning("http_server_config.http2 has no effect: the exporter speaks HTTP/1.1 only")
         if config.tls_server_config is None:
             return config, None
@@ -67,11 +71,16 @@ def load_web_config(
     raise failure
 
 
+def _names_http2(config: WebConfig) -> bool:
+    return config.http_server_config.http2 is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSecurity:
     """What counts for a new connection, and for a request.
 
     Attributes:
+        config: What all else was made of.
         tls: What to shake hands with; None: plain HTTP.
         headers: Added to every answer.
         passwords: The users; None: nobody is asked.
@@ -79,6 +88,7 @@ class WebSecurity:
 
     """
 
+    config: WebConfig
     tls: ssl.SSLContext | None = None
     headers: Mapping[str, str]
     passwords: Passwords | None = None
@@ -88,8 +98,8 @@ class WebSecurity:
 class WebConfigFile:
     """Knows what the web config says now.
 
-    A file that can no longer be used changes nothing: what was read last counts on. It is logged once, and a metric
-    shows it. For use on the event loop.
+    A file that can no longer be used changes nothing: what was read last counts on. Nor does one that asks for less of
+    those who come. It is logged once, and a metric shows it. For use on the event loop.
 
     Args:
         path: The web config.
@@ -105,6 +115,7 @@ class WebConfigFile:
         self._path = path
         self._clock = clock
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
+        self._comparisons = Comparisons(self._threads)
         # What each file held when it was read last; None: it could not be read.
         self._digests: dict[Path, bytes | None] = {}
         self._security = self._load()
@@ -137,7 +148,7 @@ class WebConfigFile:
 
     def current(self) -> WebSecurity:
         """Return what counts now. It looks at the files; nothing is raised."""
-        if any(_digest(path) != digest for path, digest in self._digests.items()):
+        if any(content_digest(path, LARGEST_FILE) != digest for path, digest in self._digests.items()):
             self._reload()
         return self._security
 
@@ -157,36 +168,48 @@ class WebConfigFile:
         logger.info("the web config is reloaded", extra={"file": str(self._path)})
 
     def _load_again(self) -> WebSecurity:
-        security = self._load()
-        if (security.tls is None) != (self._security.tls is None):
-            raise ConfigError([one_line(f"{self._path}: TLS cannot be switched on or off without a restart")])
+        security = self._load(self._security.config)
+        if refused := list(_need_a_restart(self._security.config, security.config)):
+            raise ConfigError([one_line(f"{self._path}: {change} without a restart") for change in refused])
         return security
 
     def _note_success(self) -> None:
         self._successful.set(1)
         self._last_success.set(self._clock())
 
-    def _load(self) -> WebSecurity:
+    def _load(self, before: WebConfig | None = None) -> WebSecurity:
         self._digests = {}
-        config, tls = load_web_config(self._path, self._read)
-        limit = config.rate_limit
+        config, tls = load_web_config(self._path, self._read, before=before)
+        users, limit = config.basic_auth_users, config.rate_limit
         return WebSecurity(
+            config=config,
             tls=tls,
             headers=config.http_server_config.headers.model_dump(by_alias=True, exclude_none=True),
-            passwords=Passwords(config.basic_auth_users, self._threads) if config.basic_auth_users else None,
+            passwords=Passwords(users, self._comparisons) if users else None,
             rate_limit=TokenBucket(limit.interval, limit.burst) if limit.interval else None,
         )
 
     def _read(self, path: Path) -> bytes:
-        self._digests[path] = None
-        content = read_file(path)
-        self._digests[path] = hashlib.sha256(content).digest()
-        return content
+        # It comes first: should the file change in between, the next look finds another digest and reads it again.
+        self._digests[path] = content_digest(path, LARGEST_FILE)
+        return read_file(path)
 
 
-def _digest(path: Path) -> bytes | None:
-    """Return what tells one content of a file from another; None if it cannot be read."""
-    try:
-        return hashlib.sha256(read_file(path)).digest()
-    except (OSError, NotARegularFileError):
-        return None
+def _need_a_restart(before: WebConfig, after: WebConfig) -> Iterator[str]:
+    """Yield the changes that a file must not make while the exporter runs.
+
+    The beginning of a file is often a good one without the passwords. So a file that asks for less may be one that is
+    being written, or that found no room on its disk.
+    """
+    if before.basic_auth_users and not after.basic_auth_users:
+        yield "basic_auth_users cannot be removed"
+    old, new = before.tls_server_config, after.tls_server_config
+    if old is None and new is None:
+        return
+    if old is None or new is None:
+        yield "TLS cannot be switched on or off"
+        return
+    if VERIFY_MODES[new.client_auth_type] < VERIFY_MODES[old.client_auth_type]:
+        yield "tls_server_config.client_auth_type cannot ask for less"
+    if new.min_version < old.min_version:
+        yield "tls_server_config.min_version cannot be lowered"

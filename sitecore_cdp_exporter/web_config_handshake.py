@@ -9,9 +9,8 @@ from sitecore_cdp_exporter.connection_limit import ConnectionLimit
 
 logger = logging.getLogger(__name__)
 
-# For a client that is silent, or slow, or does not say goodbye.
+# For a client that is silent, or slow.
 HANDSHAKE_SECONDS = 10.0
-SHUTDOWN_SECONDS = 5.0
 
 
 class Handshake(asyncio.Protocol):
@@ -22,7 +21,7 @@ class Handshake(asyncio.Protocol):
     Args:
         limit: The limit that it counts for.
         context: Gives what to shake hands with.
-        successor: Makes the protocol that takes over.
+        successor: Makes the protocol that takes over, given the transport of TCP. The one that it will get is of TLS.
 
     """
 
@@ -30,7 +29,7 @@ class Handshake(asyncio.Protocol):
         self,
         limit: ConnectionLimit,
         context: Callable[[], ssl.SSLContext],
-        successor: Callable[[], asyncio.Protocol],
+        successor: Callable[[asyncio.Transport], asyncio.Protocol],
     ) -> None:
         self._limit = limit
         self._context = context
@@ -59,7 +58,7 @@ class Handshake(asyncio.Protocol):
         # It is None, or closing, when the connection was lost meanwhile.
         if encrypted is None or encrypted.is_closing():
             return
-        successor = self._successor()
+        successor = self._successor(transport)
         encrypted.set_protocol(successor)
         successor.connection_made(encrypted)
         if self._received:
@@ -75,7 +74,8 @@ class Handshake(asyncio.Protocol):
                 self._context(),
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+                # The client may still be taking its last answer, which asyncio would cut off.
+                ssl_shutdown_timeout=self._limit.idle_seconds,
             )
         except OSError as error:
             # No more than that: any stranger could fill the log.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from sitecore_cdp_exporter.regular_file import NotARegularFileError
+from sitecore_cdp_exporter.regular_file import why_unread
 from sitecore_cdp_exporter.web_config import TlsServerConfig
 
 VERIFY_MODES = {
@@ -34,12 +34,13 @@ def server_context(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> ssl.S
 
     Args:
         tls: The settings.
-        read: Reads a file; raises OSError or NotARegularFileError.
+        read: Reads a file; raises OSError.
 
     Raises:
         TlsFilesError: A certificate or a key cannot be used.
 
     """
+    _check_texts(tls)
     certificate, key, authority = _read_all(tls, read)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.min_version]
@@ -59,6 +60,13 @@ def server_context(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> ssl.S
     _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, _name(tls, "cert"))
     _load_certificate(context, tls, certificate, key)
     return context
+
+
+def _check_texts(tls: TlsServerConfig) -> None:
+    """Refuse a certificate or a key that could only be given to ssl as a file on a disk."""
+    texts = [name for name in ("cert", "key") if getattr(tls, name) is not None]
+    if texts and not hasattr(os, "memfd_create"):
+        raise TlsFilesError({name: f"works on Linux only; use {name}_file" for name in texts})
 
 
 def _name(tls: TlsServerConfig, text: str) -> str:
@@ -83,9 +91,8 @@ def _read_all(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> tuple[byte
             continue
         try:
             contents[name] = read(file)
-        except (OSError, NotARegularFileError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problems[f"{name}_file"] = f"cannot be read: {reason} ({file})"
+        except OSError as error:
+            problems[f"{name}_file"] = f"{why_unread(error)} ({file})"
             absent.append(isinstance(error, FileNotFoundError))
     if problems:
         raise TlsFilesError(problems, missing=all(absent))

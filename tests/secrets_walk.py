@@ -58,6 +58,8 @@ BAD_CONFIGS = {
     "proxy without a scheme": f"api: {{proxy_url: 'user:{MISPLACED}@proxy.example:3128'}}",
     "proxy with a bad port": f"api: {{proxy_url: 'http://user:{MISPLACED}@proxy.example:{MISPLACED}'}}",
     "proxy twice": f"api: {{proxy_url: 'http://u:{MISPLACED}@proxy.example', proxy_from_environment: true}}",
+    "token for its path": f"api: {{basic_auth: {{password_file: '{MISPLACED}\n\n{MISPLACED}'}}}}",
+    "PEM for its path": f'api: {{tls_config: {{key_file: "-----BEGIN PRIVATE KEY-----\\n{MISPLACED}\\n"}}}}',
     "presigned URL as a ref": f"api: {{}}\nbatches: ['https://bucket.example/?X-Amz-Signature={MISPLACED}']",
     "presigned URL as a feed": f"feeds: ['https://bucket.example/?X-Amz-Signature={MISPLACED}']",
     "presigned URL as a duration": f"recheck_finished: 'https://bucket.example/?X-Amz-Signature={MISPLACED}'",
@@ -75,6 +77,7 @@ BAD_WEB_CONFIGS = {
     "hash for a duration": f"rate_limit: {{interval: {HASH}}}",
     "hash for a version": f"tls_server_config: {{min_version: {HASH}, client_auth_type: {HASH}}}",
     "key that is none": f"tls_server_config: {{cert_file: server.crt, key: {MISPLACED}}}",
+    "PEM for its path": f"tls_server_config:\n  cert_file: a\n  key_file: |\n    -----BEGIN\n    {MISPLACED}\n",
     "key for a mapping": f"tls_server_config: {MISPLACED}",
     "not YAML": f"basic_auth_users: {{{WEB_USER}: {HASH}",
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sitecore_cdp_exporter import batch_files as module
-from sitecore_cdp_exporter.batch_file import parse_batch_file, read_content
+from sitecore_cdp_exporter.batch_file import LARGEST_FILE, parse_batch_file, read_content
 from sitecore_cdp_exporter.batch_files import MOST_TOLD, TICK, BatchFiles
 from sitecore_cdp_exporter.config import WatchedBatch
 
@@ -383,10 +383,14 @@ def test_a_file_that_cannot_be_read_keeps_its_content_and_is_tried_again(folder:
 def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, log: Log) -> None:
     (tmp_path / "a\nb").symlink_to("a\nb")
     (tmp_path / "folder").mkdir()
-    BatchFiles([str(tmp_path / name) for name in ("a\nb", "folder", "none")], tmp_path).refresh()
+    (tmp_path / "large").write_bytes(b"#" * (LARGEST_FILE + 1))
+    os.mkfifo(tmp_path / "pipe")
+    BatchFiles([str(tmp_path / name) for name in ("a\nb", "folder", "large", "none", "pipe")], tmp_path).refresh()
     assert log.lines() == [
         f"ERROR {tmp_path}/a\\nb: cannot be read: Too many levels of symbolic links file=a\\nb batches_kept=0",
         f"ERROR {tmp_path}/folder: cannot be read: Is a directory file=folder batches_kept=0",
+        f"ERROR {tmp_path}/large: larger than 10,485,760 bytes file=large batches_kept=0",
+        f"ERROR {tmp_path}/pipe: not a file file=pipe batches_kept=0",
     ]
 
 

@@ -15,13 +15,14 @@ import yaml
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.cli import _parse_flags, main
+from sitecore_cdp_exporter.listen_address import ListenAddress
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
-from sitecore_cdp_exporter.web import ListenAddress
+from tests.conditions import wait_until
 from tests.e2e.program import running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
 from tests.logging_state import logging_as_before
 from tests.web_config_server import TLS, USERS, Folder
-from tests.web_server_thread import PATIENCE, wait_until
+from tests.web_server_thread import PATIENCE
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"

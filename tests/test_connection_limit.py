@@ -1,19 +1,24 @@
 import asyncio
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from sitecore_cdp_exporter.connection_limit import ConnectionLimit
-from tests.web_server_thread import ScriptedPoller, WebServerThread, large_snapshot, wait_until
+from tests.conditions import wait_until
+from tests.web_config_server import TLS, Folder, secure_server
+from tests.web_server_thread import ScriptedPoller, WebServerThread, large_snapshot
 
 LIMIT = 5
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
 STUCK = b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 100\r\n\r\n"
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST_SCRAPE = SCRAPE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
 @pytest.fixture
@@ -31,6 +36,14 @@ def server(poller: ScriptedPoller) -> Iterator[WebServerThread]:
 def hasty_server(poller: ScriptedPoller) -> Iterator[WebServerThread]:
     with WebServerThread(poller, idle_seconds=0.2) as server:
         yield server
+
+
+@pytest.fixture(params=["", TLS], ids=["plain", "TLS"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """Give a folder whose web config has TLS, or nothing at all."""
+    folder = Folder(tmp_path)
+    folder.write(request.param)
+    return folder
 
 
 @pytest.fixture
@@ -118,27 +131,27 @@ def test_a_burst_of_connections_keeps_the_limit(server: WebServerThread, clients
         assert ask(connection).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_does_not_read_its_answer_makes_room(
-    server: WebServerThread, clients: ExitStack, poller: ScriptedPoller
-) -> None:
+def test_a_client_that_does_not_read_its_answer_makes_room(folder: Folder, poller: ScriptedPoller) -> None:
     poller.snapshot = large_snapshot()
-    slow = [clients.enter_context(server.connect(SCRAPE, receive_buffer=4096)) for _ in range(LIMIT)]
-    wait_until(lambda: len(poller.deadlines) == LIMIT)
-    for connection in slow:
-        # Its first bytes are there when its answer is made, which is when it counts as idle again.
-        assert connection.recv(1, socket.MSG_PEEK)
-    for _ in slow:
-        assert ask(clients.enter_context(server.connect())).startswith(b"HTTP/1.1 200")
-    assert [len(received) < 10_000_000 for received in map(read_to_the_end, slow)] == [True] * LIMIT
+    with secure_server(folder, poller, max_connections=LIMIT) as server, ExitStack() as clients:
+        slow = [clients.enter_context(server.open(SCRAPE, receive_buffer=4096)) for _ in range(LIMIT)]
+        for connection in slow:
+            # Its first byte is there when its answer is made, which is when it counts as idle again.
+            assert connection.recv(1)
+        for _ in slow:
+            assert ask(clients.enter_context(server.open(b""))).startswith(b"HTTP/1.1 200")
+        assert [len(received) < 10_000_000 for received in map(read_to_the_end, slow)] == [True] * LIMIT
 
 
-def test_a_client_that_does_not_read_its_answer_is_dropped(
-    hasty_server: WebServerThread, poller: ScriptedPoller
-) -> None:
+@pytest.mark.parametrize("sent", [SCRAPE, LAST_SCRAPE], ids=["kept alive", "last"])
+def test_a_client_that_does_not_read_its_answer_is_dropped(folder: Folder, poller: ScriptedPoller, sent: bytes) -> None:
     poller.snapshot = large_snapshot()
-    with hasty_server.connect(SCRAPE, receive_buffer=4096) as slow:
-        assert slow.recv(1, socket.MSG_PEEK)
-        wait_until(lambda: hasty_server.connections() == 0)
+    with (
+        secure_server(folder, poller, idle_seconds=0.2) as server,
+        server.open(sent, receive_buffer=4096) as slow,
+    ):
+        assert slow.recv(1)
+        wait_until(lambda: server.connections() == 0)
         assert len(read_to_the_end(slow)) < 10_000_000
 
 
@@ -179,7 +192,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     try:
         while piece := connection.recv(1_000_000):
             received += piece
-    except ConnectionResetError:
+    except (ConnectionResetError, ssl.SSLError):
         pass
     return received
 

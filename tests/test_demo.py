@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from sitecore_cdp_exporter.batch import BatchStatus
 from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.service import Service
+from tests.conditions import wait_until
 from tests.e2e.program import running
 from tests.exporter_program import ROOT
-from tests.web_server_thread import PATIENCE, wait_until
+from tests.web_server_thread import PATIENCE
 
 FEEDS = {"nightly-guests", "orders-hourly", "web-events", "loyalty-updates", "product-catalog"}
 

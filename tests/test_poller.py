@@ -33,8 +33,8 @@ from sitecore_cdp_exporter.poll import LONGEST_JOIN
 from sitecore_cdp_exporter.poller import MOST_TOLD, Poller
 from sitecore_cdp_exporter.snapshot import Snapshot
 from sitecore_cdp_exporter.watchlist import Source, Watched
+from tests.conditions import wait_until
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
-from tests.web_server_thread import wait_until
 
 DAY = 86400.0
 WALL_CLOCK = 1.75e9

@@ -15,9 +15,9 @@ from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.records import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.snapshot import Snapshot
+from tests.conditions import wait_until
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
 from tests.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put, requests_of
-from tests.web_server_thread import wait_until
 
 RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0.1}]
 

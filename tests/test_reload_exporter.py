@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sitecore_cdp_exporter.config import ConfigError
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.service import Service
+from tests.conditions import wait_until
 from tests.conftest import open_files
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, LabelSet, running_exporter
 
@@ -109,13 +110,6 @@ class Exporter:
                 with pytest.raises(ConfigError):
                     self.service.reloader.reload()
             assert self.service.reloader.state.successful is good
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + LONGEST_WAIT
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def living(kind: str) -> int:

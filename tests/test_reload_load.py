@@ -18,9 +18,9 @@ from sitecore_cdp_exporter.api import Reason
 from sitecore_cdp_exporter.config import ConfigError
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
+from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import LONGEST_WAIT, ref
-from tests.web_server_thread import wait_until
 
 RELOADS = 500
 BATCHES = 10

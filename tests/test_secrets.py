@@ -34,6 +34,7 @@ from sitecore_cdp_exporter.web_config import parse_web_config
 from sitecore_cdp_exporter.web_config_file import WebConfigFile
 from sitecore_cdp_exporter.yaml_document import read_yaml
 from tests import secrets_planted as planted
+from tests.conditions import wait_until
 from tests.e2e.program import wait_for
 from tests.exporter_program import running_demo
 from tests.logging_state import logging_as_before
@@ -53,7 +54,7 @@ from tests.secrets_walk import (
     closed_port,
 )
 from tests.web_config_server import TLS, Folder
-from tests.web_server_thread import PATIENCE, wait_until
+from tests.web_server_thread import PATIENCE
 
 HASHED = {HASH[7:]: "hash of the web config"}
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,13 +26,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sitecore_cdp_exporter import connection_limit
 from sitecore_cdp_exporter.config import WatchedBatch
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
-from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
-from sitecore_cdp_exporter.watchlist import Watched
+from tests.conditions import wait_until
 from tests.e2e.program import running, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
-from tests.test_web import faults_logged, read_all
+from tests.test_web import faults_logged, has_been_asked, read_all
 from tests.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
-from tests.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, wait_until
+from tests.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, large_snapshot
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
@@ -237,19 +237,66 @@ def test_a_head_of_usual_size_is_no_matter(server: WebServerThread) -> None:
 # Answers that nobody reads
 
 
-def test_clients_that_read_nothing_bound_what_is_kept_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_limit, "MOST_UNREAD_BYTES", 60_000_000)
-    batch = BatchState(watched=Watched(REF, labels={"a": "x" * 10_000_000}))
-    poller = ScriptedPoller(Snapshot(batches=(batch,), api_up=None, api_last_success=None, poll_duration=0.0))
+@pytest.mark.parametrize(
+    ("web_config", "answers", "fewer_than"),
+    [
+        pytest.param("", 1, 15, id="plain"),
+        pytest.param(TLS, 1, 15, id="TLS"),
+        # What is written after the first answer waits above TLS, and not below it.
+        pytest.param(TLS, 2, 8, id="TLS, two answers each"),
+    ],
+)
+def test_clients_that_read_nothing_bound_what_is_kept_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str, answers: int, fewer_than: int
+) -> None:
+    monkeypatch.setattr(connection_limit, "MOST_KEPT_BYTES", 80_000_000)
+    folder, poller = Folder(tmp_path), ScriptedPoller(large_snapshot())
+    folder.write(web_config)
     most = 0
-    with WebServerThread(poller) as server, ExitStack() as stack:
-        for _ in range(20):
-            reader = stack.enter_context(server.connect(SCRAPE, receive_buffer=4096))
-            assert reader.recv(1, socket.MSG_PEEK)
+    with secure_server(folder, poller) as server, ExitStack() as stack:
+        for number in range(20):
+            reader = stack.enter_context(server.open(SCRAPE * answers, receive_buffer=4096))
+            assert reader.recv(1)
+            wait_until(partial(has_been_asked, poller, answers * (number + 1)))
             most = max(most, server.connections())
         # The system's buffers hold a part of each.
-        assert connection_limit.NEWEST_UNREAD < most < 15
+        assert connection_limit.NEWEST_KEPT < most < fewer_than
         assert len(server.get("/metrics").content) > 10_000_000
+
+
+@pytest.mark.parametrize(("web_config", "stay"), [("", 20), (TLS, 8)], ids=["plain", "TLS"])
+def test_clients_that_stay_after_a_large_answer_bound_what_tls_keeps_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str, stay: int
+) -> None:
+    monkeypatch.setattr(connection_limit, "MOST_KEPT_BYTES", 80_000_000)
+    folder = Folder(tmp_path)
+    folder.write(web_config)
+    with secure_server(folder, ScriptedPoller(large_snapshot())) as server, ExitStack() as stack:
+        for _ in range(20):
+            left = 10_000_000
+            reader = stack.enter_context(server.open(SCRAPE))
+            while left > 0:
+                left -= len(reader.recv(1_000_000))
+        # OpenSSL keeps as much memory for a connection as its largest answer took.
+        assert server.connections() == stay
+
+
+@pytest.mark.parametrize("web_config", ["", TLS], ids=["plain", "TLS"])
+def test_small_answers_to_others_drop_nobody_who_is_still_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str
+) -> None:
+    monkeypatch.setattr(connection_limit, "MOST_KEPT_BYTES", 1)
+    folder = Folder(tmp_path)
+    folder.write(web_config)
+    with secure_server(folder, ScriptedPoller(large_snapshot())) as server, ExitStack() as stack:
+        slow = stack.enter_context(server.open(SCRAPE, receive_buffer=65536))
+        left = 10_000_000 - len(slow.recv(1))
+        for _ in range(2 * connection_limit.NEWEST_KEPT):
+            other = stack.enter_context(server.open(HEALTHY))
+            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+        while left > 0 and (piece := slow.recv(1_000_000)):
+            left -= len(piece)
+        assert left <= 0
 
 
 # /probe
@@ -261,7 +308,7 @@ def test_probes_never_exceed_the_concurrency_towards_the_api() -> None:
         for ref in refs:
             sandbox.put_batch(ref)
         sandbox.set_fault(faults.Delay(0.01))
-        with exporter_of(sandbox, max_requests=60) as exporter, ThreadPoolExecutor(60) as threads:
+        with exporter_of(sandbox, max_requests=120) as exporter, ThreadPoolExecutor(60) as threads:
             scraped = threads.map(lambda ref: exporter.get(f"/probe?target={ref}"), refs * 2)
             assert {response.status_code for response in scraped} <= {200, 503}
         assert 1 < sandbox.most_concurrent_requests <= 16

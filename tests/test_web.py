@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 import requests
@@ -21,10 +22,11 @@ from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter import web
 from sitecore_cdp_exporter.config import WatchedBatch
+from sitecore_cdp_exporter.listen_address import ListenAddress
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
-from sitecore_cdp_exporter.web import ListenAddress
+from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
-from tests.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, wait_until
+from tests.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of
 
 LISTED = "12af3453-62da-4b31-b646-631b7b5f3009"
 UNLISTED = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
@@ -140,6 +142,10 @@ def scrapes(
     """Begin to scrape, each in a thread of its own."""
     threads = stack.enter_context(ThreadPoolExecutor(number))
     return [threads.submit(server.get, "/metrics", **options) for _ in range(number)]
+
+
+def has_been_asked(poller: ScriptedPoller, scrapes: int) -> bool:
+    return len(poller.deadlines) == scrapes
 
 
 def faults_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -521,6 +527,20 @@ def test_too_many_scrapes_get_503_until_one_ends(poller: ScriptedPoller) -> None
         poller.go_on.set()
         assert [scrape.result().status_code for scrape in stuck] == [200, 200]
         wait_until(lambda: server.get("/metrics").status_code == 200)
+
+
+def test_probes_leave_room_for_scrapes(poller: ScriptedPoller) -> None:
+    poller.go_on.clear()
+    probe = f"/probe?target={LISTED}"
+    with WebServerThread(poller, max_requests=5) as server, ThreadPoolExecutor() as clients:
+        waiting = []
+        for number, path in enumerate([probe, probe, "/metrics", "/metrics", "/metrics"], start=1):
+            waiting.append(clients.submit(server.get, path, headers={TIMEOUT: "100"}))
+            wait_until(partial(has_been_asked, poller, number))
+            if number > 1:
+                assert server.get(probe).status_code == 503
+        poller.go_on.set()
+        assert [answer.result().status_code for answer in waiting] == [200] * 5
 
 
 def test_a_scrape_whose_client_has_gone_counts_until_it_ends(poller: ScriptedPoller) -> None:

@@ -1,5 +1,6 @@
 """The grammar of the web config: what it takes, what it refuses, and that no mistake quotes a secret."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.config import ConfigError
-from sitecore_cdp_exporter.web_config import WebConfig, parse_web_config
+from sitecore_cdp_exporter.config import KNOWN_KEYS, ConfigError
+from sitecore_cdp_exporter.config_problems import error_lines
+from sitecore_cdp_exporter.web_config import _KNOWN_KEYS, WebConfig, parse_web_config
 from sitecore_cdp_exporter.web_config_file import LARGEST_FILE, load_web_config
+from sitecore_cdp_exporter.yaml_document import YamlProblem
 from tests.web_config_server import HASH, MUTUAL_TLS, TLS, USERS, Folder
 
 # It stands wherever a secret can stand.
@@ -162,7 +165,7 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         (f"{TLS}  min_version: 1.2\n", ":4: tls_server_config.min_version: expected a string; put it in quotes (1.2)"),
         (f"{TLS}  min_version: TLS13\n  max_version: TLS12\n", ".max_version: less than min_version (TLS12)"),
         (f"{TLS}  prefer_server_cipher_suites: 1\n", ".prefer_server_cipher_suites: expected true or false (1)"),
-        ("http_server_config: {http2: 2}", "http_server_config.<key>: expected true or false (2)"),
+        ("http_server_config: {http2: 'yes'}", 'http_server_config.http2: expected true or false ("yes")'),
         ("http_server_config: {headers: [a]}", "http_server_config.headers: expected a mapping (a list)"),
         (
             "http_server_config:\n  headers:\n    Server: a",
@@ -233,6 +236,7 @@ def test_what_no_password_can_match_is_refused_without_quoting_it(value: str) ->
         f"tls_server_config: {SECRET}",
         f"tls_server_config:\n  key: |\n    -----BEGIN PRIVATE KEY-----\n   {SECRET}\n",
         f"key: {SECRET}",
+        f'{TLS}  min_version: "-----BEGIN PRIVATE KEY-----\\n{SECRET}"\n',
         f"- {SECRET}",
         f"{SECRET}\n{SECRET}",
         f"basic_auth_users:\n  a: *{SECRET}\n",
@@ -242,6 +246,38 @@ def test_what_no_password_can_match_is_refused_without_quoting_it(value: str) ->
 )
 def test_no_mistake_quotes_a_secret(text: str) -> None:
     assert SECRET not in "\n".join(errors(text))
+
+
+# All the ways in which a text of several lines, or what looks like one, can be written.
+PEM_STYLES = {
+    "literal": "|\n      -----BEGIN PRIVATE KEY-----\n      {secret}\n      -----END PRIVATE KEY-----\n",
+    "folded": ">-\n      -----BEGIN PRIVATE KEY-----\n      {secret}\n",
+    "plain": "-----BEGIN PRIVATE KEY-----\n      {secret}\n",
+    "quoted": '"-----BEGIN PRIVATE KEY-----\\n{secret}\\n"\n',
+    "quoted, over lines": '"-----BEGIN PRIVATE KEY-----\n      {secret}"\n',
+    "in one line": "-----BEGIN PRIVATE KEY----- {secret}\n",
+    "without its head": "|\n      {secret}\n      {secret}\n",
+    "without its head, quoted": '"{secret}\\n{secret}"\n',
+}
+
+
+@pytest.mark.parametrize("key", ["cert_file", "key_file", "client_ca_file"])
+@pytest.mark.parametrize("style", PEM_STYLES.values(), ids=PEM_STYLES)
+def test_a_text_in_place_of_a_path_is_refused_without_quoting_it(key: str, style: str) -> None:
+    paths = {"cert_file": "a\n", "key_file": "b\n", "client_ca_file": "c\n", key: style.format(secret=SECRET)}
+    text = "tls_server_config:\n  client_auth_type: VerifyClientCertIfGiven\n" + "".join(
+        f"  {name}: {value}" for name, value in paths.items()
+    )
+    [told] = errors(text)
+    assert f"tls_server_config.{key}: expected the path of a file, which is one line, and not its content" in told
+    assert SECRET not in told
+
+
+def test_every_known_key_is_shown_by_its_name() -> None:
+    keys = [key for known in (KNOWN_KEYS, _KNOWN_KEYS) for section in known.values() for key in section]
+    for key in keys:
+        assert error_lines(Path("web.yml"), [YamlProblem(1, (key,), "wrong")]) == [f"web.yml:1: {key}: wrong"]
+    assert {"http2", "X-XSS-Protection", "ref_prefix"} <= set(keys)
 
 
 def test_no_repr_shows_hash_or_key() -> None:
@@ -353,12 +389,39 @@ def test_a_missing_web_config_is_told(tmp_path: Path) -> None:
     assert raised.value.errors == (f"{tmp_path}/none.yml: cannot be read: No such file or directory",)
 
 
-def test_certificate_and_keys_may_stand_in_the_file(folder: Folder) -> None:
+@pytest.fixture
+def inline(folder: Folder) -> str:
+    """Give a web config that has certificates and key as texts; the files are gone."""
     text = "tls_server_config:\n  client_auth_type: RequireAndVerifyClientCert\n"
     for key, name in (("cert", "server.crt"), ("key", "server.key"), ("client_ca", "client_ca.crt")):
         pem = (folder.path / name).read_text(encoding="ascii").replace("\n", "\n    ")
         text += f"  {key}: |\n    {pem}\n"
         (folder.path / name).unlink()
-    _, context = load_web_config(folder.write(text))
+    return text
+
+
+def test_certificate_and_keys_may_stand_in_the_file(folder: Folder, inline: str) -> None:
+    _, context = load_web_config(folder.write(inline))
     assert context is not None
     assert len(context.get_ca_certs()) == 1
+
+
+def test_where_there_are_no_files_in_memory_the_texts_are_told(
+    folder: Folder, inline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    lines = inline.splitlines()
+    assert load_errors(folder, inline) == [
+        f"web.yml:{lines.index(f'  {key}: |') + 1}: tls_server_config.{key}: works on Linux only; use {key}_file"
+        for key in ("cert", "key")
+    ]
+
+
+def test_authorities_may_stand_in_the_file_everywhere(
+    folder: Folder, inline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    folder.renew_all()
+    authorities = inline[inline.index("  client_ca: |") :]
+    _, context = load_web_config(folder.write(f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n{authorities}"))
+    assert context is not None

@@ -20,6 +20,7 @@ from sitecore_cdp_exporter.web_config import (
     WebConfig,
     parse_web_config,
 )
+from sitecore_cdp_exporter.web_config_passwords import MOST_COMPARISONS
 from tests.exporter_program import ROOT
 from tests.web_config_server import EXAMPLES, TLS
 from tests.web_server_thread import PATIENCE
@@ -81,8 +82,10 @@ def test_the_limits_are_told() -> None:
         f"{web.MOST_TLS_CONNECTIONS} TLS connections",
         f"{web.MOST_CONNECTIONS:,} without TLS",
         f"more than {connection_limit.LARGEST_REQUEST // 1024} KiB",
-        f"more than {connection_limit.MOST_UNREAD_BYTES // 1024**2} MiB",
+        f"more than {connection_limit.MOST_KEPT_BYTES // 1024**2} MiB",
+        f"more than {connection_limit.SMALL_ANSWER // 1024} KiB counts",
         f"A handshake may take {web_config_handshake.HANDSHAKE_SECONDS:.0f} seconds",
+        f"compared at a time, and {MOST_COMPARISONS - 1} others wait",
         f"Costs from {LOWEST_COST} to {HIGHEST_COST}",
     ):
         assert told in TEXT

@@ -123,9 +123,19 @@ class SecureServerThread(WebServerThread):
                 session.mount(scheme, _From(source))
             return session.request(method, self.url + path, timeout=PATIENCE, **options)
 
-    def shake_hands(self, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+    def open(self, sent: bytes, *, receive_buffer: int | None = None) -> socket.socket:
+        """Open a connection as the web config wants it, and send some bytes."""
+        if not self.web_config.has_tls:
+            return self.connect(sent, receive_buffer=receive_buffer)
+        connection = self.shake_hands(self._folder.client_context(), receive_buffer=receive_buffer)
+        connection.sendall(sent)
+        return connection
+
+    def shake_hands(
+        self, context: ssl.SSLContext, session: ssl.SSLSession | None = None, *, receive_buffer: int | None = None
+    ) -> ssl.SSLSocket:
         """Open a TLS connection."""
-        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        connection = self.connect(receive_buffer=receive_buffer)
         try:
             return context.wrap_socket(connection, server_hostname="localhost", session=session)
         except BaseException:

@@ -17,12 +17,13 @@ from pydantic import SecretStr
 from sitecore_cdp_exporter.api import BatchApi, Credentials, RequestMetrics
 from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.config import ApiConfig, BasicAuth, Config, WatchedBatch
+from sitecore_cdp_exporter.listen_address import ListenAddress
 from sitecore_cdp_exporter.poller import Poller
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watchlist import Watched
-from sitecore_cdp_exporter.web import ListenAddress, Reloader, WebServer, WebSettings
+from sitecore_cdp_exporter.web import Reloader, WebServer, WebSettings
 from tests.fake_api import Lists
 
 # Only ends a wait that would never end; no test judges how fast something is.
@@ -185,9 +186,3 @@ def exporter_of(
             yield server
     finally:
         api.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that will come soon; the test's own timeout ends it otherwise."""
-    while not condition():
-        time.sleep(0.005)
