@@ -330,7 +330,10 @@ class Poller:
                 except BrokenListError:
                     failure = Reason.BAD_RESPONSE
             poll = self._current
-            if poll is None or not poll.discovering or poll.over(now) or poll.discovery is not sender.discovery:
+            if poll is None or poll.discovery is not sender.discovery:
+                # A reload has begun another discovery. The poll under way ends as it began.
+                poll = sender
+            if not poll.discovering or poll.over(now):
                 return
             if failure is None and poll.discovery.complete:
                 self._end_discovery(poll, None, now)

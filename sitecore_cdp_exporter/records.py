@@ -27,6 +27,7 @@ class Record:
             the batch's own answer, so it is compared with the list only.
         refused: What the list said of it when it last answered 404 or 403; None: it did not, or the list said nothing.
         failure: Why the last request failed; None: it did not.
+        warned: Whether that was logged as a warning.
         asked: When it was last asked.
         recheck: When it is asked again, once it is finished.
 
@@ -36,6 +37,7 @@ class Record:
     listed_modified: float | None = None
     refused: Batch | None = None
     failure: PollError | None = None
+    warned: bool = False
     asked: float = float("-inf")
     recheck: float = float("-inf")
 
@@ -119,14 +121,16 @@ def log_change(watched: Watched, record: Record, outcome: Reading | PollError, *
     """
     about = _about(watched)
     if isinstance(outcome, PollError):
-        if record.failure is not None and record.failure.reason == outcome.reason:
-            return False
         # What is not the batch's own is told once for the API as a whole.
         is_its_own = listed and not isinstance(outcome, NoAnswerError | NotAskedError)
+        is_known = record.failure is not None and record.failure.reason == outcome.reason
+        if is_known and (record.warned or not is_its_own):
+            return False
+        record.warned = is_its_own
         level = logging.WARNING if is_its_own else logging.DEBUG
         logger.log(level, "a batch can not be read: %s", outcome, extra=about | {"reason": f"{outcome.reason}"})
-        return level > logging.DEBUG
-    was_told = listed and record.failure is not None and not isinstance(record.failure, NoAnswerError | NotAskedError)
+        return is_its_own
+    was_told, record.warned = record.warned, False
     if was_told:
         logger.info("a batch can be read again", extra=about)
     is_new = record.reading is not None and record.reading.batch.status is not outcome.batch.status

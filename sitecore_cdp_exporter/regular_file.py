@@ -43,9 +43,14 @@ def read_regular_file(path: Path, largest: int) -> bytes:
 def content_digest(path: Path, largest: int) -> bytes | None:
     """Return what tells one content of a file from another; None if it can not be read."""
     try:
-        return hashlib.sha256(read_regular_file(path, largest)).digest()
+        return digest(read_regular_file(path, largest))
     except OSError:
         return None
+
+
+def digest(content: bytes) -> bytes:
+    """Return what tells one content from another."""
+    return hashlib.sha256(content).digest()
 
 
 def _chunks(file: BinaryIO, most: int) -> Iterator[bytes]:

@@ -40,7 +40,7 @@ class AccessControl:
         try:
             is_let_in = await _has_password(request, security.passwords)
         except BusyError:
-            return _too_many("Another password from your address is being checked.")
+            return _too_many("Too many passwords from your address wait to be checked.")
         if is_let_in:
             return await handler(request)
         return web.Response(status=401, text="Unauthorized\n", headers={hdrs.WWW_AUTHENTICATE: "Basic"})

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from sitecore_cdp_exporter.config import ConfigError
 from sitecore_cdp_exporter.config_problems import one_line
-from sitecore_cdp_exporter.regular_file import content_digest, read_regular_file, why_unread
+from sitecore_cdp_exporter.regular_file import content_digest, digest, read_regular_file, why_unread
 from sitecore_cdp_exporter.web_config import WebConfig, parse_web_config, web_config_error
 from sitecore_cdp_exporter.web_config_passwords import Comparisons, Passwords
 from sitecore_cdp_exporter.web_config_rate_limit import TokenBucket
@@ -148,7 +148,7 @@ class WebConfigFile:
 
     def current(self) -> WebSecurity:
         """Return what counts now. It looks at the files; nothing is raised."""
-        if any(content_digest(path, LARGEST_FILE) != digest for path, digest in self._digests.items()):
+        if any(content_digest(path, LARGEST_FILE) != known for path, known in self._digests.items()):
             self._reload()
         return self._security
 
@@ -190,9 +190,10 @@ class WebConfigFile:
         )
 
     def _read(self, path: Path) -> bytes:
-        # It comes first: should the file change in between, the next look finds another digest and reads it again.
-        self._digests[path] = content_digest(path, LARGEST_FILE)
-        return read_file(path)
+        self._digests[path] = None
+        content = read_file(path)
+        self._digests[path] = digest(content)
+        return content
 
 
 def _need_a_restart(before: WebConfig, after: WebConfig) -> Iterator[str]:

@@ -4,13 +4,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sitecore_cdp_exporter.connection_limit import ConnectionLimit
 from tests.conditions import wait_until
+from tests.test_web import has_been_asked
 from tests.web_config_server import TLS, Folder, secure_server
 from tests.web_server_thread import ScriptedPoller, WebServerThread, large_snapshot
 
@@ -153,6 +155,36 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(folder: Folder, polle
         assert slow.recv(1)
         wait_until(lambda: server.connections() == 0)
         assert len(read_to_the_end(slow)) < 10_000_000
+
+
+def test_what_is_kept_is_bounded_though_nobody_asks_any_more(folder: Folder, poller: ScriptedPoller) -> None:
+    poller.snapshot = large_snapshot()
+    poller.go_on.clear()
+    with secure_server(folder, poller) as server, ExitStack() as clients:
+        for number in range(1, 15):
+            clients.enter_context(server.open(SCRAPE, receive_buffer=4096))
+            wait_until(partial(has_been_asked, poller, number))
+        # All are answered at once, and nobody reads: four answers may be of any size, and six make 60 MB.
+        poller.go_on.set()
+        wait_until(lambda: server.connections() <= 4 + 6)
+
+
+def test_a_client_that_says_goodbye_with_its_answer_unread_harms_nobody(tmp_path: Path, poller: ScriptedPoller) -> None:
+    folder = Folder(tmp_path)
+    folder.write(TLS)
+    poller.snapshot = large_snapshot()
+    with secure_server(folder, poller) as server, server.open(SCRAPE, receive_buffer=4096) as leaving:
+        assert isinstance(leaving, ssl.SSLSocket)
+        assert leaving.recv(1)
+        # The next request and the goodbye arrive together.
+        leaving.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        leaving.sendall(HEALTHY)
+        leaving.settimeout(0.1)
+        with suppress(OSError):
+            leaving.unwrap()
+        leaving.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        for _ in range(10):
+            assert server.get("/-/healthy").status_code == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /-/hea", HEALTHY[:-2], HEALTHY, HEALTHY + b"GET / HTT"])

@@ -806,6 +806,18 @@ class TestProbes:
         told = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
         assert told == [("a batch can not be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
 
+    def test_what_was_probed_before_it_was_listed_is_told_when_it_is(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        poll(poller, clock)
+        caplog.set_level(logging.WARNING)
+        api.answers[ref(1)] = NotFoundError(404)
+        poller.probe(ref(1), clock.now + LONGEST_WAIT)
+        watch(watchlist, 1)
+        for _ in range(3):
+            poll(poller, clock)
+        assert [record.getMessage() for record in caplog.records] == ["a batch can not be read: HTTP status 404"]
+
     def test_the_ref_probed_longest_ago_is_forgotten_beyond_a_thousand(
         self, poller: Poller, api: FakeApi, clock: Clock
     ) -> None:

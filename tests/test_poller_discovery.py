@@ -383,7 +383,10 @@ class TestReconfigure:
         (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
         assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
         api.open.set()
-        assert len(polling.result().batches) == 2
+        snapshot = polling.result()
+        assert len(snapshot.batches) == 2
+        assert snapshot.discovery is not None
+        assert snapshot.discovery.failure is None
         assert poller.latest is None, "what the poll before has found is another organisation's"
         assert poller.watched.keys() == {key}
 
