@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -214,18 +215,28 @@ PAIRS = list(itertools.combinations(ALL_ALERTS, 2))
 
 def inhibited(alertmanager: Alertmanager, *alerts: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], bool]:
     """Let all of them fire at once; tell of each, by its labels, whether another one inhibits it."""
-    alertmanager.post(*alerts)
-    sent = {frozenset(labels.items()) for labels in alerts}
+    job = f"last {uuid4()}"
+    last, hidden_by_it = alert("ExporterDown", job=job), alert("ApiDown", job=job)
+    alertmanager.post(hidden_by_it, *alerts, last)
 
-    def seen() -> dict[frozenset[tuple[str, str]], bool] | None:
-        states = {
+    def seen() -> dict[frozenset[tuple[str, str]], bool]:
+        return {
             frozenset(each["labels"].items()): bool(each["status"]["inhibitedBy"])
             for each in alertmanager.alerts()
             if each["status"]["state"] == ("suppressed" if each["status"]["inhibitedBy"] else "active")
         }
+
+    # What inhibits takes the alerts in their order, some time after they are there.
+    wait_for(
+        "the last one to inhibit", lambda: seen().get(frozenset(hidden_by_it.items())), programs=[alertmanager.program]
+    )
+    sent = {frozenset(labels.items()) for labels in alerts}
+
+    def all_seen() -> dict[frozenset[tuple[str, str]], bool] | None:
+        states = seen()
         return {labels: states[labels] for labels in sent} if sent <= states.keys() else None
 
-    return wait_for(f"{len(sent)} alerts", seen, programs=[alertmanager.program])
+    return wait_for(f"{len(sent)} alerts", all_seen, programs=[alertmanager.program])
 
 
 def hidden_in_pairs(
