@@ -70,19 +70,19 @@ kubernetes: ## Write the PrometheusRule from prometheus/alerts.yml
 	    sed 's/^\(.\)/  \1/' prometheus/alerts.yml; } > deploy/kubernetes/prometheus-rule.yaml
 
 bench: $(INSTALLED) ## Measure scrapes, encoding and memory beside their limits (ARGS=--quick: two minutes)
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m tools.bench $(ARGS)
 
 bench-requests: $(INSTALLED) ## Count the requests of scrapes, of a day and of a restart (takes minutes)
-	$(BIN)/python -m bench.requests_over_time
+	$(BIN)/python -m tools.bench.requests_over_time
 
 soak: $(INSTALLED) ## Run the exporter under all that happens in production, for ten minutes (ARGS=--duration=1m)
-	$(BIN)/python -m reliability.soak $(ARGS)
+	$(BIN)/python -m tools.soak $(ARGS)
 
 faults: $(INSTALLED) ## Try every fault and write docs/reliability.md (as root: all of them)
-	@$(BIN)/python -m reliability.faults $(ARGS)
+	@$(BIN)/python -m tools.faults $(ARGS)
 
 pictures: $(INSTALLED) ## Take the pictures of the documentation (needs Chromium)
-	$(BIN)/python -m docs.take_pictures
+	$(BIN)/python -m tools.pictures
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format
@@ -95,7 +95,7 @@ lock: $(INSTALLED) ## Resolve the dependencies anew into requirements*.txt
 	    | $(LOCK) --constraint requirements-dev.txt - --output-file requirements-build.txt
 
 schema: $(INSTALLED) ## Write config.schema.json from the config models
-	$(BIN)/python -m sitecore_cdp_exporter.config > config.schema.json
+	$(BIN)/python -m sitecore_cdp_exporter.config.model > config.schema.json
 
 dashboard: $(INSTALLED) ## Write the Grafana dashboard from its code
 	$(BIN)/python -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json

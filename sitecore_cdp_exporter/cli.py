@@ -16,17 +16,17 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.batch_files import BatchFiles
-from sitecore_cdp_exporter.config import Config, ConfigError, load_config
+from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
-from sitecore_cdp_exporter.listen_address import ListenAddress, ListenError
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
-from sitecore_cdp_exporter.reload import ConfigReloader
 from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
-from sitecore_cdp_exporter.watchlist import watch
-from sitecore_cdp_exporter.web import WebServer, WebSettings
-from sitecore_cdp_exporter.web_config_file import WebConfigFile, load_web_config
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles
+from sitecore_cdp_exporter.watch.watchlist import watch
+from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
+from sitecore_cdp_exporter.web.security.file import WebConfigFile, load_web_config
+from sitecore_cdp_exporter.web.server import WebServer, WebSettings
 
 logger = logging.getLogger(__name__)
 

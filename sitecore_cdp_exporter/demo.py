@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sitecore_cdp_exporter.config import Config
-from sitecore_cdp_exporter.poller import Poller
+from sitecore_cdp_exporter.config.model import Config
+from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
 from sitecore_cdp_exporter.sandbox.demo import FEEDS
 

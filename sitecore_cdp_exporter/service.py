@@ -7,12 +7,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from sitecore_cdp_exporter.api import BatchApi, RequestMetrics
-from sitecore_cdp_exporter.batch_files import BatchFiles
-from sitecore_cdp_exporter.collector import ExporterCollector
-from sitecore_cdp_exporter.config import Config, load_config
-from sitecore_cdp_exporter.poller import Poller
-from sitecore_cdp_exporter.reload import ConfigReloader
+from sitecore_cdp_exporter.api.client import BatchApi, RequestMetrics
+from sitecore_cdp_exporter.config.model import Config, load_config
+from sitecore_cdp_exporter.config.reload import ConfigReloader
+from sitecore_cdp_exporter.metrics.collector import ExporterCollector
+from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 
 logger = logging.getLogger(__name__)
 

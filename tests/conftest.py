@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trustme
 
-from sitecore_cdp_exporter.config import TlsConfig
+from sitecore_cdp_exporter.config.model import TlsConfig
 from sitecore_cdp_exporter.sandbox import Sandbox
-from tests.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
+from tests.api.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
 from tests.fake_api import Clock, FakeApi
 
 LONGEST_WAIT = 10.0
@@ -38,7 +38,7 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def api_sandbox(nothing_is_left: None) -> Iterator[Sandbox]:  # noqa: ARG001  It comes first, and so it ends last.
-    """Run a sandbox with one batch, for the credentials of `tests.api_client`."""
+    """Run a sandbox with one batch, for the credentials of `tests.api.api_client`."""
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(REF, status="processing", total=7)
         yield sandbox

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sitecore_cdp_exporter.api import Credentials, CredentialsError, PollError
-from sitecore_cdp_exporter.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.config import WatchedBatch
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.client import Credentials, CredentialsError, PollError
+from sitecore_cdp_exporter.config.model import WatchedBatch
 
 LONGEST_WAIT = 30.0
 

@@ -1,6 +1,6 @@
 """A batch as it is read: all that the API can tell of one that finished with errors."""
 
-from sitecore_cdp_exporter.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 

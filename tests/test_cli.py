@@ -15,14 +15,14 @@ import yaml
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.cli import _parse_flags, main
-from sitecore_cdp_exporter.listen_address import ListenAddress
 from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from sitecore_cdp_exporter.web.address import ListenAddress
 from tests.conditions import wait_until
 from tests.e2e.program import running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
 from tests.logging_state import logging_as_before
-from tests.web_config_server import TLS, USERS, Folder
-from tests.web_server_thread import PATIENCE
+from tests.web.security.web_config_server import TLS, USERS, Folder
+from tests.web.web_server_thread import PATIENCE
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
@@ -383,7 +383,8 @@ def exporter_connection(exporter: Exporter) -> socket.socket:
 # A resolver that hangs for one host, and a signal as soon as it is asked.
 STUCK_RESOLVER = """
 import os, signal, socket, sys, threading, time, urllib.request
-from sitecore_cdp_exporter import cli, web
+from sitecore_cdp_exporter import cli
+from sitecore_cdp_exporter.web import server as web
 look_up = socket.getaddrinfo
 
 def stuck(host, *arguments, **options):
@@ -414,7 +415,8 @@ def test_a_resolver_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> N
 # A signal before the server listens.
 SIGNAL_DURING_START = """
 import os, signal, sys
-from sitecore_cdp_exporter import cli, web
+from sitecore_cdp_exporter import cli
+from sitecore_cdp_exporter.web import server as web
 
 async def start(self, *addresses):
     os.kill(os.getpid(), signal.SIGTERM)

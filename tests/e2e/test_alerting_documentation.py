@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from sitecore_cdp_exporter.config import load_config
+from sitecore_cdp_exporter.config.model import load_config
 from stack.webhook_receiver import FACT_ENDED
 from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
 from tests.e2e.program import wait_for
@@ -21,7 +21,7 @@ from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.e2e.test_alertmanager import ALL_ALERTS, FACTS, HIDDEN_ON_BATCH, HIDDEN_ON_JOB, SHIPPED, TEMPLATES, alert
 from tests.exporter_program import ROOT
 from tests.markdown import blocks, broken_links
-from tests.test_compose import COMPOSE
+from tests.system.test_compose import COMPOSE
 
 pytestmark = pytest.mark.e2e
 

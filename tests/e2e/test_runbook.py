@@ -11,7 +11,7 @@ from tests.e2e.alertmanager_server import Alertmanager, program
 from tests.e2e.program import wait_for
 from tests.e2e.test_alertmanager import alert
 from tests.markdown import blocks
-from tests.test_runbook import ALERTS, RUNBOOK
+from tests.system.test_runbook import ALERTS, RUNBOOK
 
 pytestmark = pytest.mark.e2e
 

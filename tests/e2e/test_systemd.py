@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.exporter_program import ROOT
-from tests.systemd_unit import UNIT_FILE
+from tests.system.systemd_unit import UNIT_FILE
 
 pytestmark = pytest.mark.e2e
 

@@ -1,4 +1,0 @@
-"""The fault suite: one row for each fault that the exporter has to survive, tried on the real program.
-
-`python -m reliability.faults` tries them all and writes what it measured into docs/reliability.md.
-"""

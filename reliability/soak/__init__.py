@@ -1,4 +1,0 @@
-"""The soak: the exporter under everything that production does to it, and what became of it in two Prometheus.
-
-`python -m reliability.soak` runs it and tells what holds.
-"""

@@ -1,0 +1,70 @@
+"""Whether the Batch API is up, by how the requests to it end. No I/O, and not safe for use by several threads."""
+
+import logging
+from collections import Counter
+
+from sitecore_cdp_exporter.api.client import ForbiddenError, NotFoundError, PollError
+
+logger = logging.getLogger(__name__)
+
+
+class ApiHealth:
+    """Judges the API at the end of each poll by the requests that have ended since the poll before.
+
+    A request that is still under way says nothing yet: it counts when it ends, for the next judgement.
+
+    Attributes:
+        up: None before the first request has ended.
+
+    """
+
+    def __init__(self) -> None:
+        self.up: bool | None = None
+        self._works = False
+        self._forbidden = False
+        self._failures: list[PollError] = []
+        self._told: str | None = None
+
+    def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
+        """Take note of how a request ended, for a batch or for the list of batches; no error is a success."""
+        # A batch that is not there is a failure of its own; most others would have met any batch.
+        if error is None or (of_batch and isinstance(error, NotFoundError)):
+            self._works = True
+        elif of_batch and isinstance(error, ForbiddenError):
+            self._forbidden = True
+        if error is not None:
+            self._failures.append(error)
+
+    def judge(self, *, over: bool, credentials_refused: bool, skipped: bool) -> None:
+        """Decide whether the API is up, and log it if that or its cause is news.
+
+        Args:
+            over: Whether the poll is over. Before that, only good news is believed.
+            credentials_refused: Whether the API refuses us. Then its 403 is not of the batch, and to have skipped
+                everything is no news from the API either.
+            skipped: Whether something was not asked.
+
+        """
+        if self._works or (self._forbidden and not credentials_refused):
+            self._decide(up=True)
+        elif over and (self._failures or (skipped and credentials_refused)):
+            self._decide(up=False)
+        if over:
+            self._works = self._forbidden = False
+            self._failures = []
+
+    def _decide(self, *, up: bool) -> None:
+        causes = Counter(failure.reason for failure in self._failures)
+        cause = causes.most_common(1)[0][0] if causes else None
+        if up:
+            if self.up is False:
+                logger.info("the Batch API is up again")
+            elif self.up is None:
+                logger.info("the Batch API is up")
+            self._told = None
+        # What was skipped has no cause of its own; the one that was told still holds.
+        elif self.up is not False or (cause is not None and cause != self._told):
+            text = next((str(failure) for failure in self._failures if failure.reason == cause), "it refuses us")
+            logger.warning("the Batch API is down: %s", text, extra={"reason": f"{cause}"} if cause else {})
+            self._told = cause
+        self.up = up

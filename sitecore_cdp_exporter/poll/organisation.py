@@ -1,0 +1,128 @@
+"""What is remembered of an organisation of Sitecore CDP: its batches, its list, and how its API has answered.
+
+Another organisation begins with a clean sheet. Nothing here locks: the poller calls it under its own lock.
+"""
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from sitecore_cdp_exporter.config.model import Config
+from sitecore_cdp_exporter.poll.acceptance import AcceptedBatches, foresee_accepted
+from sitecore_cdp_exporter.poll.backoff import CircuitBreaker
+from sitecore_cdp_exporter.poll.discovery import Discovery
+from sitecore_cdp_exporter.poll.health import ApiHealth
+from sitecore_cdp_exporter.poll.records import Record
+from sitecore_cdp_exporter.poll.retention import Kept, keep
+from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched, overruled, watch
+
+if TYPE_CHECKING:
+    from sitecore_cdp_exporter.api.client import Reason
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_PROBES = 1000
+
+
+class Organisation:
+    """The memory of one organisation, from poll to poll.
+
+    Attributes:
+        breaker: When its API may be asked.
+        health: Whether its API is up.
+        discovery: Its list of batches; a new one while discovery is off.
+        accepted: The accepted batches of its feeds.
+        watched: What is listed, by ref in lower case, past its retention or not.
+        list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
+        api_last_success: When its API last answered as it should, in seconds since the Unix epoch; None: never.
+
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.breaker = CircuitBreaker()
+        self.health = ApiHealth()
+        self.discovery = Discovery()
+        self.accepted = AcceptedBatches()
+        self.watched: dict[str, Watched] = {}
+        self.list_failure: Reason | None = None
+        self.api_last_success: float | None = None
+        self._identity = _identity(config)
+        self._records: dict[str, Record] = {}
+        self._probed: OrderedDict[str, Record] = OrderedDict()
+        self._overruled: set[str] = set()
+        # What `watched` was made of.
+        self._lists: tuple[object, ...] = ()
+
+    def is_of(self, config: Config) -> bool:
+        """Tell whether a config is for this organisation."""
+        return self._identity == _identity(config)
+
+    def watch(self, config: Config, batch_files: BatchLists, now: float) -> Kept:
+        """Bring the watch list up to date and return what is shown of it.
+
+        What is watched no more is forgotten, save what is past its retention but still listed.
+
+        Args:
+            config: What is watched, and how.
+            batch_files: The batches that files list.
+            now: Seconds since the Unix epoch.
+
+        """
+        if not config.discovery.enabled:
+            self.discovery = Discovery()
+        # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
+        lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
+        if lists != self._lists:
+            self._lists = lists
+            self._list(config, batch_files)
+        listed = self.discovery.known
+        last_known = {
+            key: record.last_known(listed[key].batch if key in listed else None)
+            for key, record in self._records.items()
+        }
+        feeds = config.feeds_by_name
+
+        def accepted(key: str) -> bool | None:
+            batch = last_known[key]
+            return False if batch is None else foresee_accepted(batch, feeds.get(self.watched[key].feed or ""))
+
+        return keep(self.watched, config, last_known.get, accepted, now)
+
+    def _list(self, config: Config, batch_files: BatchLists) -> None:
+        """Take over what is listed now."""
+        self._warn_of_overruled(config, batch_files)
+        discovered = [reading.batch.ref for reading in self.discovery.known.values()]
+        self.watched = watch(config, batch_files.batches.values(), discovered)
+        self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
+
+    def records_of(self, kept: Kept) -> dict[str, Record]:
+        """Return the record of each batch that is shown, by ref in lower case."""
+        return {key: self._records[key] for key in kept.watched}
+
+    def probed_record(self, key: str) -> Record:
+        """Return the record of one batch, watched or not; of the latter, the ones probed last are remembered."""
+        if key in self._records:
+            return self._records[key]
+        record = self._probed.setdefault(key, Record())
+        self._probed.move_to_end(key)
+        if len(self._probed) > REMEMBERED_PROBES:
+            self._probed.popitem(last=False)
+        return record
+
+    def forget_refusals(self) -> None:
+        """Let the details that were refused be asked for again in the next plan, however long ago they were asked."""
+        for record in self._records.values():
+            record.refused = None
+
+    def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
+        before, self._overruled = self._overruled, overruled(config, batch_files.batches)
+        if new := sorted(self._overruled - before):
+            logger.warning(
+                "a batch file lists batches with another feed or other labels than the config, which counts",
+                extra={"batches": len(new), "first_ref": new[0]},
+            )
+
+
+def _identity(config: Config) -> tuple[object, ...]:
+    """Return what tells one organisation from another: the region and the client key."""
+    return config.api.base_url, config.api.basic_auth.username, config.api.basic_auth.username_file

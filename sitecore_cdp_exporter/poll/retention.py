@@ -1,0 +1,101 @@
+"""Which batches of files and of discovery are still shown, and which are over."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.config.model import Config
+from sitecore_cdp_exporter.watch.watchlist import Source, Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is left of the watch list.
+
+    Attributes:
+        watched: The batches that are shown, by ref in lower case.
+        retired: How many are past their retention.
+        dropped: How many discovered ones are beyond `discovery.max_batches`.
+
+    """
+
+    watched: Mapping[str, Watched] = field(default_factory=dict)
+    retired: int = 0
+    dropped: int = 0
+
+
+def keep(
+    watched: Mapping[str, Watched],
+    config: Config,
+    last_known: Callable[[str], Batch | None],
+    is_accepted: Callable[[str], bool | None],
+    now: float,
+) -> Kept:
+    """Leave out what is past its retention or beyond the limit of discovered batches.
+
+    A batch of the config is always kept, and the newest accepted one of each feed; so is a newer one of which that is
+    not known yet, since what is not kept is not read.
+
+    Args:
+        watched: All batches, by ref in lower case.
+        config: Retention and limit.
+        last_known: What is known of a batch.
+        is_accepted: Whether a batch is accepted, or will be; None: its details have to be read for that.
+        now: Seconds since the Unix epoch.
+
+    """
+    newest = _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is True)
+    newest |= _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is not False)
+    kept = {
+        key: each
+        for key, each in watched.items()
+        if each.source is Source.CONFIG or key in newest or not _is_over(last_known(key), config, now)
+    }
+    retired = len(watched) - len(kept)
+    dropped = _beyond(config.discovery.max_batches, kept, newest, last_known)
+    for key in dropped:
+        del kept[key]
+    return Kept(kept, retired, len(dropped))
+
+
+def _beyond(
+    limit: int, kept: Mapping[str, Watched], newest: set[str], last_known: Callable[[str], Batch | None]
+) -> list[str]:
+    """Return the discovered batches that have to go: old successes first, then old failures.
+
+    Unfinished ones never go, nor the newest ones of the feeds: a feed must not look overdue for want of room.
+    """
+    discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
+    if len(discovered) <= limit:
+        return []
+    finished = [key for key in discovered if key not in newest and _is_finished(last_known(key))]
+    finished.sort(key=lambda key: _age_in_rank(last_known(key)))
+    return finished[: len(discovered) - limit]
+
+
+def _newest_of_feeds(
+    watched: Mapping[str, Watched], last_known: Callable[[str], Batch | None], counts: Callable[[str], bool]
+) -> set[str]:
+    newest: dict[str, tuple[float, str]] = {}
+    for key, each in watched.items():
+        batch = last_known(key)
+        if each.feed is not None and batch is not None and batch.modified is not None and counts(key):
+            newest[each.feed] = max(newest.get(each.feed, (float("-inf"), "")), (batch.modified, key))
+    return {key for _, key in newest.values()}
+
+
+def _is_over(batch: Batch | None, config: Config, now: float) -> bool:
+    if batch is None or not batch.status.finished or batch.modified is None:
+        return False
+    succeeded = batch.status is BatchStatus.SUCCESS
+    return batch.modified + (config.retention.succeeded if succeeded else config.retention.failed) <= now
+
+
+def _is_finished(batch: Batch | None) -> bool:
+    return batch is not None and batch.status.finished
+
+
+def _age_in_rank(batch: Batch | None) -> tuple[bool, float]:
+    """Sort old successes first, then old failures."""
+    failed = batch is not None and batch.status is not BatchStatus.SUCCESS
+    return failed, (batch.modified or 0.0) if batch is not None else 0.0

@@ -1,0 +1,1 @@
+"""Which batches are watched."""

@@ -1,0 +1,67 @@
+"""Which batches are watched: those of the config, then those of batch files, then those that were discovered."""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sitecore_cdp_exporter.config.model import Config, FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.watch.batch_file import is_same
+
+
+class Source(enum.StrEnum):
+    """Where a batch is listed: the values of the label `source`."""
+
+    CONFIG = "config"
+    FILE = "file"
+    DISCOVERY = "discovery"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A watched batch, with the labels of its feed and its own, which win."""
+
+    ref: str
+    feed: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Source = Source.CONFIG
+
+
+class BatchLists(Protocol):
+    """What is needed of `batch_files.BatchFiles`."""
+
+    @property
+    def batches(self) -> Mapping[str, WatchedBatch]:
+        """What the files list, by ref in lower case."""
+
+    def refresh(self) -> None:
+        """Look at the files again."""
+
+
+def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable[str]) -> dict[str, Watched]:
+    """Return what is watched, by ref in lower case: a UUID is the same UUID in either case.
+
+    A batch that is listed more than once is watched as the config lists it, or else as the first file does.
+    """
+    watched: dict[str, Watched] = {}
+    for source, batches in ((Source.CONFIG, config.batches), (Source.FILE, of_files)):
+        for batch in batches:
+            labels = {**_labels(config.feeds_by_name.get(batch.feed or "")), **batch.labels}
+            watched.setdefault(batch.ref.lower(), Watched(batch.ref, batch.feed, labels, source))
+    prefixes = [(feed.ref_prefix, feed) for feed in config.feeds if feed.ref_prefix]
+    for ref in discovered:
+        key = ref.lower()
+        if key not in watched:
+            feed = next((feed for prefix, feed in prefixes if key.startswith(prefix)), None)
+            watched[key] = Watched(ref, feed.name if feed else None, _labels(feed), Source.DISCOVERY)
+    return watched
+
+
+def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
+    """Return the refs, in lower case, that files list with another feed or other labels than the config."""
+    listed = ((batch.ref.lower(), batch) for batch in config.batches)
+    return {ref for ref, batch in listed if ref in of_files and not is_same(batch, of_files[ref])}
+
+
+def _labels(feed: FeedConfig | None) -> Mapping[str, str]:
+    return {} if feed is None else feed.labels

@@ -1,0 +1,1 @@
+"""TLS and passwords, in the grammar of the Prometheus exporter-toolkit."""

@@ -1,0 +1,69 @@
+"""Who is let in: the rate limit and the passwords of the web config, before any handler sees a request."""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection
+
+from aiohttp import BasicAuth, hdrs, web
+
+from sitecore_cdp_exporter.web.security.file import WebConfigFile
+from sitecore_cdp_exporter.web.security.passwords import BusyError, Passwords
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# Whoever has one IPv6 address mostly has all that begin like it.
+IPV6_PREFIX = 64
+
+
+class AccessControl:
+    """Asks for a password and keeps to the rate limit.
+
+    Args:
+        web_config: What the web config says now.
+        open_to_all: The handlers that answer whoever asks, at any rate.
+
+    """
+
+    def __init__(self, web_config: WebConfigFile, open_to_all: Collection[Handler]) -> None:
+        self._web_config = web_config
+        self._open_to_all = open_to_all
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 429 or 401, or let the handler answer."""
+        if request.match_info.handler in self._open_to_all:
+            return await handler(request)
+        security = self._web_config.current()
+        if security.rate_limit is not None and not security.rate_limit.take():
+            return _too_many("The limit of requests is reached (rate_limit).")
+        if security.passwords is None:
+            return await handler(request)
+        try:
+            is_let_in = await _has_password(request, security.passwords)
+        except BusyError:
+            return _too_many("Too many passwords from your address wait to be checked.")
+        if is_let_in:
+            return await handler(request)
+        return web.Response(status=401, text="Unauthorized\n", headers={hdrs.WWW_AUTHENTICATE: "Basic"})
+
+
+async def _has_password(request: web.Request, passwords: Passwords) -> bool:
+    try:
+        given = BasicAuth.decode(request.headers.get(hdrs.AUTHORIZATION, ""), encoding="utf-8")
+    except ValueError:
+        return False
+    return await passwords.accept(given.login, given.password, _client(request.remote))
+
+
+def _client(address: str | None) -> str:
+    """Return what stands for a client: its address, or the beginning of it that its network has to itself."""
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return address or ""
+    if isinstance(parsed, ipaddress.IPv4Address) or parsed.ipv4_mapped:
+        return str(parsed)
+    return str(ipaddress.ip_network((int(parsed), IPV6_PREFIX), strict=False))
+
+
+def _too_many(reason: str) -> web.Response:
+    return web.Response(status=429, text=f"{reason} Try again later.\n", headers={hdrs.RETRY_AFTER: "1"})

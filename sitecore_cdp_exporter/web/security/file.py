@@ -1,0 +1,216 @@
+"""The web config as it counts now: read anew when it, or a file that it names, has changed."""
+
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from sitecore_cdp_exporter.config.errors import one_line
+from sitecore_cdp_exporter.config.files import content_digest, digest, read_regular_file, why_unread
+from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.web.security.model import WebConfig, parse_web_config, web_config_error
+from sitecore_cdp_exporter.web.security.passwords import Comparisons, Passwords
+from sitecore_cdp_exporter.web.security.rate_limit import TokenBucket
+from sitecore_cdp_exporter.web.security.tls import VERIFY_MODES, TlsFilesError, server_context
+
+logger = logging.getLogger(__name__)
+
+# A bundle of all public authorities has a quarter of this.
+LARGEST_FILE = 1024 * 1024
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError."""
+    return read_regular_file(path, LARGEST_FILE)
+
+
+def load_web_config(
+    path: Path,
+    read: Callable[[Path], bytes] = read_file,
+    *,
+    before: WebConfig | None = None,
+    files_may_be_missing: bool = False,
+) -> tuple[WebConfig, ssl.SSLContext | None]:
+    """Read a web config and the certificates and keys that it names. It warns of what has no effect.
+
+    Args:
+        path: The web config.
+        read: Reads a file, as `read_file` does.
+        before: What counted until now. What it had is not warned of again.
+        files_may_be_missing: Whether it is no mistake when certificates or keys are not there.
+
+    Returns:
+        The web config, and the context of its TLS; None: it has no TLS, or files are missing.
+
+    Raises:
+        ConfigError: Something is wrong, in all lines that it takes to say what.
+
+    """
+    try:
+        content = read(path)
+    except OSError as error:
+        failure = ConfigError([one_line(f"{path}: {why_unread(error)}")])
+    else:
+        config, document = parse_web_config(path, content)
+        if _names_http2(config) and not (before and _names_http2(before)):
+            logger.warning("http_server_config.http2 has no effect: the exporter speaks HTTP/1.1 only")
+        if config.tls_server_config is None:
+            return config, None
+        try:
+            return config, server_context(config.tls_server_config, read)
+        except TlsFilesError as error:
+            if error.missing and files_may_be_missing:
+                return config, None
+            failure = web_config_error(path, document, error.problems)
+    # It is raised out here, so that no other error is chained.
+    raise failure
+
+
+def _names_http2(config: WebConfig) -> bool:
+    return config.http_server_config.http2 is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSecurity:
+    """What counts for a new connection, and for a request.
+
+    Attributes:
+        config: What all else was made of.
+        tls: What to shake hands with; None: plain HTTP.
+        headers: Added to every answer.
+        passwords: The users; None: nobody is asked.
+        rate_limit: Lets requests through; None: there is no limit.
+
+    """
+
+    config: WebConfig
+    tls: ssl.SSLContext | None = None
+    headers: Mapping[str, str]
+    passwords: Passwords | None = None
+    rate_limit: TokenBucket | None = None
+
+
+class WebConfigFile:
+    """Knows what the web config says now.
+
+    A file that can no longer be used changes nothing: what was read last counts on. Nor does one that asks for less of
+    those who come. It is logged once, and a metric shows it. For use on the event loop.
+
+    Args:
+        path: The web config.
+        registry: Where the metrics of this are registered.
+        clock: Seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: The web config, or a certificate or key that it names, cannot be used.
+
+    """
+
+    def __init__(self, path: Path, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
+        self._comparisons = Comparisons(self._threads)
+        # What each file held when it was read last; None: it could not be read.
+        self._digests: dict[Path, bytes | None] = {}
+        self._security = self._load()
+        self._successful = Gauge(
+            "sitecore_cdp_exporter_web_config_last_reload_successful",
+            "1 if the last attempt to load the file of --web.config.file succeeded, else 0.",
+            registry=registry,
+        )
+        self._last_success = Gauge(
+            "sitecore_cdp_exporter_web_config_last_reload_success_timestamp_seconds",
+            "When the file of --web.config.file was last loaded, as Unix time.",
+            registry=registry,
+        )
+        self._note_success()
+
+    @property
+    def last(self) -> WebSecurity:
+        """What counted when somebody last looked."""
+        return self._security
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether connections are encrypted. It stays as it was at the start."""
+        return self._security.tls is not None
+
+    @property
+    def has_users(self) -> bool:
+        """Whether a password is asked for."""
+        return self._security.passwords is not None
+
+    def current(self) -> WebSecurity:
+        """Return what counts now. It looks at the files; nothing is raised."""
+        if any(content_digest(path, LARGEST_FILE) != known for path, known in self._digests.items()):
+            self._reload()
+        return self._security
+
+    def close(self) -> None:
+        """End the thread that compares passwords."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _reload(self) -> None:
+        try:
+            self._security = self._load_again()
+        except ConfigError as error:
+            self._successful.set(0)
+            for line in error.errors:
+                logger.error("the web config is not reloaded: %s", line)  # noqa: TRY400  The line says all; a traceback says nothing more.
+            return
+        self._note_success()
+        logger.info("the web config is reloaded", extra={"file": str(self._path)})
+
+    def _load_again(self) -> WebSecurity:
+        security = self._load(self._security.config)
+        if refused := list(_need_a_restart(self._security.config, security.config)):
+            raise ConfigError([one_line(f"{self._path}: {change} without a restart") for change in refused])
+        return security
+
+    def _note_success(self) -> None:
+        self._successful.set(1)
+        self._last_success.set(self._clock())
+
+    def _load(self, before: WebConfig | None = None) -> WebSecurity:
+        self._digests = {}
+        config, tls = load_web_config(self._path, self._read, before=before)
+        users, limit = config.basic_auth_users, config.rate_limit
+        return WebSecurity(
+            config=config,
+            tls=tls,
+            headers=config.http_server_config.headers.model_dump(by_alias=True, exclude_none=True),
+            passwords=Passwords(users, self._comparisons) if users else None,
+            rate_limit=TokenBucket(limit.interval, limit.burst) if limit.interval else None,
+        )
+
+    def _read(self, path: Path) -> bytes:
+        self._digests[path] = None
+        content = read_file(path)
+        self._digests[path] = digest(content)
+        return content
+
+
+def _need_a_restart(before: WebConfig, after: WebConfig) -> Iterator[str]:
+    """Yield the changes that a file must not make while the exporter runs.
+
+    The beginning of a file is often a good one without the passwords. So a file that asks for less may be one that is
+    being written, or that found no room on its disk.
+    """
+    if before.basic_auth_users and not after.basic_auth_users:
+        yield "basic_auth_users cannot be removed"
+    old, new = before.tls_server_config, after.tls_server_config
+    if old is None and new is None:
+        return
+    if old is None or new is None:
+        yield "TLS cannot be switched on or off"
+        return
+    if VERIFY_MODES[new.client_auth_type] < VERIFY_MODES[old.client_auth_type]:
+        yield "tls_server_config.client_auth_type cannot ask for less"
+    if new.min_version < old.min_version:
+        yield "tls_server_config.min_version cannot be lowered"

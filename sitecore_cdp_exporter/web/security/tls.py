@@ -1,0 +1,144 @@
+"""The TLS settings of the web config as what the server shakes hands with."""
+
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sitecore_cdp_exporter.config.files import why_unread
+from sitecore_cdp_exporter.web.security.model import TlsServerConfig
+
+VERIFY_MODES = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+
+
+class TlsFilesError(Exception):
+    """Certificates or keys cannot be used. `problems` has the message for each key of `tls_server_config`.
+
+    `missing` says that there is nothing wrong but files that are not there.
+    """
+
+    def __init__(self, problems: dict[str, str], *, missing: bool = False) -> None:
+        self.problems = problems
+        self.missing = missing
+        super().__init__("; ".join(f"{key}: {message}" for key, message in problems.items()))
+
+
+def server_context(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> ssl.SSLContext:
+    """Make the context for new connections.
+
+    Args:
+        tls: The settings.
+        read: Reads a file; raises OSError.
+
+    Raises:
+        TlsFilesError: A certificate or a key cannot be used.
+
+    """
+    _check_texts(tls)
+    certificate, key, authority = _read_all(tls, read)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[tls.min_version]
+    context.maximum_version = VERSIONS[tls.max_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if not tls.prefer_server_cipher_suites:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+    context.verify_mode = VERIFY_MODES[tls.client_auth_type]
+    # As in Go, whatever certificate is named is trusted, be it an intermediate or a self-signed one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if authority is not None:
+        _trust(context, authority, _name(tls, "client_ca"))
+    elif context.verify_mode is not ssl.CERT_NONE:
+        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+    # It only looks at the certificate, to tell whether it or the key is at fault.
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, _name(tls, "cert"))
+    _load_certificate(context, tls, certificate, key)
+    return context
+
+
+def _check_texts(tls: TlsServerConfig) -> None:
+    """Refuse a certificate or a key that could only be given to ssl as a file on a disk."""
+    texts = [name for name in ("cert", "key") if getattr(tls, name) is not None]
+    if texts and not hasattr(os, "memfd_create"):
+        raise TlsFilesError({name: f"works on Linux only; use {name}_file" for name in texts})
+
+
+def _name(tls: TlsServerConfig, text: str) -> str:
+    """Return which of the two keys is set: the one with the PEM text, or the one with its file."""
+    return text if getattr(tls, text) is not None else f"{text}_file"
+
+
+def _read_all(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> tuple[bytes, bytes, bytes | None]:
+    """Return the PEM texts of certificate, key and clients' authority."""
+    texts = {
+        "cert": tls.cert,
+        "key": None if tls.key is None else tls.key.get_secret_value(),
+        "client_ca": tls.client_ca,
+    }
+    contents: dict[str, bytes | None] = {}
+    problems: dict[str, str] = {}
+    absent: list[bool] = []
+    for name, text in texts.items():
+        file: Path | None = getattr(tls, f"{name}_file")
+        contents[name] = None if text is None else text.encode()
+        if file is None:
+            continue
+        try:
+            contents[name] = read(file)
+        except OSError as error:
+            problems[f"{name}_file"] = f"{why_unread(error)} ({file})"
+            absent.append(isinstance(error, FileNotFoundError))
+    if problems:
+        raise TlsFilesError(problems, missing=all(absent))
+    certificate, key = contents["cert"], contents["key"]
+    if certificate is None or key is None:
+        raise AssertionError("the model has seen to it that both are named")
+    return certificate, key, contents["client_ca"]
+
+
+def _trust(context: ssl.SSLContext, pem: bytes, name: str) -> None:
+    try:
+        # What is not ASCII can only be in a comment.
+        context.load_verify_locations(cadata=pem.decode("ascii", "backslashreplace"))
+    except (ssl.SSLError, ValueError):  # The latter when it is empty.
+        problem = "holds no certificate, or a broken one; expected PEM"
+    else:
+        return
+    # It is raised out here, so that no other error is chained.
+    raise TlsFilesError({name: problem})
+
+
+def _load_certificate(context: ssl.SSLContext, tls: TlsServerConfig, certificate: bytes, key: bytes) -> None:
+    with ExitStack() as stack:
+        certificate_path = tls.cert_file or stack.enter_context(_path_of(certificate))
+        key_path = tls.key_file or stack.enter_context(_path_of(key))
+        reason: str | None
+        try:
+            # The password is for a key that needs one: OpenSSL would ask for it on the terminal.
+            context.load_cert_chain(certificate_path, key_path, password=str)
+        except ssl.SSLError as error:
+            reason = error.reason
+        except OSError as error:
+            reason = error.strerror  # It vanished since it was read.
+        else:
+            return
+    if reason == "KEY_VALUES_MISMATCH":
+        raise TlsFilesError({_name(tls, "key"): "does not belong to the certificate"})
+    if reason:
+        raise TlsFilesError({_name(tls, "cert"): f"is refused by OpenSSL: {reason}"})
+    raise TlsFilesError({_name(tls, "key"): "holds no private key that can be read without a password; expected PEM"})
+
+
+@contextmanager
+def _path_of(pem: bytes) -> Iterator[str]:
+    """Give a path to a text in memory: ssl reads certificates from files only, and a key must not get onto a disk."""
+    with os.fdopen(os.memfd_create("pem"), "wb") as file:
+        file.write(pem)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"

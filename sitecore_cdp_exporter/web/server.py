@@ -1,0 +1,321 @@
+"""The exporter's own HTTP server.
+
+Connections and the health paths live on the event loop. Scrapes wait and encode on threads of their own, the landing
+page on another, so that neither a slow client nor a stuck scrape keeps the health paths from answering.
+"""
+
+import asyncio
+import logging
+import resource
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import CollectorRegistry
+
+from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
+from sitecore_cdp_exporter.metrics.collector import Families, poll_families
+from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition, encode_as_asked
+from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
+from sitecore_cdp_exporter.web.connection_limit import Connection, ConnectionLimit
+from sitecore_cdp_exporter.web.pages import render_landing_page
+from sitecore_cdp_exporter.web.security.access import AccessControl
+from sitecore_cdp_exporter.web.security.file import WebConfigFile
+from sitecore_cdp_exporter.web.security.handshake import Handshake
+
+logger = logging.getLogger(__name__)
+
+SCRAPE_TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+DEFAULT_SCRAPE_TIMEOUT = 10.0
+# The longest that the header is believed: a client must not be able to hold a thread for as long as it likes.
+LONGEST_SCRAPE_TIMEOUT = 120.0
+# What is kept back of the scrape timeout, at least, for the way there and back.
+SMALLEST_SCRAPE_RESERVE = 0.5
+SECONDS_TO_STOP = 3.0
+MOST_CONNECTIONS = 1000
+# asyncio holds a third of a megabyte for each. Prometheus needs as many as it makes scrapes and probes at once.
+MOST_TLS_CONNECTIONS = 200
+# For a client that sends nothing, or only a part of a request, or does not take its answer; and between two requests.
+IDLE_SECONDS = 60.0
+LARGEST_REQUEST_BODY = 1024
+# The page has no script, no picture and no form; its style stands in it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "deny",
+}
+
+
+class Reloader(Protocol):
+    """What the server needs of `reload.ConfigReloader`."""
+
+    def reload(self) -> None:
+        """Load the config again, or raise ConfigError."""
+
+    def reload_if_changed(self) -> None:
+        """Load the config again if its file has changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """How the server behaves.
+
+    Attributes:
+        telemetry_path: Where the metrics are.
+        auto_reload: Whether each scrape looks at the config file first.
+        lifecycle_enabled: Whether `POST /-/reload` is allowed.
+        max_requests: How many scrapes and probes may wait at once; any more get 503. Probes get it when half as many
+            wait, so that those who probe leave room for the scrapes of /metrics.
+        max_connections: How many connections an address may have; then idle ones have to go.
+        idle_seconds: How long a connection may be idle.
+
+    """
+
+    telemetry_path: str = "/metrics"
+    auto_reload: bool = False
+    lifecycle_enabled: bool = False
+    max_requests: int = 64
+    max_connections: int = MOST_CONNECTIONS
+    idle_seconds: float = IDLE_SECONDS
+
+
+class WebServer:
+    """Serves metrics, probes, the landing page and the health paths.
+
+    Args:
+        poller: Answers scrapes and probes.
+        reloader: Loads the config again.
+        registry: The metrics that are not of a snapshot: requests, process, build.
+        settings: How the server behaves.
+        web_config: Who may talk to it, and how; None: whoever can reach it, in plain HTTP.
+
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        reloader: Reloader,
+        registry: CollectorRegistry,
+        settings: WebSettings | None = None,
+        web_config: WebConfigFile | None = None,
+    ) -> None:
+        self._poller = poller
+        self._reloader = reloader
+        self._registry = registry
+        self._settings = settings or WebSettings()
+        self._web_config = web_config
+        self._scrape_threads = ThreadPoolExecutor(self._settings.max_requests, thread_name_prefix="scrape")
+        self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="landing-page")
+        self._scrapes: set[asyncio.Future[web.Response]] = set()
+        self._exposition = Exposition()
+        # Seconds, by path: a probe encodes much less than a scrape.
+        self._last_encoding: dict[str, float] = {}
+        self._stopping = False
+        self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
+        self._limits: list[ConnectionLimit] = []
+        logger.addFilter(_is_our_fault)
+
+    async def start(self, address: ListenAddress, health_address: ListenAddress | None = None) -> ListenAddress:
+        """Listen on the address, and on another one for the health paths alone if there is one.
+
+        Returns:
+            The address, with the port that it really is.
+
+        Raises:
+            ListenError: An address is taken, or not of this machine.
+
+        """
+        health_routes = [web.get("/-/healthy", self._healthy), web.get("/-/ready", self._ready)]
+        routes = [
+            web.get(self._settings.telemetry_path, self._metrics, allow_head=False),
+            web.get("/probe", self._probe, allow_head=False),
+            web.get("/", self._landing_page),
+            web.post("/-/reload", self._reload),
+        ]
+        listening = await self._listen(address, [*routes, *health_routes], self._web_config)
+        if health_address is not None:
+            await self._listen(health_address, health_routes, None)
+        return listening
+
+    async def stop(self) -> None:
+        """Give the scrapes that wait three seconds at most, then end."""
+        self._stopping = True
+        if self._scrapes:
+            await asyncio.wait(self._scrapes, timeout=SECONDS_TO_STOP)
+        self._poller.stop()
+        for listener in self._listeners:
+            listener.close()
+        for runner in self._runners:
+            await runner.cleanup()
+        for limit in self._limits:
+            limit.drop_all()
+        # They are closed in the next round of the loop.
+        await asyncio.sleep(0)
+        self._scrape_threads.shutdown(wait=False, cancel_futures=True)
+        self._page_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _listen(
+        self, address: ListenAddress, routes: Iterable[web.RouteDef], web_config: WebConfigFile | None
+    ) -> ListenAddress:
+        has_tls = web_config is not None and web_config.has_tls
+        limit = ConnectionLimit(self._most_connections(has_tls=has_tls), self._settings.idle_seconds)
+        self._limits.append(limit)
+        server = await self._server(routes, limit, web_config)
+
+        def connection(tcp: asyncio.Transport | None = None) -> Connection:
+            return Connection(limit, server, self._add_headers, tcp, logger=logger, access_log=None, lingering_time=0)
+
+        def handshake() -> Handshake:
+            return Handshake(limit, self._tls_context, connection)
+
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                handshake if has_tls else connection,
+                address.host,
+                address.port,
+                # So many are accepted in one go, and a few times as many before the limit sees the first.
+                backlog=max(1, min(1024, _share_of_open_files() // 4)),
+            )
+        except (OSError, UnicodeError) as error:
+            raise ListenError(address, error) from None
+        self._listeners.append(listener)
+        return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
+
+    def _most_connections(self, *, has_tls: bool) -> int:
+        most = max(MOST_TLS_CONNECTIONS, 2 * self._settings.max_requests) if has_tls else MOST_CONNECTIONS
+        return min(self._settings.max_connections, most, _share_of_open_files())
+
+    async def _server(
+        self, routes: Iterable[web.RouteDef], limit: ConnectionLimit, web_config: WebConfigFile | None
+    ) -> web.Server:
+        """Make what answers the requests of a listener."""
+        middlewares = [limit.track]
+        if web_config is not None:
+            # It comes first: who is not let in stays idle for the limit.
+            middlewares.insert(0, AccessControl(web_config, (self._healthy, self._ready)).check)
+        application = web.Application(middlewares=middlewares, client_max_size=LARGEST_REQUEST_BODY)
+        application.add_routes(routes)
+        application.on_response_prepare.append(self._prepare)
+        runner = web.AppRunner(application, shutdown_timeout=1)
+        await runner.setup()
+        self._runners.append(runner)
+        if runner.server is None:
+            raise RuntimeError("the runner was set up, so it has a server")
+        return runner.server
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = None if self._web_config is None else self._web_config.current().tls
+        if context is None:
+            raise RuntimeError("TLS does not end while the exporter runs")
+        return context
+
+    async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
+        self._add_headers(response)
+
+    def _add_headers(self, response: web.StreamResponse) -> None:
+        response.headers["Server"] = "sitecore-cdp-batch-exporter"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if self._web_config is not None:
+            response.headers.update(self._web_config.last.headers)
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.Response(text="The exporter is healthy.\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._stopping:
+            return web.Response(status=503, text="The exporter is stopping.\n")
+        return web.Response(text="The exporter is ready.\n")
+
+    async def _reload(self, _: web.Request) -> web.Response:
+        if not self._settings.lifecycle_enabled:
+            return web.Response(status=403, text="Reloading by HTTP is off. --web.enable-lifecycle switches it on.\n")
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._page_threads, self._reloader.reload)
+        except ConfigError as error:
+            return web.Response(status=500, text=f"The config is not reloaded:\n{error}\n")
+        return web.Response(text="The config is reloaded.\n")
+
+    async def _landing_page(self, _: web.Request) -> web.Response:
+        watched = list(self._poller.watched.values())
+        page = await asyncio.get_running_loop().run_in_executor(
+            self._page_threads, render_landing_page, self._poller.latest, watched, self._settings.telemetry_path
+        )
+        return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        def collect(deadline: float) -> Encode:
+            if self._settings.auto_reload:
+                self._reloader.reload_if_changed()
+            snapshot = self._poller.poll(deadline)
+            others = Families(poll_families(snapshot), self._registry.collect())
+            return partial(self._exposition.encode, snapshot, others)
+
+        return await self._scrape(request, collect, most=self._settings.max_requests)
+
+    async def _probe(self, request: web.Request) -> web.Response:
+        targets = request.query.getall("target", [])
+        try:
+            (target,) = targets
+            WatchedBatch(ref=target)
+        except ValueError:
+            return web.Response(status=400, text="Name one batch: /probe?target=<ref>, where <ref> is a UUID.\n")
+
+        def collect(deadline: float) -> Encode:
+            return partial(Exposition().encode, self._poller.probe(target, deadline), Families())
+
+        return await self._scrape(request, collect, most=max(1, self._settings.max_requests // 2))
+
+    async def _scrape(self, request: web.Request, collect: Callable[[float], Encode], *, most: int) -> web.Response:
+        """Collect and encode on a thread, within the scrape's deadline, unless so many scrapes wait already."""
+        deadline = time.monotonic() + self._time_for_scrape(request)
+        if len(self._scrapes) >= most:
+            waiting = f"{most} scrapes are waiting already (--web.max-requests)."
+            return web.Response(status=503, text=f"{waiting} Try again later.\n")
+        scrape = asyncio.get_running_loop().run_in_executor(
+            self._scrape_threads, self._encode, request, collect, deadline
+        )
+        self._scrapes.add(scrape)
+        scrape.add_done_callback(self._scrapes.discard)
+        # Shielded, so that a scrape whose client has gone still counts until its thread is free.
+        return await asyncio.shield(scrape)
+
+    def _time_for_scrape(self, request: web.Request) -> float:
+        """Return how many seconds a scrape may take until it must be encoded."""
+        timeout = _scrape_timeout(request.headers.get(SCRAPE_TIMEOUT_HEADER))
+        return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding.get(request.path, 0.0))
+
+    def _encode(self, request: web.Request, collect: Callable[[float], Encode], deadline: float) -> web.Response:
+        encode = collect(deadline)
+        started = time.monotonic()
+        body, headers = encode_as_asked(encode, request.headers)
+        self._last_encoding[request.path] = time.monotonic() - started
+        return web.Response(body=body, headers=headers)
+
+
+def _scrape_timeout(header: str | None) -> float:
+    """Return the seconds that Prometheus gives the scrape, or the default if it names no sensible number."""
+    try:
+        timeout = float(header or "")
+    except ValueError:
+        return DEFAULT_SCRAPE_TIMEOUT
+    return timeout if 0 < timeout <= LONGEST_SCRAPE_TIMEOUT else DEFAULT_SCRAPE_TIMEOUT
+
+
+def _share_of_open_files() -> int:
+    """Return how many connections a listener may have, so that a third of the open files is left for all else."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Leave malformed requests out of the log: any stranger could fill it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

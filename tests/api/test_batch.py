@@ -1,0 +1,268 @@
+"""An answer of the API as a Batch: what is tolerated, what is refused."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sitecore_cdp_exporter.api.batch import LARGEST_COUNT, Batch, BatchStatus, MalformedBatchError, parse_batch
+from tests.finished_batch import FINISHED_WITH_ERRORS, REF
+
+SECRET = "presigned-signature"
+
+ANSWER = {
+    "href": f"https://api-engage-eu.sitecorecloud.io/v2/batches/{REF}",
+    "ref": REF,
+    "checksum": "0cc175b9c0f1b6a831c399e269772661",
+    "size": 3456,
+    "location": {"href": f"https://bucket.example/{SECRET}", "expiry": "2025-04-24T09:33:00.770Z"},
+    "status": {"code": "error", "log": f"https://bucket.example/{SECRET}"},
+    "summaryStats": {
+        "timeToProcessMillis": 614867,
+        "totalCount": 121776,
+        "succeededCount": 121460,
+        "failedCount": 316,
+    },
+    "createdAt": "2025-04-24T08:33:00.770Z",
+    "modifiedAt": "2025-04-24T08:46:04.000Z",
+}
+
+
+def parse(document: object) -> Batch:
+    return parse_batch(REF, json.dumps(document).encode())
+
+
+def with_field(path: str, value: object) -> dict[str, Any]:
+    """Return the full answer with one field replaced, given as `summaryStats.totalCount`."""
+    document: dict[str, Any] = json.loads(json.dumps(ANSWER))
+    *parents, name = path.split(".")
+    place = document
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    return document
+
+
+def test_a_full_answer_is_read_field_by_field() -> None:
+    assert parse(ANSWER) == FINISHED_WITH_ERRORS
+
+
+def test_a_batch_keeps_no_presigned_url() -> None:
+    assert SECRET not in repr(parse(ANSWER))
+
+
+def test_only_a_status_is_needed() -> None:
+    batch = parse({"status": {"code": "uploading"}})
+    assert batch == Batch(ref=REF, status=BatchStatus.UPLOADING, error_log_available=False)
+
+
+@pytest.mark.parametrize("absent", ["summaryStats", "location", "size", "createdAt", "modifiedAt", "ref", "checksum"])
+def test_a_missing_field_and_a_null_read_the_same(absent: str) -> None:
+    missing = dict(ANSWER)
+    del missing[absent]
+    assert parse(missing) == parse(with_field(absent, None))
+
+
+def test_partial_stats_give_what_they_have() -> None:
+    batch = parse(with_field("summaryStats", {"totalCount": 7, "failedCount": None}))
+    assert (batch.total_records, batch.succeeded_records, batch.failed_records) == (7, None, None)
+    assert batch.time_to_process_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "finished"),
+    [
+        ("uploading", BatchStatus.UPLOADING, False),
+        ("file_uploaded", BatchStatus.FILE_UPLOADED, False),
+        ("processing", BatchStatus.PROCESSING, False),
+        ("success", BatchStatus.SUCCESS, True),
+        ("corrupted", BatchStatus.CORRUPTED, True),
+        ("error", BatchStatus.ERROR, True),
+        ("archived", BatchStatus.UNKNOWN, False),
+        ("SUCCESS", BatchStatus.UNKNOWN, False),
+        ("", BatchStatus.UNKNOWN, False),
+        ("\ud800", BatchStatus.UNKNOWN, False),
+    ],
+)
+def test_every_status_code_is_a_status(code: str, status: BatchStatus, finished: bool) -> None:  # noqa: FBT001  A column.
+    batch = parse(with_field("status.code", code))
+    assert batch.status is status
+    assert batch.status.finished is finished
+
+
+@pytest.mark.parametrize(("log", "available"), [("https://bucket.example/log", True), ("", False), (None, False)])
+def test_an_error_log_is_available_if_there_is_a_url(log: str | None, available: bool) -> None:  # noqa: FBT001  A column.
+    assert parse(with_field("status.log", log)).error_log_available is available
+
+
+@pytest.mark.parametrize(
+    ("text", "timestamp"),
+    [
+        ("2025-04-24T08:33:00Z", 1745483580),
+        ("2025-04-24T08:33:00.7Z", 1745483580.7),
+        ("2025-04-24T08:33:00.770Z", 1745483580.77),
+        ("2025-04-24T08:33:00.770123Z", 1745483580.770123),
+        ("2025-04-24T08:33:00.770123456Z", 1745483580.770123),
+        ("2025-04-24T08:33:00.770+00:00", 1745483580.77),
+        ("2025-04-24T10:33:00.770+02:00", 1745483580.77),
+        ("2025-04-24T03:03:00-05:30", 1745483580),
+        ("2025-04-24T08:33:00+0000", 1745483580),
+        ("2025-04-24T08:33:00.770", 1745483580.77),
+    ],
+)
+def test_times_may_have_up_to_nine_fraction_digits_and_an_offset(text: str, timestamp: float) -> None:
+    assert parse(with_field("createdAt", text)).created == pytest.approx(timestamp, abs=1e-6)
+
+
+@given(
+    st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001  Hypothesis wants naive bounds.
+    st.integers(-23, 23),
+)
+def test_any_time_is_read_as_the_moment_it_names(naive: datetime, hours: int) -> None:
+    moment = naive.replace(tzinfo=timezone(timedelta(hours=hours)))
+    read = parse(with_field("modifiedAt", moment.isoformat())).modified
+    assert read is not None
+    assert read == pytest.approx((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds(), abs=1e-4)
+
+
+COUNTS = ["size", "summaryStats.totalCount", "summaryStats.succeededCount", "summaryStats.failedCount"]
+TIMES = ["createdAt", "modifiedAt", "location.expiry"]
+
+
+@pytest.mark.parametrize("field", [*COUNTS, "summaryStats.timeToProcessMillis"])
+@pytest.mark.parametrize("value", ["12", "", True, False, -1, -0.5, [], {}, 2**63, 10**400, 1e300])
+def test_what_is_not_a_number_from_0_up_is_refused(field: str, value: object) -> None:
+    with pytest.raises(MalformedBatchError, match=rf"^{field} is not"):
+        parse(with_field(field, value))
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_a_fraction_is_no_count(field: str) -> None:
+    with pytest.raises(MalformedBatchError, match="whole number"):
+        parse(with_field(field, 1.5))
+
+
+@pytest.mark.parametrize("field", [*COUNTS, "summaryStats.timeToProcessMillis"])
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_json_does_not_know_is_refused(field: str, constant: str) -> None:
+    body = json.dumps(with_field(field, "PLACE")).replace('"PLACE"', constant)
+    with pytest.raises(MalformedBatchError):
+        parse_batch(REF, body.encode())
+
+
+@pytest.mark.parametrize("field", TIMES)
+@pytest.mark.parametrize("value", [1745483580770, True, "", "yesterday", "2025-04-24", "2025-13-01T00:00:00Z", [], {}])
+def test_what_is_not_a_time_is_refused(field: str, value: object) -> None:
+    with pytest.raises(MalformedBatchError, match=rf"^{field} is not"):
+        parse(with_field(field, value))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("status", None, "status.code is missing"),
+        ("status", "error", "status is not an object"),
+        ("status", [], "status is not an object"),
+        ("status.code", None, "status.code is missing"),
+        ("status.code", 5, "status.code is not a string"),
+        ("status.log", True, "status.log is not a string"),
+        ("summaryStats", [], "summaryStats is not an object"),
+        ("summaryStats", 0, "summaryStats is not an object"),
+        ("location", "https://bucket.example", "location is not an object"),
+        ("ref", 5, "ref is not a string"),
+        ("ref", "439332a9-f837-496f-9e4a-87491689bb90", "ref is not the one that was asked for"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(MalformedBatchError, match=rf"^{message}$"):
+        parse(with_field(field, value))
+
+
+def test_the_ref_may_come_back_in_the_other_case() -> None:
+    assert parse(with_field("ref", REF.upper())).ref == REF
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>Sign in</body></html>",
+        b"{",
+        b"\xff\xfe",
+        b'{"status": {"code": "\xff"}}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 5_000,
+        b'{"size": ' + b"9" * 5_000 + b"}",
+        b"null",
+        b"[]",
+        b'"success"',
+        b"3",
+    ],
+)
+def test_what_is_not_an_object_is_refused(body: bytes) -> None:
+    with pytest.raises(MalformedBatchError, match="the body is not"):
+        parse_batch(REF, body)
+
+
+def assert_is_sound(batch: Batch) -> None:
+    counts = [batch.total_records, batch.succeeded_records, batch.failed_records, batch.size_bytes]
+    assert all(count is None or (type(count) is int and 0 <= count <= LARGEST_COUNT) for count in counts)
+    seconds = batch.time_to_process_seconds
+    assert seconds is None or (type(seconds) is float and 0 <= seconds <= LARGEST_COUNT)
+    # float() is what the exposition does with a value; it must never fail there.
+    assert all(value is None or float(value) == value for value in [batch.created, batch.modified, batch.upload_expiry])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(lambda d: f"{d:%FT%TZ}"),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_batch_or_malformed(body: bytes) -> None:
+    with suppress(MalformedBatchError):
+        assert_is_sound(parse_batch(REF, body))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*COUNTS, *TIMES, "summaryStats.timeToProcessMillis", "status.log", "status", "location"]),
+            json_values,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_any_value_in_any_field_gives_a_sound_batch_or_names_the_field(changes: list[tuple[str, object]]) -> None:
+    document = with_field("href", "")
+    for path, value in changes:
+        *parents, name = path.split(".")
+        place = document
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[name] = value
+    message = ""
+    try:
+        assert_is_sound(parse(document))
+    except MalformedBatchError as error:
+        message = str(error)
+    named = [*(path.split(".")[0] for path, _ in changes), "the body is not JSON"]
+    assert not message or any(name in message for name in named)
+
+
+@given(json_values)
+def test_an_error_never_quotes_the_answer(value: object) -> None:
+    document = {"status": {"code": value, "log": f"https://bucket.example/{SECRET}"}, "size": SECRET}
+    with pytest.raises(MalformedBatchError) as raised:
+        parse(document)
+    assert SECRET not in str(raised.value)

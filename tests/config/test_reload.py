@@ -1,0 +1,100 @@
+"""Loading the config again: swapped whole, or not at all."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from sitecore_cdp_exporter.config.model import Config, ConfigError
+from sitecore_cdp_exporter.config.reload import ConfigReloader, ReloadState
+
+GOOD = "api:\n  base_url: https://api.example\nbatches:\n  - 12af3453-62da-4b31-b646-631b7b5f3009\n"
+OTHER = "api:\n  base_url: https://other.example\n"
+BAD = "api:\n  base_url: https://api.example\n  timeout: 5\n"
+
+
+class Exporter:
+    """Remembers the configs that it was given."""
+
+    def __init__(self) -> None:
+        self.configs: list[Config] = []
+
+    def apply(self, config: Config) -> None:
+        self.configs.append(config)
+
+    @property
+    def hosts(self) -> list[str]:
+        return [config.api.base_url for config in self.configs]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def exporter() -> Exporter:
+    return Exporter()
+
+
+@pytest.fixture
+def reloader(path: Path, exporter: Exporter) -> ConfigReloader:
+    times = iter([100.0, 200.0, 300.0])
+    return ConfigReloader(path, exporter.apply, clock=lambda: next(times))
+
+
+def test_a_good_config_is_swapped_in(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+    assert reloader.state == ReloadState(successful=True, last_success=100.0)
+    path.write_text(OTHER, encoding="utf-8")
+    reloader.reload()
+    assert exporter.hosts == ["https://other.example"]
+    assert reloader.state == ReloadState(successful=True, last_success=200.0)
+
+
+def test_a_bad_config_leaves_the_one_before(
+    path: Path, exporter: Exporter, reloader: ConfigReloader, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(BAD, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml:3: api\.timeout"):
+        reloader.reload()
+    assert exporter.configs == []
+    assert reloader.state == ReloadState(successful=False, last_success=100.0)
+    assert f"{path}:3: api.timeout" in caplog.text
+    path.write_text(GOOD, encoding="utf-8")
+    reloader.reload()
+    assert reloader.state == ReloadState(successful=True, last_success=200.0)
+
+
+def test_a_file_that_is_gone_leaves_the_config(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        reloader.reload()
+    reloader.reload_if_changed()
+    assert exporter.configs == []
+    assert not reloader.state.successful
+
+
+def test_a_change_is_noticed_by_its_content(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+    path.touch()
+    reloader.reload_if_changed()
+    assert exporter.configs == []
+    path.write_text(OTHER, encoding="utf-8")
+    reloader.reload_if_changed()
+    reloader.reload_if_changed()
+    assert exporter.hosts == ["https://other.example"]
+
+
+def test_a_bad_change_is_logged_once_for_its_content(
+    path: Path, reloader: ConfigReloader, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path.write_text(BAD, encoding="utf-8")
+    for _ in range(5):
+        reloader.reload_if_changed()
+    assert len(caplog.records) == 1
+    assert not reloader.state.successful
+    path.write_text(GOOD, encoding="utf-8")
+    reloader.reload_if_changed()
+    assert reloader.state.successful

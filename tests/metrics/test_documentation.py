@@ -1,0 +1,130 @@
+"""docs/metrics.md names exactly what the exporter exposes."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
+LATER = "5a0c2f0e-36a4-4e2f-9a57-1f0d1a3f7c22"
+MISSING = "439332a9-f837-496f-9e4a-87491689bb90"
+FEED_LABELS = {"feed", "team"}
+BATCH_LABELS = {"ref", "feed", "team"}
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    type: str
+    labels: frozenset[str]
+    field: str
+    stability: str
+
+
+def documented_rows() -> dict[str, Row]:
+    rows = {}
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 6 and cells[0].startswith("`"):
+            name, kind, labels, _, field, stability = cells
+            rows[name.strip("`")] = Row(
+                name.strip("`"), kind, frozenset(re.findall(r"`(\w+)`", labels)), field.strip("`"), stability
+            )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
+    """Return the families of two real scrapes: of a feed with a superseded batch, and of an API that fails."""
+    directory = tmp_path_factory.mktemp("exporter")
+    (directory / "batches.yaml").write_text(f"[{{ref: {MISSING}, feed: nightly-guests}}]", encoding="utf-8")
+    web_config = directory / "web-config.yml"
+    web_config.write_text("http_server_config: {headers: {}}", encoding="utf-8")
+    feed = {
+        "name": "nightly-guests",
+        "labels": {"team": "crm"},
+        "expect_success_every": "24h",
+        "next_success_resolves": True,
+        "ref_prefix": "5a0c2f0e",
+    }
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
+        sandbox.put_batch(
+            FINISHED,
+            status="error",
+            size=3456,
+            total=121776,
+            succeeded=121460,
+            failed=316,
+            time_to_process_millis=614867,
+            log=True,
+            created_at=datetime.now(UTC) - timedelta(hours=1),
+        )
+        sandbox.put_batch(LATER, status="success", total=7)
+        with running_exporter(
+            sandbox,
+            directory,
+            discovery={"enabled": True},
+            feeds=[feed],
+            batch_files=["batches.yaml"],
+            flags=[f"--web.config.file={web_config}"],
+        ) as exporter:
+            families = scrape(exporter)
+            sandbox.set_fault(faults.Status(500))
+            for name, family in scrape(exporter).items():
+                families.setdefault(name, family).samples += family.samples
+    return families
+
+
+def scrape(exporter: Exporter) -> dict[str, Metric]:
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    text = requests.get(f"{exporter.url}/metrics", headers=headers, timeout=60).text
+    families = {}
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
+        families[f"{family.name}_total" if family.type == "counter" else family.name] = family
+    return families
+
+
+def test_every_metric_is_documented_and_every_documented_metric_is_exposed(exposed: dict[str, Metric]) -> None:
+    assert set(documented_rows()) == set(exposed)
+
+
+def test_types_and_labels_are_those_that_are_documented(exposed: dict[str, Metric]) -> None:
+    for name, row in documented_rows().items():
+        family = exposed[name]
+        labels = set().union(*(sample.labels for sample in family.samples)) - {"le"}
+        if name.startswith("sitecore_cdp_batch_"):
+            assert labels >= BATCH_LABELS, name
+            labels -= BATCH_LABELS
+        elif name.startswith("sitecore_cdp_feed_"):
+            assert labels >= FEED_LABELS, name
+            labels -= FEED_LABELS - {"feed"}
+        assert (family.type, labels) == (row.type, set(row.labels)), name
+
+
+def test_help_names_the_api_field_that_is_documented(exposed: dict[str, Metric]) -> None:
+    for name, row in documented_rows().items():
+        if row.field:
+            assert row.field in exposed[name].documentation, name
+
+
+def test_stability_is_one_of_the_two_that_are_explained() -> None:
+    assert {row.stability for row in documented_rows().values()} == {"stable", "evolving"}
+
+
+def test_every_reason_is_documented() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").split("### Reasons")[1].split("###")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(Reason)
+
+
+def test_no_metric_tells_when_a_counter_was_created(exposed: dict[str, Metric]) -> None:
+    assert not [sample for family in exposed.values() for sample in family.samples if sample.name.endswith("_created")]

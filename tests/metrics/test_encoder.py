@@ -1,0 +1,232 @@
+"""What is encoded here has the bytes of prometheus_client, in each format that a client can ask for."""
+
+import gzip
+import string
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.metrics.collector import Families, batch_families, poll_families
+from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition, compress
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.watch.watchlist import Watched
+from tests.fake_api import ref
+
+# A machine that is busy with something else proves nothing.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+TEXT = "text/plain;version=0.0.4"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+SCHEMES = ("allow-utf-8", "underscores", "dots", "values")
+ACCEPTED = (
+    "",
+    TEXT,
+    OPENMETRICS,
+    "application/openmetrics-text",
+    "application/openmetrics-text;version=2.0.0",
+    *(f"{OPENMETRICS};escaping={scheme}" for scheme in SCHEMES),
+    *(f"text/plain;version=1.0.0;escaping={scheme}" for scheme in SCHEMES),
+)
+
+NUMBERS = st.none() | st.integers(0, 2**63 - 1)
+# A reading never changes by the sign of a zero alone, which could not be seen.
+SECONDS = st.none() | st.floats().filter(lambda value: value != 0) | st.sampled_from([1e-7, 614.867, 1745483580.77])
+BATCHES = st.builds(
+    Batch,
+    ref=st.just(ref(0)),
+    status=st.sampled_from(BatchStatus),
+    error_log_available=st.none() | st.booleans(),
+    total_records=NUMBERS,
+    succeeded_records=NUMBERS,
+    failed_records=NUMBERS,
+    time_to_process_seconds=SECONDS,
+    size_bytes=NUMBERS,
+    created=SECONDS,
+    modified=SECONDS,
+    upload_expiry=SECONDS,
+)
+# Whatever UTF-8 can tell, with a liking for what has to be escaped.
+TEXTS = st.text(st.sampled_from('"\\\n{}=,# é\u2028') | st.characters(exclude_categories=["Cs"]), max_size=20)
+# They sort before and after `feed`, `ref`, `reason` and `status`, and between them.
+LABEL_NAMES = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8).filter(str.isidentifier)
+WATCHED = st.builds(
+    Watched,
+    ref=st.integers(0, 5).map(ref),
+    feed=st.none() | TEXTS,
+    labels=st.dictionaries(LABEL_NAMES | st.sampled_from(["a", "q", "s", "z", "Z", "_"]), TEXTS, max_size=3),
+)
+STATES = st.builds(
+    BatchState,
+    watched=WATCHED,
+    reading=st.none() | st.builds(Reading, BATCHES, SECONDS.filter(lambda value: value is not None)),
+    failure=st.none() | st.sampled_from(Reason),
+    accepted=st.none() | st.booleans(),
+    superseded=st.none() | st.booleans(),
+)
+SUCCEEDED = Batch(
+    ref=ref(0),
+    status=BatchStatus.SUCCESS,
+    error_log_available=False,
+    total_records=121776,
+    time_to_process_seconds=614.867,
+    created=1745483580.77,
+)
+
+
+def finished(number: int) -> BatchState:
+    return BatchState(watched=Watched(ref(number)), reading=Reading(SUCCEEDED, 1.75e9 + number / 7), accepted=True)
+
+
+def snapshot(states: Iterable[BatchState]) -> Snapshot:
+    return Snapshot(batches=tuple(states), api_up=True, api_last_success=1.75e9, poll_duration=0.25)
+
+
+def by_prometheus_client(told: Snapshot, encoder: Encoder) -> bytes:
+    return encoder(Families(batch_families(told), poll_families(told)))
+
+
+def by_us(exposition: Exposition, told: Snapshot, encoder: Encoder) -> bytes:
+    return b"".join(exposition.encode(told, Families(poll_families(told)), encoder))
+
+
+def encoder_for(accept: str) -> Encoder:
+    return choose_encoder(accept)[0]
+
+
+@unhurried
+@given(st.sampled_from(ACCEPTED), st.lists(st.lists(STATES, max_size=4), min_size=1, max_size=3))
+def test_every_scrape_has_the_bytes_of_prometheus_client(accept: str, scrapes: list[list[BatchState]]) -> None:
+    encoder, exposition = encoder_for(accept), Exposition()
+    for states in scrapes:
+        # The second time it is told of batches that have not changed.
+        for told in (snapshot(states), snapshot(states)):
+            assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+
+
+@unhurried
+@given(STATES, STATES)
+def test_what_has_changed_is_told_anew(before: BatchState, after: BatchState) -> None:
+    encoder, exposition = encoder_for(TEXT), Exposition()
+    for field in ("reading", "failure", "accepted", "superseded", "watched"):
+        change = {field: getattr(after, field)}
+        changed = snapshot([replace(before, **change)])
+        by_us(exposition, snapshot([before]), encoder)
+        assert by_us(exposition, changed, encoder) == by_prometheus_client(changed, encoder)
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_many_batches_have_the_bytes_of_prometheus_client(accept: str) -> None:
+    # So many that a family has several blocks; every seventh is not known, so that families have gaps.
+    told = snapshot(
+        BatchState(watched=Watched(ref(number)), failure=Reason.NOT_FOUND) if number % 7 == 0 else finished(number)
+        for number in range(1100)
+    )
+    encoder, exposition = encoder_for(accept), Exposition()
+    assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_other_families_are_those_of_prometheus_client(accept: str) -> None:
+    registry = CollectorRegistry()
+    Counter("requests", "With a \\ and\na line break.", ["code"], registry=registry).labels('2"00').inc()
+    Gauge("free_bytes", "", registry=registry).set(float("nan"))
+    Histogram("seconds", "", registry=registry).observe(0.7)
+    Info("build", "", registry=registry).info({"version": "é\\\n"})
+    encoder, told = encoder_for(accept), snapshot([finished(1)])
+    encoded = b"".join(Exposition().encode(told, Families(registry.collect()), encoder))
+    assert encoded == encoder(Families(batch_families(told), registry.collect()))
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_nothing_to_tell_has_the_bytes_of_prometheus_client(accept: str) -> None:
+    encoder, nothing = encoder_for(accept), snapshot([])
+    assert by_us(Exposition(), nothing, encoder) == by_prometheus_client(nothing, encoder)
+    assert b"".join(Exposition().encode(nothing, Families(), encoder)) == encoder(Families())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda encoded: encoded.replace(b'",', b'", '),
+        lambda encoded: encoded.replace(b'\\"', b'"'),
+        lambda encoded: encoded.replace(b" 0.0\n", b" 0\n"),
+        lambda encoded: encoded.replace(b"1e-07", b"0.0000001"),
+        lambda encoded: encoded.replace(b"# HELP sitecore_cdp_batch", b"\n# HELP sitecore_cdp_batch"),
+        lambda encoded: encoded.replace(b"}", b"} "),
+        lambda encoded: encoded.replace(b"}", b" }"),
+    ],
+    ids=["labels", "quotes", "integers", "exponents", "heads", "values", "braces"],
+)
+def test_a_format_that_is_not_known_is_left_to_its_encoder(change: Callable[[bytes], bytes]) -> None:
+    def encoder(families: Collector) -> bytes:
+        return change(generate_latest(families))
+
+    told = snapshot([replace(finished(1), watched=Watched(ref(1), 'a "feed"'))])
+    exposition = Exposition()
+    assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+
+
+@pytest.mark.parametrize("accept", [accept for accept in ACCEPTED if "dots" not in accept and "values" not in accept])
+def test_the_formats_of_prometheus_are_encoded_here(accept: str) -> None:
+    families_encoded: list[int] = []
+
+    def encoder(families: Collector) -> bytes:
+        collected = list(families.collect())
+        families_encoded.append(sum(len(family.samples) for family in collected))
+        return encoder_for(accept)(Families(collected))
+
+    told = snapshot(map(finished, range(100)))
+    assert by_us(Exposition(), told, encoder) == by_prometheus_client(told, encoder_for(accept))
+    # The heads have no samples.
+    assert max(families_encoded) < 20
+
+
+def test_only_what_has_changed_is_encoded_again() -> None:
+    exposition = Exposition()
+    encoder = encoder_for(TEXT)
+    by_us(exposition, snapshot(map(finished, range(3))), encoder)
+    before = dict(exposition._remembered)
+    failing = replace(finished(1), reading=None, failure=Reason.TIMEOUT)
+    by_us(exposition, snapshot([finished(0), failing, finished(2)]), encoder)
+    after = exposition._remembered
+    assert [after[ref(number)] is before[ref(number)] for number in range(3)] == [True, False, True]
+
+
+def test_what_is_told_no_more_is_forgotten() -> None:
+    exposition = Exposition()
+    by_us(exposition, snapshot(map(finished, range(3))), encoder_for(TEXT))
+    by_us(exposition, snapshot([finished(1)]), encoder_for(TEXT))
+    assert exposition._remembered.keys() == {ref(1)}
+    by_us(exposition, snapshot([]), encoder_for(TEXT))
+    assert not exposition._remembered
+
+
+def test_no_block_holds_the_lines_of_more_than_a_thousand_batches() -> None:
+    told = snapshot(map(finished, range(1100)))
+    blocks = [*Exposition().encode(told, Families(), encoder_for(TEXT))]
+    lines_of_a_batch = len(BatchStatus)
+    assert max(block.count(b"\n") for block in blocks) == 1000 * lines_of_a_batch
+
+
+def test_threads_share_what_is_remembered() -> None:
+    exposition = Exposition()
+    scrapes = [snapshot(map(finished, range(start, start + 200))) for start in range(0, 100, 5)]
+    encoder = encoder_for(OPENMETRICS)
+    with ThreadPoolExecutor(8) as threads:
+        encoded = list(threads.map(lambda told: by_us(exposition, told, encoder), scrapes * 3))
+    assert encoded == [by_prometheus_client(told, encoder) for told in scrapes] * 3
+
+
+@unhurried
+@given(st.lists(st.binary(max_size=200)))
+def test_what_is_compressed_can_be_unpacked(blocks: list[bytes]) -> None:
+    assert gzip.decompress(b"".join(compress(blocks))) == b"".join(blocks)

@@ -1,0 +1,103 @@
+"""Whether the API is up, by how requests end."""
+
+import logging
+
+import pytest
+
+from sitecore_cdp_exporter.api.client import (
+    BadResponseError,
+    ConnectionFailedError,
+    CredentialsError,
+    ForbiddenError,
+    NotFoundError,
+    PollError,
+    RequestTimeoutError,
+    ServerError,
+    UnauthorizedError,
+)
+from sitecore_cdp_exporter.poll.health import ApiHealth
+
+
+def judged(health: ApiHealth, *errors: PollError | None, over: bool = True, refused: bool = False) -> bool | None:
+    for error in errors:
+        health.note(error)
+    health.judge(over=over, credentials_refused=refused, skipped=refused)
+    return health.up
+
+
+@pytest.mark.parametrize(
+    ("errors", "up"),
+    [
+        ([], None),
+        ([None], True),
+        ([NotFoundError(404)], True),
+        ([ForbiddenError(403)], True),
+        ([None, RequestTimeoutError()], True),
+        ([RequestTimeoutError(), None], True),
+        ([NotFoundError(404), ServerError(500)], True),
+        ([ServerError(500)], False),
+        ([BadResponseError()], False),
+        ([ConnectionFailedError(), RequestTimeoutError()], False),
+        ([CredentialsError("there is no password")], False),
+        ([UnauthorizedError(401)], False),
+    ],
+)
+def test_the_api_is_down_when_every_request_failed_for_a_reason_that_is_not_the_batchs_own(
+    errors: list[PollError | None],
+    up: bool | None,  # noqa: FBT001  A column.
+) -> None:
+    assert judged(ApiHealth(), *errors) is up
+
+
+def test_403_is_the_apis_own_when_it_refuses_us() -> None:
+    assert judged(ApiHealth(), ForbiddenError(403), refused=True) is False
+
+
+def test_to_skip_everything_after_a_refusal_is_to_be_down() -> None:
+    health = ApiHealth()
+    assert judged(health, None) is True
+    assert judged(health, refused=True) is False
+
+
+def test_before_the_end_of_a_poll_only_good_news_counts() -> None:
+    health = ApiHealth()
+    assert judged(health, RequestTimeoutError(), over=False) is None
+    assert judged(health, over=True) is False
+    assert judged(health, None, over=False) is True
+
+
+def test_a_poll_without_an_ended_request_changes_nothing() -> None:
+    health = ApiHealth()
+    assert judged(health, RequestTimeoutError()) is False
+    assert judged(health) is False
+    assert judged(health, None) is True
+    assert judged(health) is True
+
+
+def test_a_request_that_ends_late_counts_for_the_next_judgement() -> None:
+    health = ApiHealth()
+    assert judged(health) is None
+    health.note(RequestTimeoutError())
+    assert judged(health) is False
+
+
+def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    health = ApiHealth()
+    for errors in (
+        [None],
+        [None],
+        [CredentialsError("there is no password")],
+        [CredentialsError("there is no password")],
+        [],
+        [ServerError(500), RequestTimeoutError("no answer"), RequestTimeoutError("no answer")],
+        [None],
+        [None],
+    ):
+        judged(health, *errors)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the Batch API is up",
+        "the Batch API is down: there is no password",
+        "the Batch API is down: no answer",
+        "the Batch API is up again",
+    ]

@@ -1,0 +1,600 @@
+"""The whole exporter behind its web server, driven with random sequences of what may happen, against a simple model.
+
+The model knows the world: which batches there are and what they are. Whatever the exporter tells of a batch must be
+true of the world at that moment; the rest is which batches it tells of, and why it tells nothing of some.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from prometheus_client import CollectorRegistry
+
+from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.poll.discovery import FINISHED, UNFINISHED
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from sitecore_cdp_exporter.service import Service
+from sitecore_cdp_exporter.watch.watchlist import Source
+from tests.fake_api import LONGEST_WAIT
+
+CLIENT_KEY, API_TOKEN = "model-client", "model-token"
+CONCURRENCY = 3
+DAY = 86400.0
+START = 1.75e9
+LISTED_FOR = 30 * DAY
+PREFIX = "5a0c2f0e"
+REFUSED = {Reason.UNAUTHORIZED, Reason.SKIPPED}
+FEEDS: list[list[dict[str, Any]]] = [
+    [{"name": "guests", "ref_prefix": PREFIX, "labels": {"team": "crm"}, "next_success_resolves": True}],
+    [
+        {"name": "guests", "ref_prefix": PREFIX, "max_failed_ratio": 0.1, "next_success_resolves": True},
+        {"name": "orders", "labels": {"team": "shop", "tier": "1"}},
+    ],
+]
+FILES = ("a.yaml", "b.json")
+
+
+def make_ref(number: int) -> str:
+    """Give every other batch a ref of the feed's prefix."""
+    return (PREFIX if number % 2 else "00000000") + f"-0000-4000-8000-{number:012x}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A batch as it really is."""
+
+    ref: str
+    status: str
+    created: float
+    modified: float
+    failed: int = 0
+    total: int = 100
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    def is_accepted(self, feed: dict[str, Any]) -> bool:
+        ratio = feed.get("max_failed_ratio", 0)
+        return self.status == "success" or bool(self.status == "error" and ratio and self.failed <= ratio * self.total)
+
+
+@dataclass
+class Settings:
+    """The config file, as far as it changes here."""
+
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    files: bool = True
+    discovery: bool = True
+    max_batches: int = 500
+    feeds: list[dict[str, Any]] = field(default_factory=list)
+    succeeded: str = "1d"
+
+    def feed(self, name: str | None) -> dict[str, Any]:
+        return next((feed for feed in self.feeds if feed["name"] == name), {})
+
+    def retention(self, status: str) -> float:
+        return {"0s": 0.0, "1d": DAY}[self.succeeded] if status == "success" else 3 * DAY
+
+
+class ExporterMachine(RuleBasedStateMachine):
+    """What may happen, in any order; after each scrape all that it shows is judged."""
+
+    def __init__(self, sandbox: Sandbox, directory: Path, ca_file: Path, time: list[float]) -> None:
+        super().__init__()
+        self.ca_file = ca_file
+        self.sandbox = sandbox
+        self.directory = directory
+        self.time = time
+        self.time[0] = 0.0
+        sandbox.clear_faults()
+        sandbox.set_api_token(API_TOKEN)
+        for path in (directory / "batches.d").iterdir():
+            path.unlink()
+        # The world.
+        self.world: dict[str, Truth] = {}
+        self.removed: dict[str, Truth] = {}
+        self.list_is_broken = False
+        self.broken: set[str] = set()
+        self.token_is_right = True
+        # What is on disk; None is garbage.
+        self.files: dict[str, list[dict[str, Any]] | None] = {}
+        self.file_errors: dict[str, bool] = {}
+        self.settings = Settings()
+        self.steps = 0
+        self.service: Service | None = None
+        self.write_config()
+        self.start()
+
+    # What the exporter must remember.
+
+    def start(self) -> None:
+        self.loaded: dict[str, list[dict[str, Any]]] = {}
+        self.applied = self.settings
+        self.known: set[str] = set()
+        self.missed: Counter[str] = Counter()
+        self.in_list: set[str] = set()
+        # Finished batches that were shown, and whether their details were.
+        self.remembered: dict[str, bool] = {}
+        self.probed: set[str] = set()
+        # Those of them that the list has told too, so that nothing about them is left to be asked.
+        self.settled: set[str] = set()
+        self.last_accepted: dict[str, float] = {}
+        self.last_created: dict[str, float] = {}
+        self.next_trial: float | None = None
+        self.registry = CollectorRegistry()
+        self.service = Service(
+            self.directory / "config.yaml",
+            self.registry,
+            clock=lambda: self.time[0],
+            wall_clock=lambda: START + self.time[0],
+        )
+        self.load_files()
+
+    def teardown(self) -> None:
+        assert self.service is not None
+        self.service.poller.stop()
+        self.service.close()
+        for ref in [*self.world, *self.removed]:
+            self.sandbox.remove_batch(ref)
+
+    def write_config(self, *, good: bool = True) -> None:
+        settings = self.settings
+        document = {
+            "api": {
+                "base_url": self.sandbox.base_url,
+                "endpoint": "inspect",
+                "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
+                "tls_config": {"ca_file": str(self.ca_file)},
+                "concurrency": CONCURRENCY if good else 0,
+            },
+            "batches": settings.batches,
+            "batch_files": ["batches.d/*"] if settings.files else [],
+            "discovery": {"enabled": settings.discovery, "max_batches": settings.max_batches},
+            "retention": {"succeeded": settings.succeeded, "failed": "3d"},
+            # Rechecks have tests of their own.
+            "recheck_finished": "1000d",
+            "feeds": settings.feeds,
+        }
+        (self.directory / "config.yaml").write_text(json.dumps(document), encoding="utf-8")
+
+    def load_files(self) -> None:
+        """Do what the exporter must do with the files."""
+        present = self.files if self.applied.files else {}
+        self.loaded = {
+            name: self.loaded.get(name, []) if content is None else content for name, content in present.items()
+        }
+
+    # The world.
+
+    @rule(statuses=st.lists(st.sampled_from([*UNFINISHED, *FINISHED]), min_size=1, max_size=4), old=st.booleans())
+    def upload(self, statuses: list[BatchStatus], old: bool) -> None:  # noqa: FBT001  Hypothesis calls it by name.
+        for status in statuses:
+            age = 2 * DAY if old and status.finished else 0.0
+            now = START + self.tick() - age
+            self.put(Truth(self.all_refs()[-1], status.value, now, now, failed=5 if status is BatchStatus.ERROR else 0))
+
+    @precondition(lambda self: any(not truth.finished for truth in self.world.values()))
+    @rule(data=st.data(), status=st.sampled_from(UNFINISHED + FINISHED), failed=st.sampled_from([10, 11]))
+    def progress(self, data: st.DataObject, status: BatchStatus, failed: int) -> None:
+        unfinished = [ref for ref, truth in self.world.items() if not truth.finished]
+        truth = self.world[data.draw(st.sampled_from(unfinished))]
+        failed = failed if status is BatchStatus.ERROR else 0
+        self.put(replace(truth, status=status.value, modified=START + self.tick(), failed=failed))
+
+    @precondition(lambda self: self.world)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        ref = data.draw(st.sampled_from(list(self.world)))
+        self.removed[ref] = self.world.pop(ref)
+        self.sandbox.remove_batch(ref)
+
+    def put(self, truth: Truth) -> None:
+        self.world[truth.ref] = truth
+        self.sandbox.put_batch(
+            truth.ref,
+            status=truth.status,
+            total=truth.total,
+            failed=truth.failed,
+            created_at=datetime.fromtimestamp(truth.created, UTC),
+            modified_at=datetime.fromtimestamp(truth.modified, UTC),
+        )
+        self.set_faults()
+
+    @rule(list_is_broken=st.booleans(), data=st.data())
+    def break_or_mend(self, list_is_broken: bool, data: st.DataObject) -> None:  # noqa: FBT001  Likewise.
+        self.list_is_broken = list_is_broken
+        self.broken = data.draw(st.sets(st.sampled_from(list(self.world)), max_size=2)) if self.world else set()
+        self.set_faults()
+
+    def set_faults(self) -> None:
+        self.sandbox.clear_faults()
+        if self.list_is_broken:
+            self.sandbox.set_fault(faults.Status(500))
+            # The fault of a ref goes before that of all: this one answers as it should.
+            for ref in self.all_refs():
+                self.set_fault(faults.Delay(0), ref)
+        for ref in self.broken:
+            self.set_fault(faults.Status(500), ref)
+
+    def set_fault(self, fault: faults.Fault, ref: str) -> None:
+        for spelling in (ref, ref.upper()):
+            self.sandbox.set_fault(fault, ref=spelling)
+
+    def all_refs(self) -> list[str]:
+        """Give the refs of all batches that there were, and of one that there was not."""
+        return [make_ref(number) for number in range(len(self.world) + len(self.removed) + 1)]
+
+    @rule(right=st.sampled_from([True, True, False]))
+    def change_token(self, right: bool) -> None:  # noqa: FBT001  Likewise.
+        self.token_is_right = right
+        self.sandbox.set_api_token(API_TOKEN if right else "another")
+
+    @rule(seconds=st.sampled_from([15.0, 61.0, 700.0, DAY / 2, 2 * DAY, 10 * DAY]))
+    def pass_time(self, seconds: float) -> None:
+        self.time[0] += seconds
+
+    def tick(self) -> float:
+        """Let a second pass, so that no two things happen at the same time."""
+        self.time[0] += 1
+        return self.time[0]
+
+    # What people do.
+
+    def entries(self, data: st.DataObject) -> list[dict[str, Any]]:
+        """Draw a list of batches, some of which do not exist yet, in either case."""
+        return [
+            {
+                "ref": ref.upper() if data.draw(st.booleans()) else ref,
+                **data.draw(st.sampled_from([{}, {"feed": "orders"}, {"feed": "guests", "labels": {"team": "own"}}])),
+            }
+            for ref in data.draw(st.lists(st.sampled_from(self.all_refs()), max_size=3, unique=True))
+        ]
+
+    @rule(
+        name=st.sampled_from(FILES),
+        content=st.sampled_from(["good", "good", "bad entry", "[half", "a: map", None]),
+        data=st.data(),
+    )
+    def change_file(self, name: str, content: str | None, data: st.DataObject) -> None:
+        """Write a list, one with a bad entry, or garbage; or remove the file."""
+        self.file_errors[name] = content != "good"
+        if content in {"good", "bad entry"}:
+            entries = self.entries(data)
+            self.write(name, json.dumps(entries if content == "good" else [*entries, {"ref": "no UUID"}]))
+            self.files[name] = entries
+        elif content is not None:
+            self.write(name, content)
+            self.files[name] = None
+        else:
+            (self.directory / "batches.d" / name).unlink(missing_ok=True)
+            self.files.pop(name, None)
+
+    def write(self, name: str, text: str) -> None:
+        aside = self.directory / "aside"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(self.directory / "batches.d" / name)
+
+    def draw_settings(self, data: st.DataObject) -> Settings:
+        return Settings(
+            batches=self.entries(data),
+            files=data.draw(st.sampled_from([True, True, False])),
+            discovery=data.draw(st.sampled_from([True, True, True, False])),
+            max_batches=data.draw(st.sampled_from([500, 500, 1, 3])),
+            feeds=data.draw(st.sampled_from(FEEDS)),
+            succeeded=data.draw(st.sampled_from(["0s", "1d"])),
+        )
+
+    @rule(data=st.data(), by_content=st.booleans(), good=st.sampled_from([True, True, False]))
+    def change_config(self, data: st.DataObject, by_content: bool, good: bool) -> None:  # noqa: FBT001  Likewise.
+        assert self.service is not None
+        settings = self.draw_settings(data)
+        if good:
+            self.settings = settings
+        self.write_config(good=good)
+        if by_content:
+            self.service.reloader.reload_if_changed()
+        elif good:
+            self.service.reloader.reload()
+        else:
+            with pytest.raises(ConfigError):
+                self.service.reloader.reload()
+        if not good:
+            assert not self.service.reloader.state.successful
+            return
+        self.applied = self.settings
+        self.forget_what_is_watched_no_more()
+
+    @rule()
+    def restart(self) -> None:
+        assert self.service is not None
+        self.service.close()
+        self.write_config()
+        self.start()
+
+    # What is shown.
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        self.settings = self.draw_settings(data)
+        self.restart()
+
+    @invariant()
+    def scrape_at_every_other_step(self) -> None:
+        self.steps += 1
+        if self.steps % 2:
+            self.scrape()
+
+    def expected(self) -> dict[str, tuple[Source, str | None, dict[str, str]]]:
+        """Say which batches are watched, from where, with which feed and labels."""
+        watched: dict[str, tuple[Source, str | None, dict[str, str]]] = {}
+        files = [entry for _, entries in sorted(self.loaded.items()) for entry in entries]
+        for source, entries in ((Source.CONFIG, self.applied.batches), (Source.FILE, files)):
+            for entry in entries:
+                feed = entry.get("feed")
+                labels = {**self.applied.feed(feed).get("labels", {}), **entry.get("labels", {})}
+                watched.setdefault(entry["ref"].lower(), (source, feed, labels))
+        for ref in self.known:
+            guests = self.applied.feed("guests") if ref.startswith(PREFIX) else {}
+            watched.setdefault(ref, (Source.DISCOVERY, guests.get("name"), guests.get("labels", {})))
+        return watched
+
+    def forget_what_is_watched_no_more(self) -> None:
+        if not self.applied.discovery:
+            self.known, self.missed = set(), Counter()
+        watched = self.expected()
+        self.remembered = {
+            ref: details
+            for ref, details in self.remembered.items()
+            # What only the list has told goes with the list.
+            if ref in watched and (details or ref in self.known)
+        }
+        self.settled &= self.remembered.keys()
+
+    def learn_list(self) -> None:
+        """Two whole lists without it show that a batch is gone."""
+        in_list = {ref for ref, truth in self.world.items() if truth.created > START + self.time[0] - LISTED_FOR}
+        self.missed = Counter({ref: self.missed[ref] + 1 for ref in self.known - in_list})
+        self.known = (self.known | in_list) - {ref for ref, walks in self.missed.items() if walks > 1}
+        self.in_list = in_list
+
+    @rule()
+    def scrape(self) -> None:
+        assert self.service is not None
+        self.tick()
+        self.sandbox.clear_requests()
+        snapshot = self.service.poller.poll(self.time[0] + LONGEST_WAIT)
+        self.load_files()
+        allowed = self.judge_requests()
+        list_was_read = self.applied.discovery and allowed and not self.list_is_broken
+        self.in_list = set()
+        remembered_before = dict(self.remembered)
+        if list_was_read:
+            self.learn_list()
+        self.forget_what_is_watched_no_more()
+        self.judge_what_was_asked(remembered_before, list_was_read=list_was_read)
+        self.judge_discovery(snapshot, list_was_read=list_was_read)
+        readings = [state.reading.batch for state in snapshot.batches if state.reading is not None]
+        assert snapshot.unread == sum(batch.status.finished and not batch.details_read for batch in readings)
+        states = {state.watched.ref.lower(): state for state in snapshot.batches}
+        assert len(states) == len(snapshot.batches), "no ref appears twice"
+        watched = self.expected()
+        for ref, state in states.items():
+            assert ref in watched, "only what is watched is shown"
+            assert (state.watched.source, state.watched.feed, state.watched.labels) == watched[ref]
+            self.judge_state(ref, state, allowed=allowed)
+        self.judge_what_is_shown(snapshot, states, remembered_before)
+        self.judge_feeds(snapshot)
+        self.settled |= {ref for ref in self.in_list if self.remembered.get(ref)}
+        for name, content in self.files.items():
+            error = self.registry.get_sample_value(
+                "sitecore_cdp_exporter_batch_file_error", {"file": f"batches.d/{name}"}
+            )
+            assert error == (float(self.file_errors[name] or content is None) if self.applied.files else None)
+
+    def judge_requests(self) -> bool:
+        """Judge what was asked, and return whether the API was to be asked for all that is of interest."""
+        allowed = self.token_is_right and (self.next_trial is None or self.time[0] >= self.next_trial)
+        requests = self.sandbox.requests
+        assert {request.method for request in requests} <= {"GET"}
+        asked = Counter((request.path, request.query) for request in requests)
+        assert not asked or max(asked.values()) == 1, "nothing is asked twice in a poll"
+        answers = [request.status for request in requests]
+        assert answers.count(401) <= CONCURRENCY, "no request follows a 401"
+        if 401 in answers or (self.next_trial is not None and {*answers} == {500}):
+            # A trial that fails for another reason proves nothing, and the next one has to wait as well.
+            self.next_trial = self.time[0] + 60
+            return False
+        if answers:
+            self.next_trial = None
+        return allowed
+
+    def judge_what_was_asked(self, remembered: dict[str, bool], *, list_was_read: bool) -> None:
+        asked = {path.rpartition("/")[2].lower() for path in (request.path for request in self.sandbox.requests)}
+        if list_was_read:
+            assert not asked & self.settled, "what the list and the batch have told is not asked again"
+            told = {ref for ref in self.in_list if not self.world[ref].finished} - set(remembered)
+            assert not asked & told, "what the list tells to be unfinished is not asked"
+        elif not self.applied.discovery and len(self.sandbox.requests) > 1:
+            assert not asked & {ref for ref, details in remembered.items() if details}, "finished is finished"
+
+    def judge_discovery(self, snapshot: Snapshot, *, list_was_read: bool) -> None:
+        if not self.applied.discovery:
+            assert snapshot.discovery is None
+            return
+        assert snapshot.discovery is not None
+        if list_was_read:
+            assert snapshot.discovery.failure is None
+            counts = Counter(self.world[ref].status for ref in self.in_list)
+            assert snapshot.discovery.totals == {status: counts[status] for status in UNFINISHED + FINISHED}
+        else:
+            assert snapshot.discovery.failure in {Reason.SERVER_ERROR, *REFUSED}
+            assert snapshot.discovery.totals is None
+
+    def judge_state(self, ref: str, state: BatchState, *, allowed: bool) -> None:
+        truth = self.world.get(ref)
+        if state.reading is not None:
+            batch = state.reading.batch
+            truth = truth or self.removed[ref]
+            assert batch.status == truth.status, "what is shown is true now"
+            assert truth.finished or ref in self.world, "what is gone and was not finished is not shown"
+            assert batch.modified == pytest.approx(truth.modified, abs=0.002)
+            assert batch.total_records in ({truth.total} if batch.details_read else {None})
+            assert batch.failed_records in ({truth.failed} if batch.details_read else {None})
+            is_known_finished = truth.finished and batch.details_read
+            accepted = truth.is_accepted(self.applied.feed(state.watched.feed)) if is_known_finished else None
+            assert state.accepted is accepted
+            if state.failure is not None:
+                assert truth.finished
+                assert not batch.details_read, "a batch whose details are read has not failed"
+            if truth.finished and allowed and ref not in self.broken and ref in self.world:
+                assert batch.details_read, "details are read as soon as they can be"
+        else:
+            assert state.accepted is None
+            assert ref not in self.remembered, "a finished batch is remembered"
+            if not allowed:
+                assert state.failure in REFUSED | ({Reason.SERVER_ERROR} if ref in self.broken else set())
+            elif ref in self.broken and ref not in self.in_list:
+                assert state.failure is Reason.SERVER_ERROR
+            elif truth is None or (state.watched.ref != ref and ref not in self.known):
+                assert state.failure is Reason.NOT_FOUND
+            else:
+                pytest.fail("it was asked, and answered")
+
+    def judge_what_is_shown(
+        self, snapshot: Snapshot, states: dict[str, BatchState], remembered_before: dict[str, bool]
+    ) -> None:
+        now = START + self.time[0]
+        watched = self.expected()
+        dropped = 0 if snapshot.discovery is None else snapshot.discovery.dropped
+        assert len(states) + snapshot.retired + dropped == len(watched)
+        newest = self.newest_accepted(states, remembered_before)
+        for ref, (source, feed, _) in watched.items():
+            truth = self.world.get(ref) or self.removed.get(ref)
+            known = ref in remembered_before or ref in self.in_list
+            if not known and ref in self.probed:
+                continue
+            if source is Source.CONFIG or truth is None or not truth.finished or not known:
+                is_dropped = source is Source.DISCOVERY and ref not in states and truth is not None and truth.finished
+                assert ref in states or is_dropped, "what is listed, unfinished or not known yet is shown"
+                continue
+            is_over = truth.modified + self.applied.retention(truth.status) <= now
+            if ref in states and is_over:
+                may_be_accepted = (
+                    truth.status == "error"
+                    and self.applied.feed(feed).get("max_failed_ratio")
+                    and not remembered_before.get(ref)
+                )
+                assert newest.get(feed) == ref or may_be_accepted, "what is over is shown as its feed's newest only"
+            if ref not in states and not is_over:
+                assert source is Source.DISCOVERY
+                assert dropped, "what is not over is shown"
+        self.judge_limit(states, watched, dropped)
+        for ref, state in states.items():
+            if state.reading is not None and state.reading.batch.status.finished:
+                self.remembered[ref] = state.reading.batch.details_read
+        # What the list has told is known, shown or not.
+        for ref in self.in_list:
+            if self.world[ref].finished:
+                self.remembered.setdefault(ref, False)
+
+    def judge_limit(
+        self,
+        states: dict[str, BatchState],
+        watched: dict[str, tuple[Source, str | None, dict[str, str]]],
+        dropped: int,
+    ) -> None:
+        discovered = [ref for ref in states if watched[ref][0] is Source.DISCOVERY]
+        if dropped:
+            assert len(discovered) >= self.applied.max_batches, "no more is dropped than must be"
+        if self.in_list and len(discovered) > self.applied.max_batches:
+            finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
+            assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
+
+    def newest_accepted(
+        self, states: dict[str, BatchState], remembered_before: dict[str, bool]
+    ) -> dict[str | None, str]:
+        """Give the newest batch of each feed that was known to be accepted when the list was read."""
+        newest: dict[str | None, str] = {}
+        shown = ((state.reading.batch.modified or 0.0, ref) for ref, state in states.items() if state.reading)
+        for _, ref in sorted(shown):
+            state = states[ref]
+            truth = self.world.get(ref) or self.removed[ref]
+            if truth.status == "success" or (state.accepted and remembered_before.get(ref)):
+                newest[state.watched.feed] = ref
+        return newest
+
+    def judge_feeds(self, snapshot: Snapshot) -> None:
+        names = {feed["name"] for feed in self.applied.feeds}
+        for state in snapshot.batches:
+            self.note_accepted(state)
+        shown = {state.feed.name: state.last_accepted for state in snapshot.feeds}
+        assert shown == pytest.approx({name: self.last_accepted.get(name, 0) for name in names}, abs=0.002)
+        for state in snapshot.batches:
+            superseded = None
+            if state.accepted is False and self.applied.feed(state.watched.feed).get("next_success_resolves"):
+                truth = self.world.get(state.watched.ref.lower()) or self.removed[state.watched.ref.lower()]
+                superseded = self.last_created.get(state.watched.feed or "", 0) > truth.created
+            assert state.superseded is superseded
+
+    def note_accepted(self, state: BatchState) -> None:
+        feed = state.watched.feed
+        if state.accepted and feed is not None and self.applied.feed(feed):
+            truth = self.world.get(state.watched.ref.lower()) or self.removed[state.watched.ref.lower()]
+            self.last_accepted[feed] = max(self.last_accepted.get(feed, 0), truth.modified)
+            self.last_created[feed] = max(self.last_created.get(feed, 0), truth.created)
+
+    @precondition(lambda self: self.world)
+    @rule(data=st.data())
+    def probe(self, data: st.DataObject) -> None:
+        """A probe tells the truth of any batch, retired or listed or not."""
+        assert self.service is not None
+        self.tick()
+        self.sandbox.clear_requests()
+        ref = data.draw(st.sampled_from(list(self.world)))
+        self.probed.add(ref)
+        (state,) = self.service.poller.probe(ref, self.time[0] + LONGEST_WAIT).batches
+        self.note_accepted(state)
+        assert len(self.sandbox.requests) <= 1
+        allowed = self.judge_requests()
+        if state.reading is not None:
+            assert state.reading.batch.status == self.world[ref].status
+        else:
+            is_misspelled = state.watched.ref != ref and ref not in self.known
+            assert ref in self.broken or is_misspelled or not allowed
+            assert state.failure in {Reason.SERVER_ERROR, Reason.NOT_FOUND, *REFUSED}
+
+
+def test_whatever_happens_what_is_shown_is_true(tmp_path: Path, ca_file: Path) -> None:
+    time = [0.0]
+    (tmp_path / "batches.d").mkdir()
+    clock = lambda: datetime.fromtimestamp(START + time[0], UTC)  # noqa: E731  It is handed over, no more.
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, clock=clock) as sandbox:
+        run_state_machine_as_test(
+            lambda: ExporterMachine(sandbox, tmp_path, ca_file, time),  # type: ignore[arg-type]  # Any factory serves.
+            settings=settings(
+                deadline=None,
+                max_examples=25,
+                stateful_step_count=40,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+                # To shrink a failure would take longer than the test may.
+                phases=[Phase.explicit, Phase.reuse, Phase.generate],
+            ),
+        )

@@ -1,0 +1,380 @@
+"""What a poll makes of a list that is slow, of lists and batches that disagree, and of batches at the edges."""
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.client import Credentials, ForbiddenError, NotFoundError, Reason, ServerError
+from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.poll.records import SECONDS_BETWEEN_REFUSED_DETAILS
+from sitecore_cdp_exporter.poll.snapshot import Snapshot
+from tests.conditions import wait_until
+from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put, requests_of
+
+RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0.1}]
+
+
+class SlowApi(FakeApi):
+    """Answers each request after a pause, in seconds.
+
+    While `list_open` is cleared it answers no request for the list, and while `rest_open` is, none for its later pages.
+    """
+
+    def __init__(self, *, page_pause: float = 0.0, batch_pause: float = 0.0) -> None:
+        super().__init__()
+        self.page_pause = page_pause
+        self.batch_pause = batch_pause
+        self.list_open = threading.Event()
+        self.list_open.set()
+        self.rest_open = threading.Event()
+        self.rest_open.set()
+
+    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
+        time.sleep(self.batch_pause)
+        return super().read_batch(ref, credentials)
+
+    def read_page(
+        self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
+    ) -> BatchPage:
+        page = super().read_page(statuses, offset, limit, credentials)
+        time.sleep(self.page_pause)
+        assert self.list_open.wait(LONGEST_WAIT)
+        assert not offset or self.rest_open.wait(LONGEST_WAIT)
+        return page
+
+
+def failure_of_list(snapshot: Snapshot) -> Reason | None:
+    assert snapshot.discovery is not None
+    return snapshot.discovery.failure
+
+
+class TestASlowList:
+    @pytest.mark.parametrize("concurrency", [2, 16])
+    def test_it_leaves_time_to_ask_for_the_batches_themselves(self, concurrency: int) -> None:
+        api = SlowApi()
+        section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": concurrency}
+        config = make_config(api=section, batches=[ref(9)])
+        poller = Poller(api, config, Lists(), wall_clock=lambda: NOW)
+        key = put(api, 1, BatchStatus.PROCESSING)
+        poller.poll(time.monotonic() + LONGEST_WAIT)
+        api.list_open.clear()
+        try:
+            for _ in range(2):
+                snapshot = poller.poll(time.monotonic() + 1.0)
+                assert failure_of_list(snapshot) is Reason.DEADLINE
+                assert {state.watched.ref: state.failure for state in snapshot.batches} == {key: None, ref(9): None}
+        finally:
+            api.list_open.set()
+
+    def test_it_is_read_over_several_polls(self) -> None:
+        api = SlowApi(page_pause=0.03)
+        api.largest_page = 2
+        section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": 1}
+        poller = Poller(api, make_config(api=section), Lists(), wall_clock=lambda: NOW)
+        for number in range(60):
+            put(api, number, age=2 * DAY)
+        progress: list[int] = []
+        while True:
+            snapshot = poller.poll(time.monotonic() + 0.4)
+            progress.append(snapshot.retired)
+            if failure_of_list(snapshot) is None:
+                break
+            assert failure_of_list(snapshot) is Reason.DEADLINE
+            assert len(progress) < 60
+        assert len(progress) > 1, "one poll had no time for all pages"
+        assert progress == sorted(set(progress)), "each poll has found more"
+        assert snapshot.discovery is not None
+        assert snapshot.discovery.totals is not None
+        assert snapshot.discovery.totals[BatchStatus.SUCCESS] == 60
+
+    def test_a_scrape_that_leaves_early_tells_what_the_list_has_shown(self) -> None:
+        api = SlowApi(page_pause=0.5)
+        poller = make_poller(api, time.monotonic)
+        put(api, 1, BatchStatus.PROCESSING)
+        poller.poll(time.monotonic() + LONGEST_WAIT)
+        waiting = threading.Thread(target=poller.poll, args=(time.monotonic() + LONGEST_WAIT,))
+        waiting.start()
+        early = poller.poll(time.monotonic() + 0.7)
+        assert failure_of_list(early) is Reason.DEADLINE
+        assert [state.failure for state in early.batches] == [None]
+        waiting.join()
+        assert poller.latest is not None
+        assert failure_of_list(poller.latest) is None
+
+    def test_a_restart_reads_details_over_several_polls_newest_first_and_asks_nothing_twice(self) -> None:
+        api = SlowApi(batch_pause=0.01)
+        poller = make_poller(api, time.monotonic, discovery={"enabled": True, "max_batches": 10000})
+        keys = [put(api, number, age=DAY / 2 - number) for number in range(300)]
+        unread: list[int] = []
+        asked: list[str] = []
+        while not unread or unread[-1]:
+            snapshot = poller.poll(time.monotonic() + 0.1)
+            assert failure_of_list(snapshot) is None
+            assert all(state.reading is not None for state in snapshot.batches)
+            unread.append(snapshot.unread)
+            asked += api.take_asked()
+            assert len(unread) < 300
+        assert len(unread) > 1, "one poll had no time for all details"
+        assert unread == sorted(unread, reverse=True)
+        assert len(asked) == len(set(asked)) == 300
+        places = [list(reversed(keys)).index(each) for each in asked]
+        # The threads overtake each other by a few places.
+        assert max(abs(place - number) for number, place in enumerate(places)) < 3 * 16
+
+
+class TestListAndBatchDisagree:
+    def test_a_probe_tells_the_answer_of_the_batch_and_not_the_list_of_an_older_poll(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock)
+        key = put(api, 1, BatchStatus.UPLOADING)
+        poll(poller, clock)
+        put(api, 1, BatchStatus.PROCESSING)
+        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        assert state.reading is not None
+        assert state.reading.batch.status is BatchStatus.PROCESSING
+        assert state.reading.batch.details_read
+        api.answers[key] = ServerError(500)
+        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        assert (state.reading, state.failure) == (None, Reason.SERVER_ERROR)
+
+    def test_a_batch_that_is_finished_in_the_list_only_is_asked_until_both_agree(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock)
+        key = put(api, 1, BatchStatus.SUCCESS)
+        late = api.answers[key]
+        assert isinstance(late, Batch)
+        api.answers[key] = replace(late, status=BatchStatus.PROCESSING)
+        for _ in range(2):
+            snapshot = poll(poller, clock)
+            (state,) = snapshot.batches
+            assert state.reading is not None
+            assert (state.reading.batch.status, state.accepted) == (BatchStatus.SUCCESS, None)
+            assert (state.failure, snapshot.unread) == (None, 1)
+        api.answers[key] = late
+        assert poll(poller, clock).unread == 0
+        assert len(api.take_asked()) == 3
+
+    def test_a_batch_that_is_unfinished_again_in_the_list_has_the_last_word_itself(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock)
+        key = put(api, 1, BatchStatus.ERROR)
+        poll(poller, clock)
+        put(api, 1, BatchStatus.PROCESSING)
+        api.take_asked()
+        (state,) = poll(poller, clock).batches
+        assert state.reading is not None
+        assert state.reading.batch.status is BatchStatus.PROCESSING
+        assert api.take_asked() == [key]
+        poll(poller, clock)
+        assert api.take_asked() == [], "the two agree"
+
+    def test_a_batch_that_finishes_while_the_list_is_broken_is_asked_no_more_than_it_must(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock)
+        key = put(api, 1, BatchStatus.PROCESSING)
+        poll(poller, clock)
+        put(api, 1, BatchStatus.SUCCESS)
+        api.list_error = ServerError(500)
+        for _ in range(3):
+            (state,) = poll(poller, clock).batches
+            assert state.accepted is True
+        assert api.take_asked() == [key]
+
+    @pytest.mark.parametrize("error", [NotFoundError(404), ForbiddenError(403)])
+    def test_refused_details_are_asked_for_every_ten_minutes(
+        self, api: FakeApi, clock: Clock, error: Exception
+    ) -> None:
+        poller = make_poller(api, clock)
+        key = put(api, 1)
+        api.answers[key] = error
+        for _ in range(3):
+            snapshot = poll(poller, clock)
+            (state,) = snapshot.batches
+            assert state.reading is not None
+            assert state.failure is getattr(error, "reason", None)
+            assert snapshot.unread == 1
+        assert api.take_asked() == [key]
+        clock.now += SECONDS_BETWEEN_REFUSED_DETAILS
+        put(api, 1)
+        assert poll(poller, clock).unread == 0
+
+    @pytest.mark.parametrize("unfinished", [0, 1, 5])
+    def test_a_403_for_everything_does_not_delay_the_details_once_it_is_over(
+        self, api: FakeApi, clock: Clock, unfinished: int
+    ) -> None:
+        poller = make_poller(api, clock)
+        others = [put(api, number, BatchStatus.PROCESSING) for number in range(10, 10 + unfinished)]
+        # Everything is refused from the moment in which the list was read.
+        key = put(api, 1)
+        good = dict(api.answers)
+        api.answers |= dict.fromkeys([key, *others], ForbiddenError(403))
+        assert poll(poller, clock).unread == 1
+        api.list_error = ForbiddenError(403)
+        for _ in range(3):
+            poll(poller, clock)
+        api.list_error, api.answers, api.credentials = None, good, Credentials("client", "rotated")
+        assert poll(poller, clock).unread == 0
+
+    def test_a_404_from_before_the_list_had_the_batch_does_not_delay_its_details(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock, batches=[ref(1)])
+        api.answers[ref(1)] = NotFoundError(404)
+        poll(poller, clock)
+        put(api, 1)
+        (state,) = poll(poller, clock).batches
+        assert state.accepted is True
+
+    @pytest.mark.parametrize("error", [NotFoundError(404), ForbiddenError(403)])
+    def test_a_list_that_is_refused_is_no_failure_of_a_batch(self, api: FakeApi, clock: Clock, error: Any) -> None:  # noqa: ANN401  A PollError.
+        api.list_error = error
+        snapshot = poll(make_poller(api, clock), clock)
+        assert snapshot.api_up is False
+        assert failure_of_list(snapshot) is error.reason
+
+
+class TestFeedsAfterARestart:
+    def test_the_newest_accepted_error_is_found_though_its_retention_is_over(self, api: FakeApi, clock: Clock) -> None:
+        poller = make_poller(api, clock, feeds=RATIO_FEED)
+        put(api, 1, age=20 * DAY, prefix="5a0c2f0e")
+        newest = put(api, 2, BatchStatus.ERROR, age=10 * DAY, failed=10, prefix="5a0c2f0e")
+        put(api, 3, BatchStatus.ERROR, age=9 * DAY, failed=11, prefix="5a0c2f0e")
+        put(api, 4, BatchStatus.CORRUPTED, age=8 * DAY, prefix="5a0c2f0e")
+        for _ in range(4):
+            snapshot = poll(poller, clock)
+        assert set(by_ref(snapshot)) == {newest}
+        assert [feed.last_accepted for feed in snapshot.feeds] == [pytest.approx(NOW - 10 * DAY, abs=1)]
+        assert len(api.take_asked()) == 3, "the older success, and the newer errors until one is accepted"
+
+    def test_the_newest_accepted_batch_stays_while_a_newer_one_is_unread(self, api: FakeApi, clock: Clock) -> None:
+        poller = make_poller(api, clock, feeds=RATIO_FEED)
+        accepted = put(api, 1, age=20 * DAY, prefix="5a0c2f0e")
+        newer = put(api, 2, BatchStatus.ERROR, age=10 * DAY, prefix="5a0c2f0e")
+        api.answers[newer] = ServerError(500)
+        assert set(by_ref(poll(poller, clock))) == {accepted, newer}
+
+    def test_a_feed_does_not_lose_its_newest_accepted_batch_for_want_of_room(self, api: FakeApi, clock: Clock) -> None:
+        poller = make_poller(api, clock, discovery={"enabled": True, "max_batches": 1}, feeds=RATIO_FEED)
+        accepted = put(api, 1, age=3000, prefix="5a0c2f0e")
+        put(api, 2, age=4000, prefix="5a0c2f0e")
+        unfinished = [put(api, number, BatchStatus.PROCESSING) for number in (3, 4)]
+        snapshot = poll(poller, clock)
+        assert set(by_ref(snapshot)) == {accepted, *unfinished}
+        assert snapshot.feeds[0].last_accepted > 0
+
+
+class TestEdges:
+    def test_a_ref_in_another_case_is_asked_for_as_the_api_writes_it(self, api: FakeApi, clock: Clock) -> None:
+        key = put(api, 0xABC)
+        lists = Lists()
+        lists.replace([WatchedBatch(ref=key.title())])
+        poller = make_poller(api, clock, lists, batches=[key.upper()])
+        (state,) = poll(poller, clock).batches
+        assert (state.watched.ref, state.accepted) == (key.upper(), True)
+        assert api.take_asked() == [key]
+
+    def test_batches_without_times_are_shown(self, api: FakeApi, clock: Clock) -> None:
+        keys = {put(api, 1, BatchStatus.PROCESSING), put(api, 2), put(api, 3, BatchStatus.ERROR)}
+        api.listed = [replace(batch, created=None, modified=None) for batch in api.listed]
+        poller = make_poller(api, clock)
+        assert set(by_ref(poll(poller, clock))) == keys
+        requests_of(api)
+        assert poll(poller, clock).unread == 0
+        assert requests_of(api) == 2
+
+    def test_without_retention_a_finished_batch_of_no_feed_is_gone_at_once(self, api: FakeApi, clock: Clock) -> None:
+        put(api, 1, age=0)
+        put(api, 2, BatchStatus.ERROR, age=0)
+        unfinished = put(api, 3, BatchStatus.PROCESSING, age=9 * DAY)
+        snapshot = poll(make_poller(api, clock, retention={"succeeded": "0s", "failed": "0s"}), clock)
+        assert set(by_ref(snapshot)) == {unfinished}
+        assert snapshot.retired == 2
+        assert api.take_asked() == []
+
+    def test_a_clock_that_jumps_shows_and_retires_without_a_request(self, api: FakeApi, clock: Clock) -> None:
+        key = put(api, 1)
+        wall = [NOW]
+        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: wall[0])
+        poll(poller, clock)
+        requests_of(api)
+        for jump, shown in ((2 * DAY, set()), (-5 * DAY, {key}), (0.0, {key})):
+            wall[0] = NOW + jump
+            assert set(by_ref(poll(poller, clock))) == shown
+        assert requests_of(api) == 2 * 3
+
+    def test_a_retired_batch_can_be_probed(self, api: FakeApi, clock: Clock) -> None:
+        key = put(api, 1, age=2 * DAY)
+        poller = make_poller(api, clock)
+        assert poll(poller, clock).batches == ()
+        for _ in range(2):
+            (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+            assert state.accepted is True
+        assert poll(poller, clock).batches == ()
+        assert api.take_asked() == [key]
+
+    def test_discovery_that_is_switched_off_and_on_finds_all_again(self, api: FakeApi, clock: Clock) -> None:
+        keys = {put(api, 1, BatchStatus.PROCESSING), put(api, 2)}
+        poller = make_poller(api, clock)
+        for enabled in (True, False, True):
+            poller.reconfigure(api, make_config(discovery={"enabled": enabled}))
+            assert set(by_ref(poll(poller, clock))) == (keys if enabled else set())
+
+    def test_a_list_that_is_late_when_discovery_has_been_switched_off_changes_nothing(self, clock: Clock) -> None:
+        api = SlowApi()
+        for number in (1, 2):
+            put(api, number, BatchStatus.UPLOADING)
+        poller = make_poller(api, clock)
+        poll(poller, clock)
+        # The first page shows a change, and the next one does not come.
+        api.listed = [replace(batch, status=BatchStatus.PROCESSING) for batch in api.listed]
+        api.largest_page = 1
+        api.rest_open.clear()
+        pages = api.pages
+        with ThreadPoolExecutor() as background:
+            polling = background.submit(poller.poll, clock.now + 1)
+            wait_until(lambda: api.pages == pages + 2)
+            poller.reconfigure(api, make_config(discovery={"enabled": False}))
+            # Too late for the list, and before anybody has noticed.
+            clock.now += 0.6
+            assert poller.poll(clock.now + LONGEST_WAIT).discovery is None
+            assert failure_of_list(polling.result()) is Reason.DEADLINE
+            api.rest_open.set()
+
+    def test_a_file_that_says_otherwise_than_the_config_is_told_once(
+        self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        lists = Lists()
+        poller = make_poller(api, clock, lists, batches=[{"ref": ref(1), "feed": "guests"}, ref(2)])
+        lists.replace([WatchedBatch(ref=ref(1), feed="guests"), WatchedBatch(ref=ref(2))])
+        poll(poller, clock)
+        assert not caplog.records
+        lists.replace([WatchedBatch(ref=ref(1).upper(), feed="orders"), WatchedBatch(ref=ref(2))])
+        for _ in range(3):
+            snapshot = poll(poller, clock)
+        assert by_ref(snapshot)[ref(1)].watched.feed == "guests"
+        (record,) = caplog.records
+        assert "than the config, which counts" in record.message
+
+    def test_a_list_that_breaks_is_told_once_and_again_when_it_is_mended(
+        self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        poller = make_poller(api, clock, batches=[ref(9)])
+        for error in (ServerError(500), ServerError(500), None, None):
+            api.list_error = error
+            poll(poller, clock)
+        about_the_list = [record.message for record in caplog.records if "list" in record.message]
+        assert len(about_the_list) == 2

@@ -1,0 +1,33 @@
+"""How few requests the exporter makes, by the counts of `bench.requests_over_time`."""
+
+import pytest
+
+from tools.bench.requests_over_time import count_restart, count_scrapes, count_time
+
+HOUR = 3600.0
+
+
+def test_a_thousand_batches_need_few_requests() -> None:
+    scrapes = count_scrapes(batches=1000, unfinished=50)
+    # Each of the finished is read once, after eleven pages of the list.
+    assert scrapes.first == 950 + 1 + 10
+    assert scrapes.quiet <= 3
+    # The two are the oldest of the list, so its first page does not show what has changed.
+    assert scrapes.two_finished <= 16
+
+
+@pytest.mark.parametrize(("prometheus", "scrapes"), [(1, 240), (2, 480)])
+def test_an_hour_of_scrapes_makes_two_requests_each_and_a_few_more(prometheus: int, scrapes: int) -> None:
+    uploads_a_day = 33
+    requests = count_time(uploads_a_day, HOUR, prometheus=prometheus)
+    walks = 6
+    assert 2 * scrapes <= requests <= 2 * scrapes + 9 * walks + 2 * uploads_a_day / 24 + 10
+
+
+def test_a_restart_reads_all_details_within_the_deadlines_newest_first_and_none_twice() -> None:
+    scrapes = count_restart(1000, answer_delay=0.03, deadline=1.5)
+    assert len(scrapes) > 1, "one scrape has no time for all"
+    unread = [scrape.unread for scrape in scrapes if scrape.failure is None]
+    assert unread == sorted(unread, reverse=True)
+    assert unread[-1] == 0
+    assert all(scrape.newest_first for scrape in scrapes)

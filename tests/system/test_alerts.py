@@ -1,0 +1,170 @@
+"""What can be said of prometheus/alerts.yml without Prometheus. What the rules do is tested in alerts_test.yml."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+import yaml
+
+from sitecore_cdp_exporter.api.client import Reason
+from tests.exporter_program import ROOT
+from tests.metrics.test_documentation import documented_rows
+
+DIRECTORY = ROOT / "prometheus"
+RUNBOOK = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((DIRECTORY / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+NAMES = [f"{rule['alert']}-{rule['labels']['severity']}" for rule in ALERTS]
+RECORDED = [rule for rule in RULES if "record" in rule]
+TESTS: list[dict[str, Any]] = yaml.safe_load((DIRECTORY / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
+
+# The labels of an expression that PromQL reads; what else stands in quotes is arguments of functions.
+MATCHER = re.compile(r'\b(\w+)(=|!=|=~|!~)\\?"((?:[^"\\]|\\[^"])*)\\?"')
+
+
+def identity(rule: dict[str, Any]) -> tuple[str, str]:
+    return rule["alert"].removeprefix("SitecoreCdp"), rule["labels"]["severity"]
+
+
+def promql(rule: dict[str, Any]) -> str:
+    """Return all PromQL of a rule, that of its annotations too."""
+    annotations = rule.get("annotations", {})
+    return "\n".join([rule["expr"], *(annotations.get(name, "") for name in ("summary", "description"))])
+
+
+def matched(label: str) -> set[str]:
+    """Return the values that PromQL compares a label with."""
+    return {
+        value
+        for rule in RULES
+        for name, _, values in MATCHER.findall(promql(rule))
+        for value in values.split("|")
+        if name == label
+    }
+
+
+def test_the_alerts_are_those_that_were_promised() -> None:
+    assert sorted(map(identity, ALERTS)) == sorted(
+        [
+            ("BatchFailed", "critical"),
+            ("BatchPartlyFailed", "warning"),
+            ("BatchPartlyFailed", "info"),
+            ("BatchCorrupted", "critical"),
+            ("BatchErrorWithoutLog", "warning"),
+            ("BatchUploadExpired", "warning"),
+            ("BatchStuck", "warning"),
+            ("BatchNotFound", "warning"),
+            ("BatchUnreadable", "warning"),
+            ("BatchStatusUnknown", "info"),
+            ("FeedStale", "critical"),
+            ("FeedNeverAccepted", "warning"),
+            ("FeedTooFewRecords", "critical"),
+            ("ApiDown", "warning"),
+            ("ApiDown", "critical"),
+            ("ApiUnauthorized", "critical"),
+            ("AllNotFound", "critical"),
+            ("DiscoveryFailing", "warning"),
+            ("DiscoveryDropped", "info"),
+            ("ExporterDown", "critical"),
+            ("ConfigReloadFailed", "warning"),
+            ("BatchFileError", "warning"),
+            ("NothingWatched", "info"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
+def test_every_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    assert rule["alert"].startswith("SitecoreCdp")
+    # A label whose value changes would make a new alert of the same trouble.
+    assert set(rule["labels"]) == {"severity"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert all(text.strip() == text != "" for text in rule["annotations"].values())
+    assert rule["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule['alert'].lower()}"
+
+
+def test_every_metric_is_documented_or_recorded_before_it_is_used() -> None:
+    known = {*documented_rows(), "up"}
+    for rule in RULES:
+        used = set(re.findall(r"(?:\b\w+:)?\bsitecore_cdp_\w+(?::\w+)?|\bup\b(?=\{)", promql(rule)))
+        # The argument of label_replace, and a record that looks at what it was in the evaluation before.
+        assert used - {"sitecore_cdp_batch_", "sitecore_cdp_feed_", rule.get("record")} <= known, rule
+        known.add(rule.get("record", "up"))
+
+
+def test_every_recorded_rule_is_used_by_a_later_one() -> None:
+    for number, rule in enumerate(RULES):
+        if "record" in rule:
+            assert any(rule["record"] in promql(later) for later in RULES[number + 1 :]), rule["record"]
+
+
+def test_every_reason_exists() -> None:
+    assert matched("reason") > {"not_found"}
+    assert matched("reason") <= {f"{reason}" for reason in Reason}
+
+
+def test_every_field_is_one_that_is_recorded() -> None:
+    recorded = {"up", "discovery_success"}
+    for rule in RECORDED:
+        recorded |= {
+            name.removeprefix("sitecore_cdp_batch_").removeprefix("sitecore_cdp_feed_")
+            for _, _, names in MATCHER.findall(rule["expr"])
+            for name in names.split("|")
+            if name.startswith("sitecore_cdp_")
+        }
+    assert matched("field") == recorded
+
+
+def test_what_names_a_process_is_left_out_as_a_whole() -> None:
+    lists = {
+        frozenset(names.split(", "))
+        for rule in RULES
+        for names in re.findall(r"\bwithout \((instance[^)]*)\)", rule["expr"])
+    }
+    process = {"instance", "pod", "endpoint", "container"}
+    assert lists == {frozenset(process), frozenset({*process, "reason"})}
+
+
+def test_every_threshold_stands_once() -> None:
+    numbers = Counter(
+        number
+        for rule in RULES
+        for number in re.findall(r"(?:[<>]=?) (\d{2,}(?:\.\d+)?|\d\.\d+)\b", re.sub(r"#.*", "", rule["expr"]))
+    )
+    assert set(numbers) == {"604800", "0.05", "20", "1800", "5400", "7200"}
+    assert set(numbers.values()) == {1}
+
+
+def expectations() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the checks of alerts_test.yml, each with its test."""
+    return [(test, check) for test in TESTS for check in test["alert_rule_test"]]
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
+def test_every_alert_is_tested_to_fire_and_to_be_silent_just_before(rule: dict[str, Any]) -> None:
+    def fires(check: dict[str, Any]) -> bool:
+        severities = [alert["exp_labels"]["severity"] for alert in check.get("exp_alerts", ())]
+        return bool(check["alertname"] == rule["alert"] and rule["labels"]["severity"] in severities)
+
+    firing = [(test["name"], check["eval_time"]) for test, check in expectations() if fires(check)]
+    silent = [
+        (test["name"], check["eval_time"])
+        for test, check in expectations()
+        if check["alertname"] == rule["alert"] and not fires(check)
+    ]
+    assert {name for name, _ in firing} & {name for name, _ in silent}
+
+
+def test_what_fires_is_compared_in_full() -> None:
+    alerts = [alert for _, check in expectations() for alert in check.get("exp_alerts", ())]
+    assert len(alerts) > len(ALERTS)
+    assert all(set(alert["exp_annotations"]) == {"summary", "description", "runbook_url"} for alert in alerts)
+
+
+def test_the_names_of_the_tests_differ() -> None:
+    assert max(Counter(test["name"] for test in TESTS).values()) == 1

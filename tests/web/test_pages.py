@@ -1,0 +1,223 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Reading, Snapshot
+from sitecore_cdp_exporter.sandbox import Sandbox, faults
+from sitecore_cdp_exporter.watch.watchlist import Watched
+from sitecore_cdp_exporter.web.pages import MOST_ROWS, render_landing_page
+from tests.web.web_server_thread import WebServerThread, exporter_of
+
+REF = "12af3453-62da-4b31-b646-631b7b5f3009"
+EVIL = """</td><script>alert("1")</script>&amp;'{0}"""
+NOW = 1_745_483_580.77  # 2025-04-24T08:33:00.77Z
+WITHOUT_END = {"meta", "br", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Reads a page, and refuses one whose elements are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        assert text.startswith("<!DOCTYPE html>")
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        if tag not in WITHOUT_END:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+        if tag == "a":
+            self.links += [value for name, value in attrs if name == "href" and value is not None]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    @property
+    def cells(self) -> list[dict[str, str]]:
+        """The rows below the head, by column."""
+        head, *rows = self.rows
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def snapshot(*states: BatchState, api_up: bool | None = True) -> Snapshot:
+    return Snapshot(batches=states, api_up=api_up, api_last_success=NOW if api_up else None, poll_duration=0.25)
+
+
+def state(
+    status: BatchStatus = BatchStatus.PROCESSING, *, watched: Watched | None = None, **fields: float
+) -> BatchState:
+    batch = Batch(
+        ref=REF,
+        status=status,
+        error_log_available=False,
+        total_records=int(fields["total"]) if "total" in fields else None,
+        failed_records=int(fields["failed"]) if "failed" in fields else None,
+        time_to_process_seconds=fields.get("seconds"),
+        modified=fields.get("modified"),
+    )
+    return BatchState(watched=watched or Watched(REF), reading=Reading(batch, NOW))
+
+
+def render(found: Snapshot | None, watched: list[Watched] | None = None) -> Page:
+    return Page(render_landing_page(found, watched or [], "/metrics"))
+
+
+def test_a_finished_batch_shows_its_numbers() -> None:
+    watched = Watched(ref=REF, feed="nightly", labels={"team": "crm", "region": "eu"})
+    found = state(BatchStatus.ERROR, watched=watched, total=121776, failed=316, seconds=614.867, modified=NOW)
+    page = render(snapshot(found))
+    assert page.cells == [
+        {
+            "Feed": "nightly",
+            "Ref": REF,
+            "Status": "error",
+            "Records": "121,776",
+            "Failed": "316",
+            "Time to process": "614.9 s",
+            "Modified (UTC)": "2025-04-24 08:33:00",
+            "Last poll (UTC)": "ok, 2025-04-24 08:33:00",
+            "Labels": "team=crm, region=eu",
+        }
+    ]
+    assert "Batch API: up. Last successful answer: 2025-04-24 08:33:00 UTC. Last poll took 0.250 s." in page.text
+
+
+@pytest.mark.parametrize("status", BatchStatus)
+def test_what_is_not_known_is_empty(status: BatchStatus) -> None:
+    (row,) = render(snapshot(state(status))).cells
+    assert row["Status"] == status
+    assert [row[name] for name in ("Records", "Failed", "Time to process", "Modified (UTC)", "Feed", "Labels")] == [
+        ""
+    ] * 6
+
+
+def test_zero_is_not_empty() -> None:
+    (row,) = render(snapshot(state(BatchStatus.SUCCESS, total=0, failed=0, seconds=0.0))).cells
+    assert (row["Records"], row["Failed"], row["Time to process"]) == ("0", "0", "0.0 s")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_failing_batch_shows_its_reason(reason: Reason) -> None:
+    page = render(snapshot(BatchState(watched=Watched(REF), failure=reason), api_up=False))
+    assert (page.cells[0]["Ref"], page.cells[0]["Status"], page.cells[0]["Last poll (UTC)"]) == (REF, "", reason)
+    assert "Batch API: down. Last successful answer: never." in page.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"), [(None, "List of batches: read."), (Reason.TIMEOUT, "List of batches: not read (timeout).")]
+)
+def test_discovery_shows_whether_the_list_was_read(failure: Reason | None, told: str) -> None:
+    discovery = DiscoveryState(failure=failure, totals=None, dropped=0)
+    assert told in render(replace(snapshot(), discovery=discovery)).text
+    assert "List of batches" not in render(snapshot()).text
+
+
+def test_before_the_first_poll_the_watch_list_is_shown() -> None:
+    page = render(None, [Watched(ref=REF, feed="nightly")])
+    assert [(row["Feed"], row["Ref"], row["Last poll (UTC)"]) for row in page.cells] == [
+        ("nightly", REF, "not polled yet")
+    ]
+    assert "Nothing was polled yet" in page.text
+
+
+def test_text_of_the_config_stays_text() -> None:
+    watched = Watched(ref=REF, feed=EVIL, labels={"team": EVIL})
+    for page in (render(None, [watched]), render(snapshot(state(watched=watched)))):
+        assert "script" not in page.elements
+        assert [(row["Feed"], row["Labels"]) for row in page.cells] == [(EVIL, f"team={EVIL}")]
+
+
+def test_the_telemetry_path_stays_text() -> None:
+    path = '/"><script>'
+    page = Page(render_landing_page(None, [], path))
+    assert "script" not in page.elements
+    assert page.links == [path, "/-/healthy", "/-/ready"]
+
+
+@pytest.mark.parametrize("polled", [True, False])
+def test_of_very_many_batches_the_first_are_shown(polled: bool) -> None:  # noqa: FBT001  A column of the table.
+    watched = [Watched(ref=f"12af3453-62da-4b31-b646-{number:012}") for number in range(5000)]
+    states = [state(watched=batch) for batch in watched]
+    page = render(snapshot(*states) if polled else None, watched)
+    assert [row["Ref"] for row in page.cells] == [batch.ref for batch in watched[:MOST_ROWS]]
+    assert "Watched batches: 5000, of which 1000 are shown" in page.text
+
+
+@pytest.mark.parametrize("modified", [-62135647200.0, 253402300800.0])
+def test_a_time_beyond_the_calendar_does_not_break_the_page(modified: float) -> None:
+    (row,) = render(snapshot(state(modified=modified))).cells
+    assert row["Modified (UTC)"] == f"{modified:.0f}"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        sandbox.put_batch(REF, status="success", total=3, failed=0, log=True)
+        yield sandbox
+
+
+@pytest.fixture
+def exporter(sandbox: Sandbox) -> Iterator[WebServerThread]:
+    with exporter_of(sandbox, [WatchedBatch(ref=REF)], telemetry_path="/batch/metrics") as exporter:
+        yield exporter
+
+
+def test_the_page_touches_no_upstream(sandbox: Sandbox, exporter: WebServerThread) -> None:
+    assert [row["Last poll (UTC)"] for row in Page(exporter.get("/").text).cells] == ["not polled yet"]
+    assert sandbox.requests == []
+    exporter.get("/batch/metrics")
+    assert [row["Status"] for row in Page(exporter.get("/").text).cells] == ["success"]
+    assert len(sandbox.requests) == 1
+
+
+def test_the_page_shows_a_poll_that_failed(sandbox: Sandbox, exporter: WebServerThread) -> None:
+    sandbox.set_fault(faults.Status(500))
+    exporter.get("/batch/metrics")
+    assert [row["Last poll (UTC)"] for row in Page(exporter.get("/").text).cells] == ["server_error"]
+
+
+def test_a_probe_does_not_change_the_page(exporter: WebServerThread) -> None:
+    before = exporter.get("/").text
+    exporter.get("/probe?target=3ee694e5-0b77-2d1e-af19-1aa78f500785")
+    assert exporter.get("/").text == before
+
+
+def test_the_page_is_html_without_script_and_its_links_work(exporter: WebServerThread) -> None:
+    response = exporter.get("/")
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    page = Page(response.text)
+    assert "script" not in page.elements
+    for link in page.links:
+        assert exporter.get(link).status_code == 200
+
+
+def test_the_page_holds_no_presigned_url(sandbox: Sandbox, exporter: WebServerThread) -> None:
+    sandbox.put_batch(REF, status="error", total=3, failed=1, log=True)
+    exporter.get("/batch/metrics")
+    assert "http" not in exporter.get("/").text

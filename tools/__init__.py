@@ -1,0 +1,1 @@
+"""What maintainers run: benchmarks, faults, soak, pictures."""

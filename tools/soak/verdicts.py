@@ -1,0 +1,157 @@
+"""What must hold after a soak, and whether it does."""
+
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from signal import SIGTERM
+from subprocess import TimeoutExpired
+
+from tests.e2e.program import Program
+from tools.process import MEBIBYTE, Usage
+from tools.soak.comparison import Comparison, Span, Verdict
+from tools.soak.disturbances import MOST_CONCURRENCY, SECRETS
+from tools.soak.prometheus import SCRAPE_INTERVAL, Prometheus
+from tools.soak.uploads import FINISHED, History
+
+# What is compared: so many seconds after the warm-up, and the last ones of the work.
+SECONDS_COMPARED = 10.0
+LONGEST_EXIT = 30.0
+MOST_EXAMPLES = 3
+# A scrape each second leaves a poll half a second, which a machine that does much else does not always have. Of a short
+# soak two scrapes are more than this share.
+MOST_LATE = 0.02
+FEW_LATE = 2
+# How much more may be in use in the end. Of threads, files and sockets it is the least that counts, since what is in
+# use for the moment comes and goes. Threads for scrapes are kept, as many as scrapes have ever overlapped: those of two
+# Prometheus, and of clients that leave while a fault holds their poll. A leak at each poll would be a hundred a minute.
+MORE_THREADS = 8
+# Two may be open for the moment each time it is looked at.
+MORE_FILES = 2
+# The connections to the API that are kept until the next reload.
+MORE_SOCKETS = MOST_CONCURRENCY
+# What Python's allocator takes in a longer run before it has room for each peak.
+MORE_MEMORY = 10 * MEBIBYTE
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that must hold."""
+
+    what: str
+    measured: str
+    holds: bool
+
+
+def judge_usage(usages: Sequence[Usage]) -> list[Row]:
+    """Compare what the process used after the warm-up with what it used in the end."""
+    if not usages or usages[-1].moment - usages[0].moment < SECONDS_COMPARED:
+        return [Row("the process ends where it began", "it did not run for long enough", holds=False)]
+    began = [each for each in usages if each.moment <= usages[0].moment + SECONDS_COMPARED]
+    ended = [each for each in usages if each.moment >= usages[-1].moment - SECONDS_COMPARED]
+
+    def row(what: str, count: Callable[[Usage], int], allowance: int) -> Row:
+        before, after, most = min(map(count, began)), min(map(count, ended)), max(map(count, usages))
+        measured = f"at least {before} before, {after} after; at most {most}"
+        return Row(
+            f"{what}: no more than {allowance} beyond where it began", measured, holds=after <= before + allowance
+        )
+
+    minutes = [(each.moment - usages[0].moment) / 60 for each in usages]
+    slope = statistics.linear_regression(minutes, [each.resident_bytes / MEBIBYTE for each in usages]).slope
+    before, after = (statistics.median(each.resident_bytes for each in some) for some in (began, ended))
+    return [
+        Row(
+            f"resident memory: no more than {MORE_MEMORY / MEBIBYTE:.0f} MiB beyond where it began",
+            f"{before / MEBIBYTE:.1f} MiB before, {after / MEBIBYTE:.1f} after; {slope:+.2f} MiB a minute",
+            holds=after <= before + MORE_MEMORY,
+        ),
+        row("threads", lambda each: each.threads, MORE_THREADS),
+        row("open files", lambda each: each.files - each.sockets, MORE_FILES),
+        row("open sockets", lambda each: each.sockets, MORE_SOCKETS),
+    ]
+
+
+def judge_stored(
+    prometheus: Prometheus, history: History, faults: Sequence[Span], started: float, ended: float
+) -> list[Row]:
+    """Compare what the batches did with what a Prometheus has stored."""
+    stored = prometheus.stored(started, ended)
+    comparison = Comparison(stored, faults, interval=SCRAPE_INTERVAL)
+    lives = history.lives
+    verdicts = comparison.count(lives)
+    due = {life.ref for life in lives if life.status in FINISHED and comparison.must_be_stored(life)}
+    counts = {key: count for key, count in history.counts.items() if key[0] in due}
+    unfounded = comparison.unfounded(lives, FINISHED)
+    outside = comparison.outside_of_faults
+    late = sum(scrape.is_late for scrape in outside)
+    missing = [
+        f"{life.ref} {life.status} for {life.until - life.since:.1f} s, told {prometheus.reasons(life) or 'nothing'}"
+        for life in comparison.missing(lives)
+    ]
+    failed = prometheus.failed_scrapes(started, ended)
+    name = f"Prometheus {prometheus.name}"
+    return [
+        Row(f"{name}: every scrape succeeds", f"{len(stored.scrapes)} scrapes, {len(failed)} failed", holds=not failed),
+        Row(
+            f"{name}: every state of a batch that lasted longer than a scrape interval is stored",
+            "; ".join(
+                [
+                    f"{len(lives)} states, {verdicts.total()} of them longer: {verdicts[Verdict.STORED]} stored",
+                    f"not stored: {verdicts[Verdict.IN_A_FAULT]} {Verdict.IN_A_FAULT.value}",
+                    f"{verdicts[Verdict.LATE]} {Verdict.LATE.value}",
+                    f"{verdicts[Verdict.BETWEEN_SCRAPES]} {Verdict.BETWEEN_SCRAPES.value}",
+                    f"{verdicts[Verdict.MISSING]} {Verdict.MISSING.value}{_examples(missing)}",
+                ]
+            ),
+            holds=verdicts[Verdict.STORED] > 0 and not verdicts[Verdict.MISSING],
+        ),
+        Row(
+            f"{name}: outside of faults few scrapes, {MOST_LATE:.0%} or {FEW_LATE}, tell that they ran out of time",
+            f"{len(outside)} scrapes, {late} of them",
+            holds=late <= max(MOST_LATE * len(outside), FEW_LATE),
+        ),
+        _all_right(f"{name}: the final counts are those of the API", len(counts), comparison.wrong_counts(counts)),
+        _all_right(
+            f"{name}: no sample says what a batch was not",
+            sum(map(len, stored.statuses.values())),
+            unfounded,
+        ),
+    ]
+
+
+def judge_exporter(program: Program, *, good: int, bad: int) -> list[Row]:
+    """End the exporter, and look through its log. `good` and `bad` are how many configs it was told to load."""
+    ran = program.process.poll() is None
+    program.process.send_signal(SIGTERM)
+    try:
+        code = f"{program.process.wait(LONGEST_EXIT)}"
+    except TimeoutExpired:
+        code = "none"
+    log = program.output()
+    tracebacks = len(re.findall(r"Traceback|a fault of the exporter", log))
+    secrets = sum(log.count(secret) for secret in SECRETS)
+    reloads = log.count('msg="the config is reloaded"')
+    lines = f"{len(log.splitlines())} lines"
+    return [
+        Row(
+            "every good config is used, and no bad one",
+            f"{good} good, {bad} bad, {reloads} used",
+            holds=reloads == good,
+        ),
+        Row(
+            "the exporter runs to the end, and SIGTERM ends it with exit code 0",
+            f"exit code {code}",
+            holds=ran and code == "0",
+        ),
+        Row("its log has no traceback", f"{lines}, {tracebacks} found", holds=not tracebacks),
+        Row("its log has no secret", f"{lines}, {secrets} found", holds=not secrets),
+    ]
+
+
+def _all_right(what: str, compared: int, wrong: Sequence[object]) -> Row:
+    return Row(what, f"{compared} compared, {len(wrong)} wrong{_examples(wrong)}", holds=compared > 0 and not wrong)
+
+
+def _examples(wrong: Sequence[object]) -> str:
+    return f": {', '.join(map(str, wrong[:MOST_EXAMPLES]))}" if wrong else ""
