@@ -10,9 +10,9 @@ import pytest
 import trustme
 
 from sitecore_cdp_exporter.config.model import TlsConfig
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
 from tests.fake_api import Clock, FakeApi
+from tools.sandbox import Sandbox
 
 LONGEST_WAIT = 10.0
 

@@ -11,8 +11,8 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.program import Program, running, wait_for, wait_for_address
+from tools.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 CLIENT_KEY = "test-client-key"

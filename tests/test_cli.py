@@ -15,7 +15,6 @@ import yaml
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.cli import _parse_flags, main
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.web.address import ListenAddress
 from tests.conditions import wait_until
 from tests.e2e.program import running, wait_for
@@ -23,6 +22,7 @@ from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, runnin
 from tests.logging_state import logging_as_before
 from tests.web.security.web_config_server import TLS, USERS, Folder
 from tests.web.web_server_thread import PATIENCE
+from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"

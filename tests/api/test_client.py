@@ -37,10 +37,10 @@ from sitecore_cdp_exporter.api.client import (
     UnauthorizedError,
 )
 from sitecore_cdp_exporter.config.model import BasicAuth
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.api.api_client import API_TOKEN, BASIC_AUTH, CLIENT_KEY, PRESIGNED_URL, REF, Client, assert_no_secret
 from tests.api.raw_server import RawServer, answering, flooding
 from tests.conditions import wait_until
+from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]
 

@@ -31,7 +31,6 @@ from sitecore_cdp_exporter.api.client import (
 )
 from sitecore_cdp_exporter.api.transport import Resolver
 from sitecore_cdp_exporter.config.model import TlsConfig
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.api.api_client import (
     API_TOKEN,
     BASIC_AUTH,
@@ -46,6 +45,7 @@ from tests.api.api_client import (
 )
 from tests.api.raw_server import Proxy, RawServer, answering, flooding, reset
 from tests.conditions import wait_until
+from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]
 

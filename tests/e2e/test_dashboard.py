@@ -15,9 +15,9 @@ import yaml
 
 from grafana.evaluation import DASHBOARD_FILE, Prometheus, Result, TimeRange, any_of, evaluate
 from grafana.expressions import NOT_READ
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tools.sandbox import Sandbox, faults
 
 pytestmark = pytest.mark.e2e
 

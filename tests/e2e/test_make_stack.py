@@ -15,10 +15,10 @@ import pytest
 import requests
 import yaml
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.alertmanager_server import program
 from tests.e2e.program import LONGEST_WAIT, Program, running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
+from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 

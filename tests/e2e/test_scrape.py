@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tests.e2e.program import LONGEST_WAIT, running
 from tests.e2e.prometheus_server import PrometheusServer
 from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SteppedClock
 from tests.e2e.upload_gate import upload_gate
 from tests.e2e.uploads import batch_file, upload_command
+from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 

@@ -9,10 +9,10 @@ import pytest
 import requests
 import yaml
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tests.web.security.web_config_server import EXAMPLES, Folder
+from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 

@@ -11,8 +11,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api.client import Reason
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+from tools.sandbox import Sandbox, faults
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"

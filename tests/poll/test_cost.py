@@ -11,9 +11,9 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.fake_api import LONGEST_WAIT, Clock, Lists
+from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HOUR, DAY = 3600.0, 86400.0

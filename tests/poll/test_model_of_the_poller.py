@@ -29,10 +29,10 @@ from sitecore_cdp_exporter.api.client import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.poll.discovery import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.watchlist import Source
 from tests.fake_api import LONGEST_WAIT
+from tools.sandbox import Sandbox, faults
 
 CLIENT_KEY, API_TOKEN = "model-client", "model-token"
 CONCURRENCY = 3

@@ -14,11 +14,12 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox, faults
+from sitecore_cdp_exporter.sandbox import DemoUploads
 from sitecore_cdp_exporter.sandbox.demo import FEEDS, ROUND_TIME, SLOW_UPLOAD_TIME, UPLOAD_TIME, Trouble, plan_round
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tests.conditions import wait_until
+from tools.sandbox import Sandbox, faults
 
 SPEED = 60.0
 FINAL_STATUSES = {

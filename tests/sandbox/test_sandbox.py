@@ -27,11 +27,12 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.sandbox import Sandbox, faults, records
+from sitecore_cdp_exporter.sandbox import records
 from sitecore_cdp_exporter.sandbox.faults import FAULTS, Fault
 from sitecore_cdp_exporter.sandbox.records import ImportResult, ImportStoppedError, check_record, import_file
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches, State
 from tests.conditions import wait_until
+from tools.sandbox import Sandbox, faults
 
 CLIENT_KEY, API_TOKEN = "key", "töken"
 # As bytes, because requests encodes text in Latin-1 and the API expects UTF-8.

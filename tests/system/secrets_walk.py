@@ -19,7 +19,6 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter.poll.poller import MOST_TOLD
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.api.raw_server import Proxy, RawServer
 from tests.e2e.program import Program, running, wait_for
 from tests.exporter_program import ROOT
@@ -28,6 +27,7 @@ from tests.system.secrets_planted import FOREIGN, MISPLACED, UPLOAD_PATH, batch_
 from tests.system.secrets_program import FAULTY_REF
 from tests.system.secrets_recorder import Recorder
 from tests.web.security.web_config_server import TLS, Folder
+from tools.sandbox import Sandbox, faults
 
 PATIENCE = 60.0
 WEB_USER = "prometheus"

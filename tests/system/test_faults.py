@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.e2e.program import wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+from tools.sandbox import Sandbox, faults
 
 VICTIM = "00000000-0000-4000-8000-000000000001"
 NEIGHBOUR = "00000000-0000-4000-8000-000000000002"

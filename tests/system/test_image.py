@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import MUTUAL_TLS, USERS, Folder
+from tools.sandbox import Sandbox
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
 HEALTH_ADDRESS = "127.0.0.1:10313"

@@ -16,9 +16,9 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter.config.model import load_config
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.program import running, wait_for, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, LabelSet, running_exporter
+from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sitecore_cdp_exporter.sandbox import faults
 from tests.e2e.program import wait_for
 from tools.faults.__main__ import BEGIN, DOCUMENT, END, SUBJECTS, main, updated
 from tools.faults.row import NeedsError, NotHeldError, Row, Verdict, expect, hold
 from tools.faults.signals import awaiting, terminates
 from tools.faults.upstream import answers_badly
+from tools.sandbox import faults
 
 EMPTY = f"Before.\n\n{BEGIN}{END}\nAfter.\n"
 TABLE_ROW = re.compile(r"^\| (.*?) \| (.*?) \| (.*) \| (.*?) \|$", re.MULTILINE)

@@ -16,11 +16,11 @@ import requests
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
 from tests.conftest import open_files
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, LabelSet, running_exporter
+from tools.sandbox import Sandbox, faults
 
 RELOADS = 100
 SCRAPERS = 4

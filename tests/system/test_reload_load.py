@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.client import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import LONGEST_WAIT, ref
+from tools.sandbox import Sandbox
 
 RELOADS = 500
 BATCHES = 10

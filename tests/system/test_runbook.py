@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tests.markdown import anchor, blocks, broken_links, headings
+from tools.sandbox import Sandbox
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 TEXT = RUNBOOK.read_text(encoding="utf-8")

@@ -29,7 +29,6 @@ from sitecore_cdp_exporter.config.model import load_config
 from sitecore_cdp_exporter.config.yaml import read_yaml
 from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.logs import LOG_LEVELS
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.security.model import parse_web_config
@@ -55,6 +54,7 @@ from tests.system.secrets_walk import (
 )
 from tests.web.security.web_config_server import TLS, Folder
 from tests.web.web_server_thread import PATIENCE
+from tools.sandbox import Sandbox, faults
 
 HASHED = {HASH[7:]: "hash of the web config"}
 

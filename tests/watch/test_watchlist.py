@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.e2e.program import wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, LabelSet, running_exporter
+from tools.sandbox import Sandbox
 
 FIRST, SECOND, THIRD = (f"5a0c2f0e-6d0b-4c51-9d3c-00000000000{number}" for number in range(3))
 RELOADED = "sitecore_cdp_exporter_config_last_reload_successful"

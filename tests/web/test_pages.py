@@ -8,10 +8,10 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.client import Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Reading, Snapshot
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.pages import MOST_ROWS, render_landing_page
 from tests.web.web_server_thread import WebServerThread, exporter_of
+from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 EVIL = """</td><script>alert("1")</script>&amp;'{0}"""

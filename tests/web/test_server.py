@@ -21,12 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter.config.model import WatchedBatch
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.web import server as web
 from sitecore_cdp_exporter.web.address import ListenAddress
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of
+from tools.sandbox import Sandbox, faults
 
 LISTED = "12af3453-62da-4b31-b646-631b7b5f3009"
 UNLISTED = "3ee694e5-0b77-2d1e-af19-1aa78f500785"

@@ -24,7 +24,6 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.config.model import WatchedBatch
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from sitecore_cdp_exporter.web import connection_limit
 from tests.conditions import wait_until
 from tests.e2e.program import running, wait_for_address
@@ -32,6 +31,7 @@ from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
 from tests.web.test_server import faults_logged, has_been_asked, read_all
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, large_snapshot
+from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"

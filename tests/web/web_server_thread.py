@@ -19,12 +19,12 @@ from sitecore_cdp_exporter.api.client import BatchApi, Credentials, RequestMetri
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
-from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.address import ListenAddress
 from sitecore_cdp_exporter.web.server import Reloader, WebServer, WebSettings
 from tests.fake_api import Lists
+from tools.sandbox import Sandbox
 
 # Only ends a wait that would never end; no test judges how fast something is.
 PATIENCE = 60.0

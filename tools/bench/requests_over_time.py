@@ -23,9 +23,9 @@ from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
-from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
 from tests.fake_api import Lists, ref
+from tools.sandbox import Sandbox
 
 DAY = 86400.0
 LISTED_DAYS = 30

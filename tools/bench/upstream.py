@@ -12,9 +12,9 @@ from typing import Any
 
 import trustme
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import ref
+from tools.sandbox import Sandbox
 
 
 class _SandboxOverTls:

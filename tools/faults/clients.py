@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sitecore_cdp_exporter.sandbox import faults
 from tools.faults.row import Row, expect, hold
 from tools.faults.signals import encoding
 from tools.faults.trial import (
@@ -17,6 +16,7 @@ from tools.faults.trial import (
     in_background,
     running_trial,
 )
+from tools.sandbox import faults
 
 CLIENTS = 20
 REQUEST = f"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: {SCRAPE_TIMEOUT}\r\n\r\n".encode()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sitecore_cdp_exporter.sandbox import faults
 from tools.faults.certificates import Upstream
 from tools.faults.row import NeedsError, NotHeldError, Row, expect, hold
 from tools.faults.trial import (
@@ -22,6 +21,7 @@ from tools.faults.trial import (
     new_sandbox,
     running_trial,
 )
+from tools.sandbox import faults
 
 DAY = 86400
 POLLED = "sitecore_cdp_batch_polled_timestamp_seconds"

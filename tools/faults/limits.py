@@ -9,9 +9,9 @@ from pathlib import Path
 
 import requests
 
-from sitecore_cdp_exporter.sandbox import faults
 from tools.faults.row import NotHeldError, Row, expect, hold
 from tools.faults.trial import REFS, SCRAPE_TIMEOUT, Trial, new_sandbox, running_trial
+from tools.sandbox import faults
 
 SCRAPES = 5
 # Input, output and errors are open, so no other file may be.

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from sitecore_cdp_exporter.sandbox import faults
 from tests.exporter_program import running_exporter
 from tools.faults.certificates import tls_trial
 from tools.faults.relay import Wire
 from tools.faults.row import Row, expect, hold
 from tools.faults.trial import HEALTHY, REFS, Answer, Trial, in_background, new_sandbox, running_trial
+from tools.sandbox import faults
 
 # README and design: a scrape gets three seconds to end; the connections one more.
 LONGEST_STOP = 6.0

@@ -5,7 +5,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from sitecore_cdp_exporter.sandbox import faults
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.faults.relay import Relay, Wire
 from tools.faults.row import Row, expect, hold
@@ -20,6 +19,7 @@ from tools.faults.trial import (
     relayed_trial,
     running_trial,
 )
+from tools.sandbox import faults
 
 # What one answer may cost at most in memory, in MiB, with room for what Python keeps: the limit of a body is 1 MiB.
 MOST_GROWTH = 32.0

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from sitecore_cdp_exporter.sandbox import Sandbox, faults
 from tests.e2e.program import Program
+from tools.sandbox import Sandbox, faults
 from tools.soak.comparison import Span
 from tools.soak.schedule import Schedule
 

@@ -9,9 +9,9 @@ from random import Random
 
 import requests
 
-from sitecore_cdp_exporter.sandbox import Sandbox
 from tests.exporter_program import Exporter, running_with_config
 from tools.process import MEBIBYTE, Usage, usage_of
+from tools.sandbox import Sandbox
 from tools.soak.disturbances import (
     CLIENT_KEY,
     SECONDS_BETWEEN_RELOADS,

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import requests
 
-from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
+from sitecore_cdp_exporter.sandbox import DemoUploads
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
+from tools.sandbox import Sandbox
 from tools.soak.comparison import Life
 from tools.soak.files import BatchFiles
 from tools.soak.schedule import Schedule
