@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials, CredentialsError, PollError
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import WatchedBatch
 
 LONGEST_WAIT = 30.0
@@ -52,7 +53,7 @@ class FakeApi:
 
     def __init__(self, answers: Mapping[str, Batch | Exception] | None = None) -> None:
         self.answers: dict[str, Batch | Exception] = dict(answers or {})
-        self.credentials: Credentials | CredentialsError = Credentials("client", "token")
+        self.credentials: Credentials | PollError = Credentials("client", "token")
         self.listed: list[Batch] = []
         self.list_error: PollError | None = None
         self.largest_page = 100
@@ -65,7 +66,7 @@ class FakeApi:
         self._changed = threading.Condition()
 
     def read_credentials(self) -> Credentials:
-        if isinstance(self.credentials, CredentialsError):
+        if isinstance(self.credentials, PollError):
             raise self.credentials
         return self.credentials
 

@@ -1,28 +1,5 @@
-"""The client of the Batch API. It only reads: no method but GET is ever sent.
+"""The client of the Batch API. It only reads: no method but GET is ever sent."""
 
-Whatever keeps a batch from being read is one of these exceptions, and each leaf is one value of the label `reason`:
-
-    PollError
-    ├── NotAskedError               no request was sent
-    │   ├── CredentialsError        credentials     no user name or password could be read
-    │   ├── DeadlineError           deadline        the scrape was over before the answer was there
-    │   └── SkippedError            skipped         the API has asked for no more requests for now
-    ├── NoAnswerError               a request was sent, no whole answer came
-    │   ├── RequestTimeoutError     timeout
-    │   ├── TlsError                tls
-    │   └── ConnectionFailedError   connection
-    ├── StatusError                 an answer came, with another status than 200
-    │   ├── UnauthorizedError       unauthorized    401
-    │   ├── ForbiddenError          forbidden       403
-    │   ├── NotFoundError           not_found       404
-    │   ├── RateLimitedError        rate_limited    429
-    │   ├── ServerError             server_error    500 to 599
-    │   └── HttpError               http_error      any other, redirects included
-    ├── BadResponseError            bad_response    the answer is not a batch, or larger than 1 MiB
-    └── InternalError               internal        a fault of this exporter
-"""
-
-import enum
 import os
 import re
 import socket
@@ -38,7 +15,7 @@ from http import HTTPStatus
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import requests
@@ -67,6 +44,7 @@ from sitecore_cdp_exporter.api.batch import (
     parse_batch,
     parse_batch_page,
 )
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.api.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
 from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import ApiConfig, TlsConfig
@@ -80,146 +58,6 @@ PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the vari
 LARGEST_BODY = 1024 * 1024
 LONGEST_RETRY_AFTER = 300
 LARGEST_SECRET = 64 * 1024
-
-
-class Reason(enum.StrEnum):
-    """Why a batch could not be read: the values of the label `reason`."""
-
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    NOT_FOUND = "not_found"
-    RATE_LIMITED = "rate_limited"
-    HTTP_ERROR = "http_error"
-    SERVER_ERROR = "server_error"
-    TIMEOUT = "timeout"
-    CONNECTION = "connection"
-    TLS = "tls"
-    CREDENTIALS = "credentials"
-    BAD_RESPONSE = "bad_response"
-    DEADLINE = "deadline"
-    SKIPPED = "skipped"
-    INTERNAL = "internal"
-
-
-class PollError(Exception):
-    """A batch could not be read. The message is fit for a log: it holds nothing that the API or a secret file said."""
-
-    reason: ClassVar[Reason]
-
-
-class NotAskedError(PollError):
-    """No request was sent."""
-
-
-class CredentialsError(NotAskedError):
-    """User name or password can not be read, or can not be sent."""
-
-    reason = Reason.CREDENTIALS
-
-
-class DeadlineError(NotAskedError):
-    """The scrape was over before the answer was there. A request under way is not cut: its answer serves the next."""
-
-    reason = Reason.DEADLINE
-
-
-class SkippedError(NotAskedError):
-    """The API has refused the credentials or asked to wait, so it was not asked."""
-
-    reason = Reason.SKIPPED
-
-
-class NoAnswerError(PollError):
-    """A request was sent, and no whole answer came."""
-
-
-class RequestTimeoutError(NoAnswerError):
-    """The request took longer than `api.timeout`."""
-
-    reason = Reason.TIMEOUT
-
-
-class TlsError(NoAnswerError):
-    """The TLS handshake failed, or the files of `api.tls_config` can not be read."""
-
-    reason = Reason.TLS
-
-
-class ConnectionFailedError(NoAnswerError):
-    """The host has no address, refuses connections, or closed one before the answer was whole."""
-
-    reason = Reason.CONNECTION
-
-
-class StatusError(PollError):
-    """The API answered with another status than 200.
-
-    Attributes:
-        status: The HTTP status.
-        retry_after: What Retry-After asks for, in seconds from now, at most 300. None: it was absent or unreadable.
-
-    """
-
-    def __init__(self, status: int, retry_after: float | None = None) -> None:
-        super().__init__(f"HTTP status {status}")
-        self.status = status
-        self.retry_after = retry_after
-
-
-class UnauthorizedError(StatusError):
-    """401: the client key or the API token is wrong, was regenerated or switched off."""
-
-    reason = Reason.UNAUTHORIZED
-
-
-class ForbiddenError(StatusError):
-    """403."""
-
-    reason = Reason.FORBIDDEN
-
-
-class NotFoundError(StatusError):
-    """404: a typo in the ref, the wrong region, not allocated yet, or older than the API remembers."""
-
-    reason = Reason.NOT_FOUND
-
-
-class RateLimitedError(StatusError):
-    """429."""
-
-    reason = Reason.RATE_LIMITED
-
-
-class ServerError(StatusError):
-    """500 to 599."""
-
-    reason = Reason.SERVER_ERROR
-
-
-class HttpError(StatusError):
-    """Any other status. Redirects are not followed, since that would send the credentials to another place."""
-
-    reason = Reason.HTTP_ERROR
-
-
-class BadResponseError(PollError):
-    """The answer is not HTTP, not a batch, or too large to be one."""
-
-    reason = Reason.BAD_RESPONSE
-
-
-class InternalError(PollError):
-    """A fault of this exporter; the log has the place."""
-
-    reason = Reason.INTERNAL
-
-
-STATUS_ERRORS: Mapping[int, type[StatusError]] = {
-    HTTPStatus.UNAUTHORIZED: UnauthorizedError,
-    HTTPStatus.FORBIDDEN: ForbiddenError,
-    HTTPStatus.NOT_FOUND: NotFoundError,
-    HTTPStatus.TOO_MANY_REQUESTS: RateLimitedError,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,14 +138,14 @@ class BatchApi:
         """Read user name and password from where the config says, anew each time, so that they can be rotated.
 
         Raises:
-            CredentialsError: There are none, or what there is can not be sent by basic auth.
+            PollError: There are none, or what there is can not be sent by basic auth.
 
         """
         auth = self._config.basic_auth
         username = self._read_secret("username", auth.username, auth.username_file, USERNAME_VARIABLE)
         password = self._read_secret("password", auth.password, auth.password_file, PASSWORD_VARIABLE)
         if ":" in username:
-            raise CredentialsError("the user name holds a colon, which basic auth can not send")
+            raise PollError(Reason.CREDENTIALS, "the user name holds a colon, which basic auth can not send")
         return Credentials(username, password)
 
     def close(self) -> None:
@@ -338,17 +176,18 @@ class BatchApi:
         elif variable in self._environ:
             secret, origin = self._environ[variable], f"the environment variable {variable}"
         else:
-            raise CredentialsError(
-                f"there is no {key}: set api.basic_auth.{key}_file or the environment variable {variable}"
+            raise PollError(
+                Reason.CREDENTIALS,
+                f"there is no {key}: set api.basic_auth.{key}_file or the environment variable {variable}",
             )
         if not secret:
-            raise CredentialsError(f"{origin} is empty")
+            raise PollError(Reason.CREDENTIALS, f"{origin} is empty")
         # Bytes that are not UTF-8 have become surrogates.
         if any("\ud800" <= character <= "\udfff" for character in secret):
-            raise CredentialsError(f"{origin} is not UTF-8")
+            raise PollError(Reason.CREDENTIALS, f"{origin} is not UTF-8")
         # What stands in the config is refused likewise when it is loaded.
         if any(unicodedata.category(character) == "Cc" for character in secret):
-            raise CredentialsError(f"{origin} holds a line break or another control character")
+            raise PollError(Reason.CREDENTIALS, f"{origin} holds a line break or another control character")
         return secret
 
     def _session(self) -> requests.Session | None:
@@ -388,7 +227,7 @@ class BatchApi:
         try:
             return _new_ssl_context(self._config.tls_config)
         except (OSError, ValueError) as error:
-            failure = TlsError(f"the files of api.tls_config can not be used: {_describe(error)}")
+            failure = PollError(Reason.TLS, f"the files of api.tls_config can not be used: {_describe(error)}")
         raise failure
 
     def _get(self, session: requests.Session, request: "_Request", deadline: Deadline) -> bytes:
@@ -406,7 +245,7 @@ class BatchApi:
                 if response.status_code != HTTPStatus.OK:
                     code = str(response.status_code)
                     _drain(response)
-                    raise _status_error(response)
+                    raise PollError.of_status(response.status_code, _retry_after(response))
                 body = _read_body(response)
                 code = str(response.status_code)
                 return body
@@ -457,7 +296,7 @@ class _Session(requests.Session):
         return
 
 
-class _StaleConnectionError(ConnectionFailedError):
+class _StaleConnectionError(PollError):
     """A kept-alive connection was closed before any byte of the answer."""
 
 
@@ -465,7 +304,7 @@ def _parsed(parse: Callable[[], Parsed]) -> Parsed:
     try:
         return parse()
     except MalformedBatchError as error:
-        failure = BadResponseError(str(error))
+        failure = PollError(Reason.BAD_RESPONSE, str(error))
     # It is raised out here, so that the cause is not chained: it holds the body.
     raise failure
 
@@ -474,7 +313,7 @@ def _read_secret_file(path: Path, key: str) -> str:
     try:
         content = read_regular_file(path, LARGEST_SECRET)
     except OSError as error:
-        raise CredentialsError(f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
+        raise PollError(Reason.CREDENTIALS, f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
     # What is not UTF-8 becomes surrogates, as Python does it with the environment.
     text = content.decode(errors="surrogateescape")
     return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
@@ -484,25 +323,19 @@ def _read_body(response: requests.Response) -> bytes:
     """Return the body, unpacked. The size counts unpacked, so that a small body can not become a large one."""
     # Packed several times over, a few bytes could keep the unpacking busy for hours without giving a byte.
     if response.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity", "gzip"}:
-        raise BadResponseError("the answer is packed otherwise than asked for")
+        raise PollError(Reason.BAD_RESPONSE, "the answer is packed otherwise than asked for")
     body = bytearray()
     for chunk in response.iter_content(64 * 1024):
         body += chunk
         if len(body) > LARGEST_BODY:
-            raise BadResponseError(f"the answer is larger than {LARGEST_BODY} bytes")
+            raise PollError(Reason.BAD_RESPONSE, f"the answer is larger than {LARGEST_BODY} bytes")
     return bytes(body)
 
 
 def _drain(response: requests.Response) -> None:
     """Read a body that nobody needs, so that the connection can be used again."""
-    with suppress(requests.RequestException, OSError, BadResponseError):
+    with suppress(requests.RequestException, OSError, PollError):
         _read_body(response)
-
-
-def _status_error(response: requests.Response) -> StatusError:
-    status = response.status_code
-    other = ServerError if 500 <= status <= 599 else HttpError  # noqa: PLR2004  The server errors of HTTP.
-    return STATUS_ERRORS.get(status, other)(status, _retry_after(response))
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -523,16 +356,16 @@ def _no_answer(error: Exception) -> PollError:
     root = causes[-1]
     # The pool is closed when a reload has put another client in this one's place.
     if any(isinstance(cause, ReusedConnectionClosedError | ClosedPoolError) for cause in causes):
-        return _StaleConnectionError("the connection was closed")
+        return _StaleConnectionError(Reason.CONNECTION, "the connection was closed")
     if any(isinstance(cause, TimeoutError | ReadTimeoutError) for cause in causes):
-        return RequestTimeoutError("no whole answer within api.timeout")
+        return PollError(Reason.TIMEOUT, "no whole answer within api.timeout")
     if any(isinstance(cause, ssl.SSLError | SSLError) for cause in causes):
-        return TlsError(_describe(root))
+        return PollError(Reason.TLS, _describe(root))
     if isinstance(error, ContentDecodingError):
-        return BadResponseError("the answer can not be unpacked")
+        return PollError(Reason.BAD_RESPONSE, "the answer can not be unpacked")
     if any(_is_malformed(cause) for cause in causes):
-        return BadResponseError("the answer is not HTTP")
-    return ConnectionFailedError(("the proxy: " if isinstance(error, ProxyError) else "") + _describe(root))
+        return PollError(Reason.BAD_RESPONSE, "the answer is not HTTP")
+    return PollError(Reason.CONNECTION, ("the proxy: " if isinstance(error, ProxyError) else "") + _describe(root))
 
 
 def _is_malformed(error: BaseException) -> bool:

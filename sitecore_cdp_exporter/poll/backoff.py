@@ -6,7 +6,8 @@ Not safe for use by several threads: the poller calls it under its lock.
 import enum
 from http import HTTPStatus
 
-from sitecore_cdp_exporter.api.client import Credentials, NotFoundError, PollError, StatusError, UnauthorizedError
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
 SECONDS_BETWEEN_TRIALS = 60
@@ -56,12 +57,12 @@ class CircuitBreaker:
     def record(self, credentials: Credentials, error: PollError | None, now: float) -> None:
         """Learn from the outcome of a request; None is a success."""
         self._trial_under_way = False
-        if isinstance(error, UnauthorizedError):
-            self.refuse(credentials, now)
-        elif error is None or isinstance(error, NotFoundError):
+        if error is None or error.reason is Reason.NOT_FOUND:
             self._refused = None
+        elif error.reason is Reason.UNAUTHORIZED:
+            self.refuse(credentials, now)
         if (
-            isinstance(error, StatusError)
+            error is not None
             and error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
             and error.retry_after is not None
         ):

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 
-from sitecore_cdp_exporter.api.client import ForbiddenError, NotFoundError, PollError
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class ApiHealth:
     def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
         """Take note of how a request ended, for a batch or for the list of batches; no error is a success."""
         # A batch that is not there is a failure of its own; most others would have met any batch.
-        if error is None or (of_batch and isinstance(error, NotFoundError)):
+        if error is None or (of_batch and error.reason is Reason.NOT_FOUND):
             self._works = True
-        elif of_batch and isinstance(error, ForbiddenError):
+        elif of_batch and error.reason is Reason.FORBIDDEN:
             self._forbidden = True
         if error is not None:
             self._failures.append(error)

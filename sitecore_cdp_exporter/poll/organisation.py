@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.poll.retention import Kept, keep
 from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched, overruled, watch
 
 if TYPE_CHECKING:
-    from sitecore_cdp_exporter.api.client import Reason
+    from sitecore_cdp_exporter.api.errors import Reason
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials, DeadlineError, NotAskedError, PollError, Reason, StatusError
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import is_accepted
 from sitecore_cdp_exporter.poll.discovery import Discovery, PageRequest
@@ -30,7 +31,7 @@ class BatchReader(Protocol):
     """What the poller needs of `api.BatchApi`."""
 
     def read_credentials(self) -> Credentials:
-        """Return the credentials or raise CredentialsError."""
+        """Return the credentials or raise PollError."""
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         """Return the batch or raise PollError."""
@@ -58,7 +59,7 @@ class Poll:
     list_deadline: float
     is_probe: bool = False
     seen_unfinished: Mapping[str, Reading] = field(default_factory=dict)
-    list_failure: Reason | None = DeadlineError.reason
+    list_failure: Reason | None = Reason.DEADLINE
     totals: Mapping[BatchStatus, int] | None = None
     # What was known of the list when `kept` was decided.
     revision: int = 0
@@ -74,7 +75,7 @@ class Poll:
     skipped: bool = False
     # How many changes of batches it has logged.
     told: int = 0
-    answers: list[StatusError | None] = field(default_factory=list)
+    answers: list[PollError | None] = field(default_factory=list)
     ended: float | None = None
     finished: threading.Event = field(default_factory=threading.Event)
 
@@ -207,14 +208,14 @@ class Poll:
             # The list is newer than what the batch answered itself. That its details were not asked for yet is no
             # failure of its poll.
             failure = record.failure
-            return listed, None if failure is None or isinstance(failure, NotAskedError) else failure.reason
+            return listed, None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
         if record.finished:
             return record.reading, None
         if isinstance(outcome, Reading):
             return outcome, None
         if key in self.seen_unfinished:
             return self.seen_unfinished[key], None
-        return None, DeadlineError.reason if outcome is None else outcome.reason
+        return None, Reason.DEADLINE if outcome is None else outcome.reason
 
     def _with_superseded(self, state: BatchState, feeds: Mapping[str, FeedConfig]) -> BatchState:
         feed = feeds.get(state.watched.feed or "")

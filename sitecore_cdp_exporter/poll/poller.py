@@ -16,16 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage
-from sitecore_cdp_exporter.api.client import (
-    Credentials,
-    DeadlineError,
-    ForbiddenError,
-    InternalError,
-    PollError,
-    Reason,
-    SkippedError,
-    StatusError,
-)
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.backoff import Permission
 from sitecore_cdp_exporter.poll.discovery import BrokenListError, PageRequest
@@ -208,7 +200,7 @@ class Poller:
                 # Those that there are do it all, later.
                 if not poll.threads:
                     logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  That says it all.
-                    self._leave_out_the_rest(poll, InternalError("no thread can be started"), now)
+                    self._leave_out_the_rest(poll, PollError(Reason.INTERNAL, "no thread can be started"), now)
                 return
             poll.threads += 1
 
@@ -259,7 +251,7 @@ class Poller:
 
     def _skip_the_rest(self, poll: Poll, now: float) -> None:
         poll.skipped = True
-        self._leave_out_the_rest(poll, SkippedError("the API wants no requests now"), now)
+        self._leave_out_the_rest(poll, PollError(Reason.SKIPPED, "the API wants no requests now"), now)
 
     def _leave_out_the_rest(self, poll: Poll, error: PollError, now: float) -> None:
         """Ask for nothing more in this poll, because of the error."""
@@ -295,7 +287,7 @@ class Poller:
             # The sender leads. Whoever else waits for this batch need not ask for it.
             others = (poll for poll in self._polls if key in poll.pending and poll.organisation is sender.organisation)
             polls = [sender, *(poll for poll in others if poll is not sender)]
-            was_forbidden = isinstance(sender.records[key].failure, ForbiddenError)
+            was_forbidden = _is_forbidden(sender.records[key].failure)
             error = outcome if isinstance(outcome, PollError) else None
             self._note_answer(polls, error, credentials, counts=not was_forbidden)
             # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
@@ -347,7 +339,7 @@ class Poller:
         with self._changed:
             now = self._clock()
             if poll.discovering and not poll.over(now):
-                self._end_discovery(poll, DeadlineError.reason, now)
+                self._end_discovery(poll, Reason.DEADLINE, now)
 
     def _end_discovery(self, poll: Poll, failure: Reason | None, now: float) -> None:
         """Plan the rest of the poll by what the list has shown, or by what is known without it."""
@@ -401,7 +393,7 @@ class Poller:
         if not polls[0].is_probe:
             polls[0].organisation.health.note(error, of_batch=of_batch)
         for poll in polls:
-            if counts and (error is None or isinstance(error, StatusError)):
+            if counts and (error is None or error.status is not None):
                 poll.answers.append(error)
                 if len(poll.answers) == ANSWERS_THAT_SHOW_A_REFUSAL and not isinstance(credentials, PollError):
                     self._consider_refusal(poll, credentials, now)
@@ -411,7 +403,7 @@ class Poller:
 
         A batch that was forbidden before does not count: its 403 is its own, even when nothing else is left to ask.
         """
-        if all(isinstance(answer, ForbiddenError) for answer in poll.answers):
+        if all(_is_forbidden(answer) for answer in poll.answers):
             poll.organisation.breaker.refuse(credentials, now)
 
     def _judge_api(self, poll: Poll, now: float) -> None:
@@ -420,6 +412,10 @@ class Poller:
             credentials_refused=poll.organisation.breaker.credentials_refused,
             skipped=poll.skipped,
         )
+
+
+def _is_forbidden(error: PollError | None) -> bool:
+    return error is not None and error.reason is Reason.FORBIDDEN
 
 
 def _outcome_of(ask: Callable[[], Answer]) -> Answer | PollError:
@@ -436,4 +432,4 @@ def _outcome_of(ask: Callable[[], Answer]) -> Answer | PollError:
             "a fault of the exporter: please report it",
             extra={"error": type(error).__name__, "place": "".join(traceback.format_tb(error.__traceback__))},
         )
-        return InternalError(type(error).__name__)
+        return PollError(Reason.INTERNAL, type(error).__name__)

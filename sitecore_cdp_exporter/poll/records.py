@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import ForbiddenError, NoAnswerError, NotAskedError, NotFoundError, PollError
+from sitecore_cdp_exporter.api.errors import BATCH_REASONS, NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError
 from sitecore_cdp_exporter.poll.snapshot import Reading
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
@@ -84,12 +84,13 @@ class Record:
 
         """
         self.asked = now
-        self.refused = listed if isinstance(outcome, NotFoundError | ForbiddenError) else None
+        is_refusal = isinstance(outcome, PollError) and outcome.reason in BATCH_REASONS
+        self.refused = listed if is_refusal else None
         if isinstance(outcome, PollError):
             self.failure = outcome
             # Asked again in the next scrape, unless the answer was about the batch: one that has aged out of the API
             # would otherwise be asked for in every scrape from then on.
-            if isinstance(outcome, NotFoundError | ForbiddenError):
+            if is_refusal:
                 self.recheck = now + recheck_finished
             return
         # The first re-check comes early by a share that the ref decides, so that batches which finish together, or are
@@ -122,7 +123,7 @@ def log_change(watched: Watched, record: Record, outcome: Reading | PollError, *
     about = _about(watched)
     if isinstance(outcome, PollError):
         # What is not the batch's own is told once for the API as a whole.
-        is_its_own = listed and not isinstance(outcome, NoAnswerError | NotAskedError)
+        is_its_own = listed and outcome.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS
         is_known = record.failure is not None and record.failure.reason == outcome.reason
         if is_known and (record.warned or not is_its_own):
             return False

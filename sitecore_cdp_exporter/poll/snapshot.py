@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.watch.watchlist import Watched
 

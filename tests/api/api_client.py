@@ -3,16 +3,15 @@
 import base64
 import traceback
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.api.batch import Batch
-from sitecore_cdp_exporter.api.client import BatchApi, Credentials, PollError, RequestMetrics
+from sitecore_cdp_exporter.api.client import BatchApi, Credentials, RequestMetrics
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig
-
-ErrorT = TypeVar("ErrorT", bound=PollError)
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 # Beyond Latin-1, because requests encodes credentials in that unless told otherwise.
@@ -43,13 +42,12 @@ class Client:
     def read(self, ref: str = REF) -> Batch:
         return self.api.read_batch(ref, Credentials(CLIENT_KEY, API_TOKEN))
 
-    def fail(self, expected: type[ErrorT], ref: str = REF) -> ErrorT:
-        """Read a batch, which fails with exactly this error."""
+    def fail(self, expected: Reason, ref: str = REF) -> PollError:
+        """Read a batch, which fails for exactly this reason."""
         with pytest.raises(PollError) as caught:
             self.read(ref)
         error = caught.value
-        assert type(error).reason == expected.reason, f"{error!r}"
-        assert isinstance(error, expected)
+        assert error.reason is expected, f"{error!r}"
         assert_no_secret("".join([str(error), repr(error), *traceback.format_exception(error)]))
         # What an error came from would hold the request, with its credentials, for as long as the error is kept.
         assert error.__cause__ is None

@@ -21,14 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from sitecore_cdp_exporter.api.client import (
-    BadResponseError,
-    ConnectionFailedError,
-    HttpError,
-    RequestTimeoutError,
-    ServerError,
-    TlsError,
-)
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.api.transport import Resolver
 from sitecore_cdp_exporter.config.model import TlsConfig
 from tests.api.api_client import (
@@ -131,7 +124,7 @@ def test_a_server_of_an_unknown_authority_is_not_trusted(
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     for tls_config in (TlsConfig(), TlsConfig(ca_file=tmp_path / "other.pem")):
         client = new_client(tls_sandbox.base_url, tls_config=tls_config)
-        assert f"{client.fail(TlsError)}".startswith("the certificate is not accepted: ")
+        assert f"{client.fail(Reason.TLS)}".startswith("the certificate is not accepted: ")
         assert client.requests() == {"error": 1}
     assert tls_sandbox.requests == []
 
@@ -140,7 +133,7 @@ def test_a_certificate_for_another_host_is_not_accepted(
     new_tls_sandbox: Callable[[ssl.SSLContext], Sandbox], new_client: NewClient, certificates: Certificates
 ) -> None:
     sandbox = new_tls_sandbox(certificates.server("api.example"))
-    message = f"{new_client(sandbox.base_url, tls_config=certificates.trusted()).fail(TlsError)}"
+    message = f"{new_client(sandbox.base_url, tls_config=certificates.trusted()).fail(Reason.TLS)}"
     assert "IP address mismatch" in message
     assert sandbox.requests == []
 
@@ -162,7 +155,7 @@ def test_a_client_certificate_that_is_missing_is_a_tls_error(new_client: NewClie
         raise AssertionError
 
     with RawServer(script, context) as server:
-        new_client(server.url, tls_config=certificates.trusted()).fail(TlsError)
+        new_client(server.url, tls_config=certificates.trusted()).fail(Reason.TLS)
 
 
 @pytest.mark.parametrize("with_ca_file", [False, True])
@@ -201,7 +194,7 @@ def test_tls_files_that_can_not_be_used_are_a_tls_error(
         certificates.trusted(cert_file=good, key_file=certificates.write("encrypted.key", encrypted)),
     ):
         client = new_client(tls_sandbox.base_url, tls_config=tls_config)
-        assert f"{client.fail(TlsError)}".startswith("the files of api.tls_config can not be used: ")
+        assert f"{client.fail(Reason.TLS)}".startswith("the files of api.tls_config can not be used: ")
         assert client.requests() == {}
     assert tls_sandbox.requests == []
 
@@ -210,7 +203,7 @@ def test_tls_files_that_are_repaired_are_used(
     tls_sandbox: Sandbox, new_client: NewClient, certificates: Certificates, tmp_path: Path
 ) -> None:
     client = new_client(tls_sandbox.base_url, tls_config=TlsConfig(ca_file=tmp_path / "ca.pem"))
-    client.fail(TlsError)
+    client.fail(Reason.TLS)
     (tmp_path / "ca.pem").write_bytes(certificates.ca_file.read_bytes())
     assert client.read().total_records == 7
 
@@ -219,7 +212,7 @@ def test_a_server_that_speaks_no_tls_is_a_tls_error(
     api_sandbox: Sandbox, new_client: NewClient, certificates: Certificates
 ) -> None:
     url = api_sandbox.base_url.replace("http:", "https:")
-    new_client(url, tls_config=certificates.trusted()).fail(TlsError)
+    new_client(url, tls_config=certificates.trusted()).fail(Reason.TLS)
 
 
 @pytest.mark.parametrize(("beginning", "repeated"), [(b"", b""), (b"\x16\x03\x03\x40\x00", b"\x02")])
@@ -228,7 +221,7 @@ def test_a_handshake_that_never_ends_is_a_timeout(
 ) -> None:
     with flooding(beginning, repeated, 0.01) as server:
         url = server.url.replace("http:", "https:")
-        new_client(url, tls_config=certificates.trusted(), timeout=SHORTEST_TIMEOUT).fail(RequestTimeoutError)
+        new_client(url, tls_config=certificates.trusted(), timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
 
 
 def test_a_server_that_drips_over_tls_is_a_timeout(
@@ -238,7 +231,7 @@ def test_a_server_that_drips_over_tls_is_a_timeout(
     client.read()
     for fault in (faults.DripHeaders(0.01), faults.DripBody(0.01)):
         tls_sandbox.set_fault(fault)
-        client.fail(RequestTimeoutError)
+        client.fail(Reason.TIMEOUT)
 
 
 # The environment
@@ -253,7 +246,7 @@ def test_the_ca_bundle_of_the_environment_has_no_say(
     variable: str,
 ) -> None:
     monkeypatch.setenv(variable, str(certificates.ca_file))
-    new_client(tls_sandbox.base_url).fail(TlsError)
+    new_client(tls_sandbox.base_url).fail(Reason.TLS)
     trustme.CA().cert_pem.write_to_path(str(other := certificates.write("other.pem", b"")))
     monkeypatch.setenv(variable, str(other))
     assert new_client(tls_sandbox.base_url, tls_config=certificates.trusted()).read().total_records == 7
@@ -289,7 +282,7 @@ def test_a_proxy_of_the_environment_that_can_not_be_used_is_a_failed_connection(
 ) -> None:
     for proxy in (f"socks5://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:1", f"http://{PROXY_USER}@127.0.0.1:x", "http://"):
         monkeypatch.setenv("HTTP_PROXY", proxy)
-        new_client(api_sandbox.base_url, proxy_from_environment=True).fail(ConnectionFailedError)
+        new_client(api_sandbox.base_url, proxy_from_environment=True).fail(Reason.CONNECTION)
     assert api_sandbox.requests == []
 
 
@@ -353,7 +346,7 @@ def test_a_proxy_that_is_not_trusted_is_a_tls_error(
 ) -> None:
     with Proxy(ssl_context=certificates.server("proxy.example")) as proxy:
         client = new_client(tls_sandbox.base_url, proxy_url=proxy_url(proxy), tls_config=certificates.trusted())
-        client.fail(TlsError)
+        client.fail(Reason.TLS)
     assert proxy.heads == []
 
 
@@ -363,14 +356,14 @@ def test_a_proxy_that_refuses_is_a_failed_connection(
     refusal = f"HTTP/1.1 407 {PRESIGNED_URL}\r\nProxy-Authenticate: Basic\r\n\r\n".encode()
     with Proxy(refusal=refusal) as proxy:
         client = new_client(tls_sandbox.base_url, proxy_url=proxy_url(proxy), tls_config=certificates.trusted())
-        assert f"{client.fail(ConnectionFailedError)}" == "the proxy: HTTP status 407"
+        assert f"{client.fail(Reason.CONNECTION)}" == "the proxy: HTTP status 407"
         assert client.requests() == {"error": 1}
     assert tls_sandbox.open_connections == 0
 
 
 def test_a_proxy_that_refuses_to_forward_is_an_http_error(api_sandbox: Sandbox, new_client: NewClient) -> None:
     with Proxy(refusal=b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n") as proxy:
-        assert new_client(api_sandbox.base_url, proxy_url=proxy_url(proxy)).fail(HttpError).status == 407
+        assert new_client(api_sandbox.base_url, proxy_url=proxy_url(proxy)).fail(Reason.HTTP_ERROR).status == 407
 
 
 def test_a_proxy_where_nobody_listens_is_a_failed_connection(
@@ -379,7 +372,7 @@ def test_a_proxy_where_nobody_listens_is_a_failed_connection(
     with Proxy() as proxy:
         url = proxy_url(proxy)
     client = new_client(tls_sandbox.base_url, proxy_url=url, tls_config=certificates.trusted())
-    assert f"{client.fail(ConnectionFailedError)}" == "the proxy: Connection refused"
+    assert f"{client.fail(Reason.CONNECTION)}" == "the proxy: Connection refused"
 
 
 def test_a_proxy_that_speaks_no_http_is_a_bad_response(
@@ -387,7 +380,7 @@ def test_a_proxy_that_speaks_no_http_is_a_bad_response(
 ) -> None:
     with Proxy(refusal=b"220 mail.example ESMTP\r\n") as proxy:
         client = new_client(tls_sandbox.base_url, proxy_url=proxy_url(proxy), tls_config=certificates.trusted())
-        client.fail(BadResponseError)
+        client.fail(Reason.BAD_RESPONSE)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +422,7 @@ def test_a_proxy_that_hangs_or_drips_is_a_timeout(
             tls_config=certificates.trusted(),
             timeout=SHORTEST_TIMEOUT,
         )
-        client.fail(RequestTimeoutError)
+        client.fail(Reason.TIMEOUT)
 
 
 @pytest.mark.parametrize("over_tls", [False, True])
@@ -441,7 +434,7 @@ def test_a_slow_proxy_and_a_slow_server_share_one_timeout(
     with Proxy(delay=0.35, ssl_context=certificates.server() if over_tls else None) as proxy:
         new_client(
             tls_sandbox.base_url, proxy_url=proxy_url(proxy), tls_config=certificates.trusted(), timeout=0.5
-        ).fail(RequestTimeoutError)
+        ).fail(Reason.TIMEOUT)
     # Nothing else was in the way: the request had come through.
     assert len(tls_sandbox.requests) == 1
 
@@ -452,7 +445,7 @@ def test_the_first_requests_by_a_proxy_keep_their_deadline_when_they_come_togeth
     api_sandbox.set_fault(faults.DripHeaders(0.01))
     with Proxy() as proxy, ThreadPoolExecutor(16) as executor:
         client = new_client(api_sandbox.base_url, proxy_url=proxy_url(proxy), timeout=SHORTEST_TIMEOUT)
-        failing = [executor.submit(client.fail, RequestTimeoutError) for _ in range(16)]
+        failing = [executor.submit(client.fail, Reason.TIMEOUT) for _ in range(16)]
         for each in failing:
             each.result()
 
@@ -535,10 +528,10 @@ def test_a_fresh_connection_that_is_closed_unanswered_is_not_worth_another(
     client = new_client(api_sandbox.base_url)
     client.read()
     api_sandbox.set_fault(faults.CutConnection())
-    client.fail(ConnectionFailedError)
+    client.fail(Reason.CONNECTION)
     # That was one reused and one fresh connection; this is a fresh one.
     assert client.requests() == {"200": 1, "error": 2}
-    client.fail(ConnectionFailedError)
+    client.fail(Reason.CONNECTION)
     assert client.requests() == {"200": 1, "error": 3}
 
 
@@ -564,15 +557,16 @@ def test_a_reused_connection_that_is_closed_after_some_bytes_is_not_worth_anothe
     with RawServer(script) as server:
         client = new_client(server.url)
         client.read()
-        with pytest.raises((ConnectionFailedError, BadResponseError, ServerError)):
+        with pytest.raises(PollError) as caught:
             client.read()
+        assert caught.value.reason in {Reason.CONNECTION, Reason.BAD_RESPONSE, Reason.SERVER_ERROR}
         assert server.connections == 1
         assert client.durations()[0] == 2
 
 
 def test_what_becomes_of_the_fresh_connection_decides(api_sandbox: Sandbox, new_client: NewClient) -> None:
     client = new_client(api_sandbox.base_url, timeout=SHORT_TIMEOUT)
-    for fault, expected in ((faults.Status(503), ServerError), (faults.Hang(), RequestTimeoutError)):
+    for fault, expected in ((faults.Status(503), Reason.SERVER_ERROR), (faults.Hang(), Reason.TIMEOUT)):
         client.read()
         api_sandbox.set_fault(faults.CloseReusedConnection(), ref=REF)
         api_sandbox.set_fault(fault)
@@ -594,7 +588,7 @@ def test_the_fresh_connection_gets_no_time_of_its_own(new_client: NewClient) -> 
     with RawServer(script) as server:
         client = new_client(server.url, timeout=0.5)
         client.read()
-        client.fail(RequestTimeoutError)
+        client.fail(Reason.TIMEOUT)
         assert server.connections == 2
 
 
@@ -643,10 +637,10 @@ def test_a_resolver_that_hangs_is_a_timeout_and_holds_one_thread(
     use_resolver(resolver)
     client = new_client("https://api.example", timeout=SHORTEST_TIMEOUT)
     with ThreadPoolExecutor(16) as executor:
-        failing = [executor.submit(client.fail, RequestTimeoutError) for _ in range(16)]
+        failing = [executor.submit(client.fail, Reason.TIMEOUT) for _ in range(16)]
         for each in failing:
             each.result()
-    client.fail(RequestTimeoutError)
+    client.fail(Reason.TIMEOUT)
     assert resolver_threads() == 1
     assert resolver.calls == 1
 
@@ -659,7 +653,7 @@ def test_fresh_connections_for_closed_ones_share_a_resolver_that_hangs(
     api_sandbox.set_fault(faults.CloseReusedConnection())
     use_resolver(FakeResolver())
     with ThreadPoolExecutor(5) as executor:
-        failing = [executor.submit(client.fail, RequestTimeoutError) for _ in range(5)]
+        failing = [executor.submit(client.fail, Reason.TIMEOUT) for _ in range(5)]
         for each in failing:
             each.result()
     assert resolver_threads() == 1
@@ -686,7 +680,7 @@ def test_a_name_is_looked_up_again_for_the_next_connection(
 )
 def test_a_name_without_an_address_is_a_failed_connection(new_client: NewClient, host: str) -> None:
     client = new_client(f"https://{host}")
-    client.fail(ConnectionFailedError)
+    client.fail(Reason.CONNECTION)
     assert client.requests() == {"error": 1}
 
 
@@ -749,10 +743,10 @@ def test_addresses_that_are_all_dead_share_one_timeout(
     for resolver in (silent, closed, none):
         resolver.open.set()
     use_resolver(silent)
-    new_client("http://localhost:1", timeout=SHORTEST_TIMEOUT).fail(RequestTimeoutError)
+    new_client("http://localhost:1", timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
     for resolver in (closed, none):
         use_resolver(resolver)
-        new_client("http://localhost:1").fail(ConnectionFailedError)
+        new_client("http://localhost:1").fail(Reason.CONNECTION)
 
 
 def test_a_name_that_takes_long_leaves_less_for_the_answer(
@@ -764,7 +758,7 @@ def test_a_name_that_takes_long_leaves_less_for_the_answer(
     use_resolver(resolver)
     opening = threading.Timer(0.35, resolver.open.set)
     opening.start()
-    new_client(f"http://localhost:{port}", timeout=0.5).fail(RequestTimeoutError)
+    new_client(f"http://localhost:{port}", timeout=0.5).fail(Reason.TIMEOUT)
     opening.join()
 
 
@@ -796,4 +790,4 @@ def test_an_answer_in_the_pool_is_not_taken_for_the_next(new_client: NewClient) 
 )
 def test_an_answer_that_is_cut_in_its_headers_is_a_failed_connection(new_client: NewClient, length: int) -> None:
     with answering(OK[:length]) as server:
-        assert f"{new_client(server.url).fail(ConnectionFailedError)}" == "RemoteDisconnected"
+        assert f"{new_client(server.url).fail(Reason.CONNECTION)}" == "RemoteDisconnected"

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.metrics.collector import Families, batch_families, poll_families
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot

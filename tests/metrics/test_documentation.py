@@ -10,7 +10,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tools.sandbox import Sandbox, faults
 

@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.metrics.collector import Families, batch_families, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition, compress
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Reading, Snapshot

@@ -2,18 +2,8 @@
 
 import pytest
 
-from sitecore_cdp_exporter.api.client import (
-    BadResponseError,
-    ConnectionFailedError,
-    Credentials,
-    ForbiddenError,
-    NotFoundError,
-    PollError,
-    RateLimitedError,
-    RequestTimeoutError,
-    ServerError,
-    UnauthorizedError,
-)
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.backoff import CircuitBreaker, Permission
 
 OLD = Credentials("client", "old token")
@@ -30,16 +20,16 @@ def test_requests_are_granted_until_something_speaks_against_it(breaker: Circuit
 
 
 def test_after_a_401_one_request_a_minute_is_granted(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 100)
+    breaker.record(OLD, PollError.of_status(401), 100)
     assert breaker.ask(OLD, 159) is Permission.DENIED
     assert breaker.ask(OLD, 160) is Permission.GRANTED
-    breaker.record(OLD, UnauthorizedError(401), 161)
+    breaker.record(OLD, PollError.of_status(401), 161)
     assert breaker.ask(OLD, 220) is Permission.DENIED
     assert breaker.ask(OLD, 221) is Permission.GRANTED
 
 
 def test_others_wait_for_the_outcome_of_a_trial(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 0)
+    breaker.record(OLD, PollError.of_status(401), 0)
     assert breaker.ask(OLD, 60) is Permission.GRANTED
     assert breaker.ask(OLD, 60) is Permission.WAIT
     breaker.record(OLD, None, 61)
@@ -47,11 +37,11 @@ def test_others_wait_for_the_outcome_of_a_trial(breaker: CircuitBreaker) -> None
     assert not breaker.credentials_refused
 
 
-@pytest.mark.parametrize("outcome", [None, NotFoundError(404)])
+@pytest.mark.parametrize("outcome", [None, PollError.of_status(404)])
 def test_an_answer_about_the_batch_shows_that_the_credentials_are_good(
     breaker: CircuitBreaker, outcome: PollError | None
 ) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 0)
+    breaker.record(OLD, PollError.of_status(401), 0)
     breaker.ask(OLD, 60)
     breaker.record(OLD, outcome, 61)
     assert breaker.ask(OLD, 61) is Permission.GRANTED
@@ -59,12 +49,18 @@ def test_an_answer_about_the_batch_shows_that_the_credentials_are_good(
 
 @pytest.mark.parametrize(
     "outcome",
-    [RequestTimeoutError(), ConnectionFailedError(), ServerError(500), BadResponseError(), ForbiddenError(403)],
+    [
+        PollError(Reason.TIMEOUT),
+        PollError(Reason.CONNECTION),
+        PollError.of_status(500),
+        PollError(Reason.BAD_RESPONSE),
+        PollError.of_status(403),
+    ],
 )
 def test_a_trial_without_an_answer_about_the_credentials_leaves_them_refused(
     breaker: CircuitBreaker, outcome: PollError
 ) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 0)
+    breaker.record(OLD, PollError.of_status(401), 0)
     breaker.ask(OLD, 60)
     breaker.record(OLD, outcome, 65)
     assert breaker.credentials_refused
@@ -73,19 +69,19 @@ def test_a_trial_without_an_answer_about_the_credentials_leaves_them_refused(
 
 
 def test_changed_credentials_are_granted_at_once(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 0)
+    breaker.record(OLD, PollError.of_status(401), 0)
     assert breaker.ask(NEW, 1) is Permission.GRANTED
     assert not breaker.credentials_refused
 
 
 def test_a_late_refusal_of_the_old_credentials_does_not_stop_the_new(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, UnauthorizedError(401), 0)
+    breaker.record(OLD, PollError.of_status(401), 0)
     assert breaker.ask(NEW, 1) is Permission.GRANTED
-    breaker.record(OLD, UnauthorizedError(401), 2)
+    breaker.record(OLD, PollError.of_status(401), 2)
     assert breaker.ask(NEW, 3) is Permission.GRANTED
 
 
-@pytest.mark.parametrize("error", [RateLimitedError(429, 20), ServerError(503, 20)])
+@pytest.mark.parametrize("error", [PollError.of_status(429, 20), PollError.of_status(503, 20)])
 def test_no_request_before_retry_after_is_over(breaker: CircuitBreaker, error: PollError) -> None:
     breaker.record(OLD, error, 100)
     assert breaker.ask(OLD, 119.9) is Permission.DENIED
@@ -94,13 +90,14 @@ def test_no_request_before_retry_after_is_over(breaker: CircuitBreaker, error: P
 
 
 def test_a_shorter_retry_after_does_not_end_a_longer_one(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, RateLimitedError(429, 60), 0)
-    breaker.record(OLD, RateLimitedError(429, 1), 1)
+    breaker.record(OLD, PollError.of_status(429, 60), 0)
+    breaker.record(OLD, PollError.of_status(429, 1), 1)
     assert breaker.ask(OLD, 59) is Permission.DENIED
 
 
 @pytest.mark.parametrize(
-    "error", [RateLimitedError(429), ServerError(503), ServerError(500, 20), ForbiddenError(403, 20)]
+    "error",
+    [PollError.of_status(429), PollError.of_status(503), PollError.of_status(500, 20), PollError.of_status(403, 20)],
 )
 def test_other_errors_ask_for_no_pause(breaker: CircuitBreaker, error: PollError) -> None:
     breaker.record(OLD, error, 0)

@@ -4,17 +4,7 @@ import logging
 
 import pytest
 
-from sitecore_cdp_exporter.api.client import (
-    BadResponseError,
-    ConnectionFailedError,
-    CredentialsError,
-    ForbiddenError,
-    NotFoundError,
-    PollError,
-    RequestTimeoutError,
-    ServerError,
-    UnauthorizedError,
-)
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.health import ApiHealth
 
 
@@ -30,16 +20,16 @@ def judged(health: ApiHealth, *errors: PollError | None, over: bool = True, refu
     [
         ([], None),
         ([None], True),
-        ([NotFoundError(404)], True),
-        ([ForbiddenError(403)], True),
-        ([None, RequestTimeoutError()], True),
-        ([RequestTimeoutError(), None], True),
-        ([NotFoundError(404), ServerError(500)], True),
-        ([ServerError(500)], False),
-        ([BadResponseError()], False),
-        ([ConnectionFailedError(), RequestTimeoutError()], False),
-        ([CredentialsError("there is no password")], False),
-        ([UnauthorizedError(401)], False),
+        ([PollError.of_status(404)], True),
+        ([PollError.of_status(403)], True),
+        ([None, PollError(Reason.TIMEOUT)], True),
+        ([PollError(Reason.TIMEOUT), None], True),
+        ([PollError.of_status(404), PollError.of_status(500)], True),
+        ([PollError.of_status(500)], False),
+        ([PollError(Reason.BAD_RESPONSE)], False),
+        ([PollError(Reason.CONNECTION), PollError(Reason.TIMEOUT)], False),
+        ([PollError(Reason.CREDENTIALS, "there is no password")], False),
+        ([PollError.of_status(401)], False),
     ],
 )
 def test_the_api_is_down_when_every_request_failed_for_a_reason_that_is_not_the_batchs_own(
@@ -50,7 +40,7 @@ def test_the_api_is_down_when_every_request_failed_for_a_reason_that_is_not_the_
 
 
 def test_403_is_the_apis_own_when_it_refuses_us() -> None:
-    assert judged(ApiHealth(), ForbiddenError(403), refused=True) is False
+    assert judged(ApiHealth(), PollError.of_status(403), refused=True) is False
 
 
 def test_to_skip_everything_after_a_refusal_is_to_be_down() -> None:
@@ -61,14 +51,14 @@ def test_to_skip_everything_after_a_refusal_is_to_be_down() -> None:
 
 def test_before_the_end_of_a_poll_only_good_news_counts() -> None:
     health = ApiHealth()
-    assert judged(health, RequestTimeoutError(), over=False) is None
+    assert judged(health, PollError(Reason.TIMEOUT), over=False) is None
     assert judged(health, over=True) is False
     assert judged(health, None, over=False) is True
 
 
 def test_a_poll_without_an_ended_request_changes_nothing() -> None:
     health = ApiHealth()
-    assert judged(health, RequestTimeoutError()) is False
+    assert judged(health, PollError(Reason.TIMEOUT)) is False
     assert judged(health) is False
     assert judged(health, None) is True
     assert judged(health) is True
@@ -77,7 +67,7 @@ def test_a_poll_without_an_ended_request_changes_nothing() -> None:
 def test_a_request_that_ends_late_counts_for_the_next_judgement() -> None:
     health = ApiHealth()
     assert judged(health) is None
-    health.note(RequestTimeoutError())
+    health.note(PollError(Reason.TIMEOUT))
     assert judged(health) is False
 
 
@@ -87,10 +77,10 @@ def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) ->
     for errors in (
         [None],
         [None],
-        [CredentialsError("there is no password")],
-        [CredentialsError("there is no password")],
+        [PollError(Reason.CREDENTIALS, "there is no password")],
+        [PollError(Reason.CREDENTIALS, "there is no password")],
         [],
-        [ServerError(500), RequestTimeoutError("no answer"), RequestTimeoutError("no answer")],
+        [PollError.of_status(500), PollError(Reason.TIMEOUT, "no answer"), PollError(Reason.TIMEOUT, "no answer")],
         [None],
         [None],
     ):

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.poll.discovery import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot

@@ -11,22 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import (
-    BadResponseError,
-    ConnectionFailedError,
-    Credentials,
-    CredentialsError,
-    ForbiddenError,
-    HttpError,
-    NotFoundError,
-    PollError,
-    RateLimitedError,
-    Reason,
-    RequestTimeoutError,
-    ServerError,
-    TlsError,
-    UnauthorizedError,
-)
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, WatchedBatch
 from sitecore_cdp_exporter.poll.organisation import REMEMBERED_PROBES
 from sitecore_cdp_exporter.poll.poll import LONGEST_JOIN
@@ -185,7 +171,7 @@ class TestWhatIsAsked:
     ) -> None:
         poller = make_poller(api, watchlist)
         watch(watchlist, 1, 2)
-        api.answers |= {ref(1): RequestTimeoutError(), ref(2): RequestTimeoutError()}
+        api.answers |= {ref(1): PollError(Reason.TIMEOUT), ref(2): PollError(Reason.TIMEOUT)}
         api.open.clear()
         # Each poll has time for one request only.
         for asked in (ref(1), ref(2), ref(1)):
@@ -248,7 +234,7 @@ class TestRechecks:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         poll(poller, clock)
         clock.now += DAY
-        api.answers[ref(1)] = RequestTimeoutError()
+        api.answers[ref(1)] = PollError(Reason.TIMEOUT)
         api.take_asked()
         for _ in range(2):
             snapshot = poll(poller, clock)
@@ -263,7 +249,7 @@ class TestRechecks:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         poll(poller, clock)
         clock.now += DAY
-        api.answers[ref(1)] = NotFoundError(404)
+        api.answers[ref(1)] = PollError.of_status(404)
         poll(poller, clock)
         api.take_asked()
         snapshot = poll(poller, clock)
@@ -280,7 +266,7 @@ class TestRechecks:
         clock.now += DAY
         del api.answers[ref(1)]
         assert statuses(poll(poller, clock)) == [BatchStatus.PROCESSING]
-        api.answers[ref(1)] = RequestTimeoutError()
+        api.answers[ref(1)] = PollError(Reason.TIMEOUT)
         assert statuses(poll(poller, clock)) == [None]
 
     def test_after_five_quiet_minutes_the_finished_batch_read_longest_ago_is_asked(
@@ -309,7 +295,7 @@ class TestRechecks:
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         assert poll(poller, clock).api_up is True
-        api.answers[ref(1)] = UnauthorizedError(401)
+        api.answers[ref(1)] = PollError.of_status(401)
         clock.now += 300
         snapshot = poll(poller, clock)
         assert snapshot.api_up is False
@@ -320,16 +306,16 @@ class TestWhatMayBeTold:
     @pytest.mark.parametrize(
         ("error", "reason", "api_up"),
         [
-            (UnauthorizedError(401), Reason.UNAUTHORIZED, False),
-            (ForbiddenError(403), Reason.FORBIDDEN, True),
-            (NotFoundError(404), Reason.NOT_FOUND, True),
-            (RateLimitedError(429), Reason.RATE_LIMITED, False),
-            (HttpError(302), Reason.HTTP_ERROR, False),
-            (ServerError(500), Reason.SERVER_ERROR, False),
-            (RequestTimeoutError(), Reason.TIMEOUT, False),
-            (ConnectionFailedError(), Reason.CONNECTION, False),
-            (TlsError(), Reason.TLS, False),
-            (BadResponseError(), Reason.BAD_RESPONSE, False),
+            (PollError.of_status(401), Reason.UNAUTHORIZED, False),
+            (PollError.of_status(403), Reason.FORBIDDEN, True),
+            (PollError.of_status(404), Reason.NOT_FOUND, True),
+            (PollError.of_status(429), Reason.RATE_LIMITED, False),
+            (PollError.of_status(302), Reason.HTTP_ERROR, False),
+            (PollError.of_status(500), Reason.SERVER_ERROR, False),
+            (PollError(Reason.TIMEOUT), Reason.TIMEOUT, False),
+            (PollError(Reason.CONNECTION), Reason.CONNECTION, False),
+            (PollError(Reason.TLS), Reason.TLS, False),
+            (PollError(Reason.BAD_RESPONSE), Reason.BAD_RESPONSE, False),
             (KeyError("fault"), Reason.INTERNAL, False),
         ],
     )
@@ -365,14 +351,14 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers[ref(1)] = ServerError(500)
+        api.answers[ref(1)] = PollError.of_status(500)
         assert poll(poller, clock).api_up is True
 
     def test_a_poll_without_requests_leaves_the_api_as_it_was(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = ConnectionFailedError()
+        api.answers[ref(1)] = PollError(Reason.CONNECTION)
         assert poller.poll(clock.now - 1).api_up is None
         assert poll(poller, clock).api_up is False
         assert poller.poll(clock.now - 1).api_up is False
@@ -381,7 +367,7 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = NotFoundError(404)
+        api.answers[ref(1)] = PollError.of_status(404)
         assert poll(poller, clock).api_last_success is None
         del api.answers[ref(1)]
         assert poll(poller, clock).api_last_success == WALL_CLOCK
@@ -390,7 +376,7 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.credentials = CredentialsError("there is no password")
+        api.credentials = PollError(Reason.CREDENTIALS, "there is no password")
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [Reason.CREDENTIALS] * 2
         assert snapshot.api_up is False
@@ -411,7 +397,7 @@ class TestWhatMayBeTold:
     ) -> None:
         caplog.set_level(logging.INFO)
         watch(watchlist, 1)
-        api.answers[ref(1)] = NotFoundError(404)
+        api.answers[ref(1)] = PollError.of_status(404)
         for _ in range(3):
             poll(poller, clock)
         del api.answers[ref(1)]
@@ -435,7 +421,7 @@ class TestLog:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(30))
         poll(poller, clock)
-        api.credentials = CredentialsError("there is no password")
+        api.credentials = PollError(Reason.CREDENTIALS, "there is no password")
         for _ in range(3):
             poll(poller, clock)
         api.credentials = Credentials("client", "token")
@@ -451,7 +437,7 @@ class TestLog:
     ) -> None:
         poller = make_poller(api, watchlist, clock)
         watch(watchlist, *range(300))
-        api.answers |= {ref(number): NotFoundError(404) for number in range(300)}
+        api.answers |= {ref(number): PollError.of_status(404) for number in range(300)}
         poll(poller, clock)
         assert len(caplog.records) == MOST_TOLD + 1
         assert caplog.records[-1].getMessage() == "this poll logs no more batches; the metrics name them all"
@@ -470,7 +456,7 @@ class TestDeadlines:
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
 
-    @pytest.mark.parametrize(("answer", "up"), [(batch(1), True), (RequestTimeoutError(), False)])
+    @pytest.mark.parametrize(("answer", "up"), [(batch(1), True), (PollError(Reason.TIMEOUT), False)])
     def test_a_request_that_outlives_its_poll_tells_of_the_api_when_it_ends(
         self,
         api: FakeApi,
@@ -662,7 +648,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2, 3)
-        api.answers |= {ref(number): UnauthorizedError(401) for number in (1, 2, 3)}
+        api.answers |= {ref(number): PollError.of_status(401) for number in (1, 2, 3)}
         assert failures(poll(poller, clock)) == [Reason.UNAUTHORIZED, Reason.SKIPPED, Reason.SKIPPED]
         clock.now += 59
         snapshot = poll(poller, clock)
@@ -677,7 +663,7 @@ class TestRefusals:
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(10))
-        api.answers |= {ref(number): UnauthorizedError(401) for number in range(10)}
+        api.answers |= {ref(number): PollError.of_status(401) for number in range(10)}
         poll(poller, clock)
         api.answers.clear()
         clock.now += 60
@@ -689,7 +675,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers |= {ref(1): UnauthorizedError(401), ref(2): UnauthorizedError(401)}
+        api.answers |= {ref(1): PollError.of_status(401), ref(2): PollError.of_status(401)}
         poll(poller, clock)
         api.answers.clear()
         api.credentials = Credentials("client", "new token")
@@ -697,7 +683,7 @@ class TestRefusals:
 
     def test_probes_share_the_refusal(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = UnauthorizedError(401)
+        api.answers[ref(1)] = PollError.of_status(401)
         poll(poller, clock)
         assert failures(poller.probe(ref(2), clock.now + LONGEST_WAIT)) == [Reason.SKIPPED]
 
@@ -705,7 +691,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
-        api.answers |= {ref(number): ForbiddenError(403) for number in range(6)}
+        api.answers |= {ref(number): PollError.of_status(403) for number in range(6)}
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [Reason.FORBIDDEN] * 3 + [Reason.SKIPPED] * 3
         assert snapshot.api_up is False
@@ -717,7 +703,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
-        api.answers |= {ref(number): ForbiddenError(403) for number in (0, 1, 3, 4)}
+        api.answers |= {ref(number): PollError.of_status(403) for number in (0, 1, 3, 4)}
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [
             Reason.FORBIDDEN,
@@ -733,7 +719,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 9, 1, 2, 3)
-        api.answers |= {ref(number): ForbiddenError(403) for number in (1, 2, 3)}
+        api.answers |= {ref(number): PollError.of_status(403) for number in (1, 2, 3)}
         api.answers[ref(9)] = batch(9, BatchStatus.SUCCESS)
         poll(poller, clock)
         for _ in range(2):
@@ -745,7 +731,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers[ref(1)] = RateLimitedError(429, 30)
+        api.answers[ref(1)] = PollError.of_status(429, 30)
         assert failures(poll(poller, clock)) == [Reason.RATE_LIMITED, Reason.SKIPPED]
         clock.now += 29
         assert failures(poll(poller, clock)) == [Reason.SKIPPED, Reason.SKIPPED]
@@ -754,7 +740,7 @@ class TestRefusals:
         api.answers.clear()
         assert failures(poll(poller, clock)) == [None, None]
 
-    @pytest.mark.parametrize("error", [RateLimitedError(429), ServerError(503)])
+    @pytest.mark.parametrize("error", [PollError.of_status(429), PollError.of_status(503)])
     def test_without_retry_after_the_error_belongs_to_its_batch(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, error: PollError
     ) -> None:
@@ -798,7 +784,7 @@ class TestProbes:
         poll(poller, clock)
         caplog.set_level(logging.INFO)
         for number in (1, 2):
-            api.answers[ref(number)] = NotFoundError(404)
+            api.answers[ref(number)] = PollError.of_status(404)
             poller.probe(ref(number), clock.now + LONGEST_WAIT)
         api.answers.clear()
         for number in (1, 2):
@@ -811,7 +797,7 @@ class TestProbes:
     ) -> None:
         poll(poller, clock)
         caplog.set_level(logging.WARNING)
-        api.answers[ref(1)] = NotFoundError(404)
+        api.answers[ref(1)] = PollError.of_status(404)
         poller.probe(ref(1), clock.now + LONGEST_WAIT)
         watch(watchlist, 1)
         for _ in range(3):
@@ -832,7 +818,7 @@ class TestProbes:
     def test_a_probe_never_changes_whether_the_api_is_up(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        api.answers[ref(1)] = ConnectionFailedError()
+        api.answers[ref(1)] = PollError(Reason.CONNECTION)
         assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is None
         watch(watchlist, 2)
         assert poll(poller, clock).api_up is True
@@ -856,10 +842,10 @@ class TestProbes:
 outcomes = st.sampled_from(
     [
         *(batch(0, status) for status in BatchStatus),
-        NotFoundError(404),
-        ServerError(500),
-        RequestTimeoutError(),
-        BadResponseError(),
+        PollError.of_status(404),
+        PollError.of_status(500),
+        PollError(Reason.TIMEOUT),
+        PollError(Reason.BAD_RESPONSE),
     ]
 )
 

@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import (
-    CredentialsError,
-    NotFoundError,
-    Reason,
-    RequestTimeoutError,
-    ServerError,
-    UnauthorizedError,
-)
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
@@ -143,7 +136,7 @@ def test_a_listed_batch_that_is_discovered_too_appears_once_as_it_is_listed(api:
 def test_a_listed_batch_that_the_list_does_not_have_is_asked_for_itself(api: FakeApi, clock: Clock) -> None:
     poller = make_poller(api, clock, batches=[ref(9)])
     put(api, 1, BatchStatus.PROCESSING)
-    api.answers[ref(9)] = NotFoundError(404)
+    api.answers[ref(9)] = PollError.of_status(404)
     states = by_ref(poll(poller, clock))
     assert states[ref(9)].failure is Reason.NOT_FOUND
     assert api.take_asked() == [ref(9)]
@@ -164,7 +157,7 @@ class TestABrokenList:
             "corrupted": 0,
             "error": 0,
         }
-        api.list_error = ServerError(500)
+        api.list_error = PollError.of_status(500)
         api.take_asked()
         broken = poll(poller, clock)
         assert broken.discovery is not None
@@ -176,7 +169,7 @@ class TestABrokenList:
 
     def test_a_page_that_fails_ends_the_walk_but_not_the_poll(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, batches=[ref(9)])
-        api.list_error = RequestTimeoutError()
+        api.list_error = PollError(Reason.TIMEOUT)
         snapshot = poll(poller, clock)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is Reason.TIMEOUT
@@ -186,8 +179,8 @@ class TestABrokenList:
         poller = make_poller(api, clock)
         key = put(api, 1, BatchStatus.PROCESSING)
         poll(poller, clock)
-        api.list_error = UnauthorizedError(401)
-        api.answers[key] = UnauthorizedError(401)
+        api.list_error = PollError.of_status(401)
+        api.answers[key] = PollError.of_status(401)
         requests_of(api)
         refused = poll(poller, clock)
         assert refused.discovery is not None
@@ -201,7 +194,7 @@ class TestABrokenList:
 
     def test_unreadable_credentials_are_told_of_the_list_too(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, batches=[ref(9)])
-        api.credentials = CredentialsError("there is no password")
+        api.credentials = PollError(Reason.CREDENTIALS, "there is no password")
         snapshot = poll(poller, clock)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is Reason.CREDENTIALS
@@ -210,7 +203,7 @@ class TestABrokenList:
     def test_details_that_can_not_be_read_leave_the_status_of_the_list(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         key = put(api, 1, BatchStatus.ERROR)
-        api.answers[key] = ServerError(500)
+        api.answers[key] = PollError.of_status(500)
         snapshot = poll(poller, clock)
         (state,) = snapshot.batches
         assert state.reading is not None
@@ -377,7 +370,7 @@ class TestReconfigure:
         api.open.clear()
         polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
         api.wait_until_at_once(1)
-        other = FakeApi({key: NotFoundError(404)})
+        other = FakeApi({key: PollError.of_status(404)})
         section = {"base_url": "https://other.example", "endpoint": "inspect"}
         poller.reconfigure(other, make_config(api=section, batches=[key]))
         (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
@@ -404,14 +397,14 @@ class TestReconfigure:
         poller = make_poller(api, clock, batches=[key])
         poll(poller, clock)
         api.listed.clear()
-        api.answers[key] = NotFoundError(404)
+        api.answers[key] = PollError.of_status(404)
         poller.reconfigure(api, make_config(api=api_section, batches=[key]))
         (state,) = poll(poller, clock).batches
         assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
 
     def test_another_base_url_begins_with_a_clean_sheet(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
-        api.list_error = UnauthorizedError(401)
+        api.list_error = PollError.of_status(401)
         poll(poller, clock)
         api.list_error = None
         put(api, 1)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials, ForbiddenError, NotFoundError, Reason, ServerError
+from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.records import SECONDS_BETWEEN_REFUSED_DETAILS
@@ -142,7 +143,7 @@ class TestListAndBatchDisagree:
         assert state.reading is not None
         assert state.reading.batch.status is BatchStatus.PROCESSING
         assert state.reading.batch.details_read
-        api.answers[key] = ServerError(500)
+        api.answers[key] = PollError.of_status(500)
         (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
         assert (state.reading, state.failure) == (None, Reason.SERVER_ERROR)
 
@@ -186,13 +187,13 @@ class TestListAndBatchDisagree:
         key = put(api, 1, BatchStatus.PROCESSING)
         poll(poller, clock)
         put(api, 1, BatchStatus.SUCCESS)
-        api.list_error = ServerError(500)
+        api.list_error = PollError.of_status(500)
         for _ in range(3):
             (state,) = poll(poller, clock).batches
             assert state.accepted is True
         assert api.take_asked() == [key]
 
-    @pytest.mark.parametrize("error", [NotFoundError(404), ForbiddenError(403)])
+    @pytest.mark.parametrize("error", [PollError.of_status(404), PollError.of_status(403)])
     def test_refused_details_are_asked_for_every_ten_minutes(
         self, api: FakeApi, clock: Clock, error: Exception
     ) -> None:
@@ -219,9 +220,9 @@ class TestListAndBatchDisagree:
         # Everything is refused from the moment in which the list was read.
         key = put(api, 1)
         good = dict(api.answers)
-        api.answers |= dict.fromkeys([key, *others], ForbiddenError(403))
+        api.answers |= dict.fromkeys([key, *others], PollError.of_status(403))
         assert poll(poller, clock).unread == 1
-        api.list_error = ForbiddenError(403)
+        api.list_error = PollError.of_status(403)
         for _ in range(3):
             poll(poller, clock)
         api.list_error, api.answers, api.credentials = None, good, Credentials("client", "rotated")
@@ -231,13 +232,13 @@ class TestListAndBatchDisagree:
         self, api: FakeApi, clock: Clock
     ) -> None:
         poller = make_poller(api, clock, batches=[ref(1)])
-        api.answers[ref(1)] = NotFoundError(404)
+        api.answers[ref(1)] = PollError.of_status(404)
         poll(poller, clock)
         put(api, 1)
         (state,) = poll(poller, clock).batches
         assert state.accepted is True
 
-    @pytest.mark.parametrize("error", [NotFoundError(404), ForbiddenError(403)])
+    @pytest.mark.parametrize("error", [PollError.of_status(404), PollError.of_status(403)])
     def test_a_list_that_is_refused_is_no_failure_of_a_batch(self, api: FakeApi, clock: Clock, error: Any) -> None:  # noqa: ANN401  A PollError.
         api.list_error = error
         snapshot = poll(make_poller(api, clock), clock)
@@ -262,7 +263,7 @@ class TestFeedsAfterARestart:
         poller = make_poller(api, clock, feeds=RATIO_FEED)
         accepted = put(api, 1, age=20 * DAY, prefix="5a0c2f0e")
         newer = put(api, 2, BatchStatus.ERROR, age=10 * DAY, prefix="5a0c2f0e")
-        api.answers[newer] = ServerError(500)
+        api.answers[newer] = PollError.of_status(500)
         assert set(by_ref(poll(poller, clock))) == {accepted, newer}
 
     def test_a_feed_does_not_lose_its_newest_accepted_batch_for_want_of_room(self, api: FakeApi, clock: Clock) -> None:
@@ -373,7 +374,7 @@ class TestEdges:
     ) -> None:
         caplog.set_level(logging.INFO)
         poller = make_poller(api, clock, batches=[ref(9)])
-        for error in (ServerError(500), ServerError(500), None, None):
+        for error in (PollError.of_status(500), PollError.of_status(500), None, None):
             api.list_error = error
             poll(poller, clock)
         about_the_list = [record.message for record in caplog.records if "list" in record.message]

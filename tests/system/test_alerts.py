@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from tests.exporter_program import ROOT
 from tests.metrics.test_documentation import documented_rows
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until

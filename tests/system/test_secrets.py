@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.cli import main
 from sitecore_cdp_exporter.config import errors as config_problems
 from sitecore_cdp_exporter.config.model import load_config
@@ -366,7 +366,7 @@ def test_no_object_shows_a_secret(folder: Folder) -> None:
     web_config.close()
     assert found.keys() >= {
         *("ApiConfig", "BasicAuth", "BatchApi", "Credentials", "_Request", "CircuitBreaker", "Poller", "Organisation"),
-        *("ConnectionFailedError", "WebConfig", "TlsServerConfig", "Passwords", "WebSecurity", "WebConfigFile"),
+        *("PollError", "WebConfig", "TlsServerConfig", "Passwords", "WebSecurity", "WebConfigFile"),
         *("YamlDocument", "YamlMapping", "YamlList", "YamlProblem", "Place", "ParsedWebConfig"),
     }
     told = [(kind, text) for kind, texts in found.items() for text in texts]

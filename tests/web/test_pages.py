@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.client import Reason
+from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Reading, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
