@@ -35,13 +35,18 @@ class Lists:
 
 
 class Clock:
-    """A monotonic clock that stands still until it is told the time."""
+    """A monotonic clock that stands still until a test moves it. It never meets the clock of the machine."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
         return self.now
+
+    def wait(self, event: threading.Event, moment: float) -> None:
+        """Wait for an event, or until a test has moved the clock to this moment."""
+        while not event.wait(0.002) and self.now < moment:
+            pass
 
 
 class FakeApi:

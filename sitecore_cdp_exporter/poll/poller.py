@@ -51,6 +51,7 @@ class Poller:
         batch_files: The batches that files list.
         clock: A monotonic clock, in seconds.
         wall_clock: Seconds since the Unix epoch.
+        wait: Waits for an event until a moment of the clock at the latest; None: the clock is the machine's.
 
     """
 
@@ -62,9 +63,11 @@ class Poller:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        wait: Callable[[threading.Event, float], object] | None = None,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
+        self._wait = wait or (lambda event, moment: event.wait(max(moment - clock(), 0)))
         # Guards everything below; it is notified when a request has ended.
         self._changed = threading.Condition()
         self._api = api
@@ -96,9 +99,9 @@ class Poller:
             poll = self._current
             poll.deadline = max(poll.deadline, deadline)
         if poll.discovering and poll.list_deadline < deadline:
-            poll.finished.wait(max(poll.list_deadline - now, 0))
+            self._wait(poll.finished, poll.list_deadline)
             self._end_slow_discovery(poll)
-        poll.finished.wait(max(deadline - self._clock(), 0))
+        self._wait(poll.finished, deadline)
         with self._changed:
             now = self._clock()
             self._judge_api(poll, now)
@@ -118,7 +121,7 @@ class Poller:
         with self._changed:
             now = self._clock()
             poll = self._begin_probe(ref, now, deadline)
-        poll.finished.wait(max(deadline - now, 0))
+        self._wait(poll.finished, deadline)
         with self._changed:
             return poll.snapshot(self._clock())
 

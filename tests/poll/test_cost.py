@@ -101,7 +101,9 @@ def make_poller(organisation: Organisation, lists: Lists, *, discovery: bool) ->
     config = Config.model_validate(
         {"api": {"base_url": "https://api.example", "endpoint": "inspect"}, "discovery": {"enabled": discovery}}
     )
-    return Poller(organisation, config, lists, clock=organisation.clock, wall_clock=organisation.now)
+    return Poller(
+        organisation, config, lists, clock=organisation.clock, wall_clock=organisation.now, wait=organisation.clock.wait
+    )
 
 
 def requests_in(hours: int, organisation: Organisation, *, discovery: bool) -> int:

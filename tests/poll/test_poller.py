@@ -2,9 +2,9 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +57,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 def make_poller(
     api: FakeApi,
     watchlist: Lists,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Clock,
     *,
     concurrency: int = 1,
     recheck_finished: float = DAY,
@@ -65,7 +65,7 @@ def make_poller(
     config = Config(
         api=ApiConfig(base_url="https://api.example", concurrency=concurrency), recheck_finished=recheck_finished
     )
-    return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK)
+    return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
 
 
 def watch(watchlist: Lists, *numbers: int) -> None:
@@ -74,6 +74,23 @@ def watch(watchlist: Lists, *numbers: int) -> None:
 
 def poll(poller: Poller, clock: Clock, seconds: float = LONGEST_WAIT) -> Snapshot:
     return poller.poll(clock.now + seconds)
+
+
+class Scrape:
+    """A poll or a probe in the background, which ends when all is answered or the clock is moved to its deadline."""
+
+    def __init__(self, background: ThreadPoolExecutor, clock: Clock, scrape: Callable[[float], Snapshot]) -> None:
+        self._clock = clock
+        self._deadline = clock.now + LONGEST_WAIT
+        self._result = background.submit(scrape, self._deadline)
+
+    def result(self) -> Snapshot:
+        return self._result.result(LONGEST_WAIT)
+
+    def out_of_time(self) -> Snapshot:
+        """Move the clock to the deadline, and return what there is then."""
+        self._clock.now = self._deadline
+        return self.result()
 
 
 def failures(snapshot: Snapshot) -> list[Reason | None]:
@@ -167,17 +184,17 @@ class TestWhatIsAsked:
         assert api.take_asked() == [ref(1), ref(2), ref(3), ref(4), ref(5), ref(6)]
 
     def test_a_batch_that_always_fails_does_not_starve_the_others(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.answers |= {ref(1): PollError(Reason.TIMEOUT), ref(2): PollError(Reason.TIMEOUT)}
         api.open.clear()
         # Each poll has time for one request only.
         for asked in (ref(1), ref(2), ref(1)):
-            waiting = background.submit(poller.poll, time.monotonic() + 0.05)
+            scrape = Scrape(background, clock, poller.poll)
             api.wait_until_asked([asked])
-            waiting.result(LONGEST_WAIT)
+            scrape.out_of_time()
             api.open.set()
             wait_for_poll_threads_to_end()
             assert api.take_asked() == [asked]
@@ -445,13 +462,14 @@ class TestLog:
 
 class TestDeadlines:
     def test_what_is_missing_at_the_deadline_has_that_reason(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, concurrency=1)
+        poller = make_poller(api, watchlist, clock, concurrency=1)
         watch(watchlist, 1, 2)
         api.open.clear()
-        snapshot = background.submit(poller.poll, time.monotonic() + 0.1).result(LONGEST_WAIT)
-        assert failures(snapshot) == [Reason.DEADLINE, Reason.DEADLINE]
+        scrape = Scrape(background, clock, poller.poll)
+        api.wait_until_asked([ref(1)])
+        assert failures(scrape.out_of_time()) == [Reason.DEADLINE, Reason.DEADLINE]
         api.open.set()
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
@@ -461,38 +479,48 @@ class TestDeadlines:
         self,
         api: FakeApi,
         watchlist: Lists,
+        clock: Clock,
+        background: ThreadPoolExecutor,
         answer: Batch | Exception,
         up: bool,  # noqa: FBT001  A column.
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
         api.answers[ref(1)] = answer
         api.open.clear()
-        assert poller.poll(time.monotonic() + 0.1).api_up is None, "it is slow, or dead: nobody knows yet"
+        scrape = Scrape(background, clock, poller.poll)
+        api.wait_until_asked([ref(1)])
+        assert scrape.out_of_time().api_up is None, "it is slow, or dead: nobody knows yet"
         api.open.set()
         wait_for_poll_threads_to_end()
-        assert poller.poll(time.monotonic() - 1).api_up is up
+        assert poller.poll(clock.now - 1).api_up is up
 
-    def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(self, api: FakeApi, watchlist: Lists) -> None:
-        poller = make_poller(api, watchlist)
+    def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         api.open.clear()
-        assert failures(poller.poll(time.monotonic() + 0.1)) == [Reason.DEADLINE]
+        scrape = Scrape(background, clock, poller.poll)
+        api.wait_until_asked([ref(1)])
+        assert failures(scrape.out_of_time()) == [Reason.DEADLINE]
         api.open.set()
         wait_for_poll_threads_to_end()
-        assert statuses(poller.poll(time.monotonic() + LONGEST_WAIT)) == [BatchStatus.SUCCESS]
+        assert statuses(poller.poll(clock.now + LONGEST_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
 
     def test_a_request_under_way_is_waited_for_and_not_sent_twice(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
         api.open.clear()
-        poller.poll(time.monotonic() + 0.1)
-        second = background.submit(poller.poll, time.monotonic() + LONGEST_WAIT)
-        third = background.submit(poller.probe, ref(1), time.monotonic() + LONGEST_WAIT)
+        first = Scrape(background, clock, poller.poll)
+        api.wait_until_asked([ref(1)])
+        first.out_of_time()
+        second = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        third = background.submit(poller.probe, ref(1), clock.now + LONGEST_WAIT)
         api.open.set()
         assert statuses(second.result()) == statuses(third.result()) == [BatchStatus.PROCESSING]
         # The second poll may have begun after the answer to the first.
@@ -515,12 +543,12 @@ class TestDeadlines:
 
 class TestSharing:
     def test_scrapes_that_overlap_share_one_poll(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, concurrency=4)
+        poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, 1, 2, 3)
         api.open.clear()
-        deadline = time.monotonic() + LONGEST_WAIT
+        deadline = clock.now + LONGEST_WAIT
         first = background.submit(poller.poll, deadline)
         api.wait_until_asked([ref(1), ref(2), ref(3)])
         others = [background.submit(poller.poll, deadline) for _ in range(20)]
@@ -530,29 +558,34 @@ class TestSharing:
         assert len(api.take_asked()) <= 6
 
     def test_a_short_deadline_does_not_spoil_the_poll_of_those_who_wait_longer(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.open.clear()
-        patient = background.submit(poller.poll, time.monotonic() + LONGEST_WAIT)
+        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
         api.wait_until_asked([ref(1)])
-        assert failures(poller.poll(time.monotonic() - 0.4)) == [Reason.DEADLINE] * 2
-        assert failures(poller.poll(time.monotonic() + 0.05)) == [Reason.DEADLINE] * 2
+        assert failures(poller.poll(clock.now - 0.4)) == [Reason.DEADLINE] * 2
+        hasty = background.submit(poller.poll, clock.now + 1)
+        clock.now += 1
+        assert failures(hasty.result(LONGEST_WAIT)) == [Reason.DEADLINE] * 2
         api.open.set()
         assert failures(patient.result()) == [None, None]
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
     def test_a_longer_deadline_extends_the_poll_that_it_joins(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.open.clear()
-        hasty = background.submit(poller.poll, time.monotonic() + 0.3)
+        hasty = Scrape(background, clock, poller.poll)
         api.wait_until_asked([ref(1)])
-        patient = background.submit(poller.poll, time.monotonic() + LONGEST_WAIT)
-        assert failures(hasty.result()) == [Reason.DEADLINE] * 2
+        clock.now += 1
+        (poll_of_both,) = poller._polls
+        patient = Scrape(background, clock, poller.poll)
+        wait_until(lambda: poll_of_both.deadline == clock.now + LONGEST_WAIT)
+        assert failures(hasty.out_of_time()) == [Reason.DEADLINE] * 2
         api.open.set()
         assert failures(patient.result()) == [None, None]
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
@@ -591,24 +624,24 @@ class TestSharing:
         assert len(api.take_asked()) == 20
 
     def test_an_early_leaver_does_not_declare_the_api_down(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
         api.open.clear()
-        patient = background.submit(poller.poll, time.monotonic() + LONGEST_WAIT)
+        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
         api.wait_until_asked([ref(1)])
-        assert poller.poll(time.monotonic() + 0.05).api_up is None
+        assert poller.poll(clock.now).api_up is None
         api.open.set()
         assert patient.result().api_up is True
 
     def test_requests_under_way_never_exceed_the_concurrency_whoever_asks(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, concurrency=4)
+        poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(20))
         api.open.clear()
-        deadline = time.monotonic() + LONGEST_WAIT
+        deadline = clock.now + LONGEST_WAIT
         scrapes: list[Future[Snapshot]] = [background.submit(poller.poll, deadline)]
         scrapes += [background.submit(poller.probe, ref(100 + number), deadline) for number in range(10)]
         api.wait_until_at_once(4)
@@ -616,26 +649,26 @@ class TestSharing:
         assert all(failure is None for scrape in scrapes for failure in failures(scrape.result()))
         assert api.most_at_once == 4
 
-    def test_no_thread_outlives_its_poll(self, api: FakeApi, watchlist: Lists) -> None:
-        poller = make_poller(api, watchlist, concurrency=16)
+    def test_no_thread_outlives_its_poll(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=16)
         watch(watchlist, *range(50))
         for _ in range(5):
-            poller.poll(time.monotonic() + LONGEST_WAIT)
+            poller.poll(clock.now + LONGEST_WAIT)
         wait_for_poll_threads_to_end()
 
     def test_stop_lets_everybody_go_with_what_is_there(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist)
+        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.open.clear()
-        scrape = background.submit(poller.poll, time.monotonic() + LONGEST_WAIT)
+        scrape = background.submit(poller.poll, clock.now + LONGEST_WAIT)
         api.wait_until_asked([ref(1)])
-        probe = background.submit(poller.probe, ref(3), time.monotonic() + LONGEST_WAIT)
+        probe = background.submit(poller.probe, ref(3), clock.now + LONGEST_WAIT)
         poller.stop()
         assert failures(scrape.result()) == [Reason.DEADLINE] * 2
         assert failures(probe.result()) == [Reason.DEADLINE]
-        stopped = poller.poll(time.monotonic() + LONGEST_WAIT)
+        stopped = poller.poll(clock.now + LONGEST_WAIT)
         assert failures(stopped) == [Reason.DEADLINE] * 2
         assert stopped.api_up is None, "to stop says nothing of the API"
         api.open.set()
@@ -825,17 +858,19 @@ class TestProbes:
         assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is True
 
     def test_a_probe_waits_for_the_request_of_the_same_batch(
-        self, api: FakeApi, watchlist: Lists, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, concurrency=4)
+        poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, 1)
         api.open.clear()
-        deadline = time.monotonic() + LONGEST_WAIT
+        deadline = clock.now + LONGEST_WAIT
         scrape = background.submit(poller.poll, deadline)
         api.wait_until_asked([ref(1)])
-        assert failures(poller.probe(ref(1), time.monotonic() + 0.05)) == [Reason.DEADLINE]
+        assert failures(poller.probe(ref(1), clock.now)) == [Reason.DEADLINE]
+        probe = Scrape(background, clock, partial(poller.probe, ref(1)))
+        wait_until(lambda: len(poller._polls) == 2)
         api.open.set()
-        assert failures(scrape.result()) == [None]
+        assert failures(scrape.result()) == failures(probe.result()) == [None]
         assert api.take_asked() == [ref(1)]
 
 
@@ -914,28 +949,28 @@ class TestNoMoreThreads:
         return grant
 
     def test_the_threads_that_there_are_ask_for_everything(
-        self, poller: Poller, watchlist: Lists, grant: Callable[[int], None]
+        self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
         watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
         grant(1)
-        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + LONGEST_WAIT)
         assert [state.failure for state in snapshot.batches] == [None] * 5
 
     def test_without_any_the_poll_ends_at_once_and_the_next_one_is_well(
-        self, poller: Poller, watchlist: Lists, grant: Callable[[int], None]
+        self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
         watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
         grant(0)
-        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + LONGEST_WAIT)
         assert [state.failure for state in snapshot.batches] == [Reason.INTERNAL] * 5
         grant(5)
-        snapshot = poller.poll(time.monotonic() + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + LONGEST_WAIT)
         assert [state.failure for state in snapshot.batches] == [None] * 5
 
 
-def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists) -> None:
+def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists, clock: Clock) -> None:
     def watched() -> list[Watched]:
-        return [state.watched for state in poller.poll(time.monotonic() + LONGEST_WAIT).batches]
+        return [state.watched for state in poller.poll(clock.now + LONGEST_WAIT).batches]
 
     watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(3))
     before = watched()

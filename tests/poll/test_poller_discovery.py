@@ -1,6 +1,6 @@
 """A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,8 +26,8 @@ def make_config(**changes: Any) -> Config:  # noqa: ANN401  Sections of the conf
     return Config.model_validate({**sections, **changes})
 
 
-def make_poller(api: FakeApi, clock: Callable[[], float], lists: Lists | None = None, **changes: Any) -> Poller:  # noqa: ANN401  Likewise.
-    return Poller(api, make_config(**changes), lists or Lists(), clock=clock, wall_clock=lambda: NOW)
+def make_poller(api: FakeApi, clock: Clock, lists: Lists | None = None, **changes: Any) -> Poller:  # noqa: ANN401  Likewise.
+    return Poller(api, make_config(**changes), lists or Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
 
 
 def put(

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,13 +25,14 @@ RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0
 
 
 class SlowApi(FakeApi):
-    """Answers each request after a pause, in seconds.
+    """Moves the clock with each answer, by so many seconds.
 
     While `list_open` is cleared it answers no request for the list, and while `rest_open` is, none for its later pages.
     """
 
-    def __init__(self, *, page_pause: float = 0.0, batch_pause: float = 0.0) -> None:
+    def __init__(self, clock: Clock, *, page_pause: float = 0.0, batch_pause: float = 0.0) -> None:
         super().__init__()
+        self.clock = clock
         self.page_pause = page_pause
         self.batch_pause = batch_pause
         self.list_open = threading.Event()
@@ -39,17 +41,28 @@ class SlowApi(FakeApi):
         self.rest_open.set()
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
-        time.sleep(self.batch_pause)
-        return super().read_batch(ref, credentials)
+        batch = super().read_batch(ref, credentials)
+        self.clock.now += self.batch_pause
+        return batch
 
     def read_page(
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
     ) -> BatchPage:
         page = super().read_page(statuses, offset, limit, credentials)
-        time.sleep(self.page_pause)
         assert self.list_open.wait(LONGEST_WAIT)
         assert not offset or self.rest_open.wait(LONGEST_WAIT)
+        self.clock.now += self.page_pause
         return page
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as executor:
+        yield executor
+
+
+def has_poll_begun_at(poller: Poller, moment: float) -> bool:
+    return any(poll.started == moment for poll in poller._polls)
 
 
 def failure_of_list(snapshot: Snapshot) -> Reason | None:
@@ -59,32 +72,38 @@ def failure_of_list(snapshot: Snapshot) -> Reason | None:
 
 class TestASlowList:
     @pytest.mark.parametrize("concurrency", [2, 16])
-    def test_it_leaves_time_to_ask_for_the_batches_themselves(self, concurrency: int) -> None:
-        api = SlowApi()
+    def test_it_leaves_time_to_ask_for_the_batches_themselves(
+        self, clock: Clock, background: ThreadPoolExecutor, concurrency: int
+    ) -> None:
+        api = SlowApi(clock)
         section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": concurrency}
         config = make_config(api=section, batches=[ref(9)])
-        poller = Poller(api, config, Lists(), wall_clock=lambda: NOW)
+        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
         key = put(api, 1, BatchStatus.PROCESSING)
-        poller.poll(time.monotonic() + LONGEST_WAIT)
+        poll(poller, clock)
         api.list_open.clear()
         try:
             for _ in range(2):
-                snapshot = poller.poll(time.monotonic() + 1.0)
+                begun = clock.now
+                polling = background.submit(poller.poll, begun + 10)
+                wait_until(partial(has_poll_begun_at, poller, begun))
+                clock.now += 5
+                snapshot = polling.result(LONGEST_WAIT)
                 assert failure_of_list(snapshot) is Reason.DEADLINE
                 assert {state.watched.ref: state.failure for state in snapshot.batches} == {key: None, ref(9): None}
         finally:
             api.list_open.set()
 
-    def test_it_is_read_over_several_polls(self) -> None:
-        api = SlowApi(page_pause=0.03)
+    def test_it_is_read_over_several_polls(self, clock: Clock) -> None:
+        api = SlowApi(clock, page_pause=1)
         api.largest_page = 2
         section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": 1}
-        poller = Poller(api, make_config(api=section), Lists(), wall_clock=lambda: NOW)
+        poller = Poller(api, make_config(api=section), Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
         for number in range(60):
             put(api, number, age=2 * DAY)
         progress: list[int] = []
         while True:
-            snapshot = poller.poll(time.monotonic() + 0.4)
+            snapshot = poller.poll(clock.now + 20)
             progress.append(snapshot.retired)
             if failure_of_list(snapshot) is None:
                 break
@@ -96,28 +115,34 @@ class TestASlowList:
         assert snapshot.discovery.totals is not None
         assert snapshot.discovery.totals[BatchStatus.SUCCESS] == 60
 
-    def test_a_scrape_that_leaves_early_tells_what_the_list_has_shown(self) -> None:
-        api = SlowApi(page_pause=0.5)
-        poller = make_poller(api, time.monotonic)
+    def test_a_scrape_that_leaves_early_tells_what_the_list_has_shown(
+        self, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        api = SlowApi(clock)
+        poller = make_poller(api, clock)
         put(api, 1, BatchStatus.PROCESSING)
-        poller.poll(time.monotonic() + LONGEST_WAIT)
-        waiting = threading.Thread(target=poller.poll, args=(time.monotonic() + LONGEST_WAIT,))
-        waiting.start()
-        early = poller.poll(time.monotonic() + 0.7)
+        put(api, 2, BatchStatus.PROCESSING)
+        poll(poller, clock)
+        api.largest_page = 1
+        api.rest_open.clear()
+        pages = api.pages
+        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        wait_until(lambda: api.pages == pages + 2)
+        early = poller.poll(clock.now)
         assert failure_of_list(early) is Reason.DEADLINE
-        assert [state.failure for state in early.batches] == [None]
-        waiting.join()
-        assert poller.latest is not None
-        assert failure_of_list(poller.latest) is None
+        assert sorted(state.failure is None for state in early.batches) == [False, True]
+        api.rest_open.set()
+        assert failure_of_list(patient.result(LONGEST_WAIT)) is None
+        assert poller.latest == patient.result()
 
-    def test_a_restart_reads_details_over_several_polls_newest_first_and_asks_nothing_twice(self) -> None:
-        api = SlowApi(batch_pause=0.01)
-        poller = make_poller(api, time.monotonic, discovery={"enabled": True, "max_batches": 10000})
+    def test_a_restart_reads_details_over_several_polls_newest_first_and_asks_nothing_twice(self, clock: Clock) -> None:
+        api = SlowApi(clock, batch_pause=1)
+        poller = make_poller(api, clock, discovery={"enabled": True, "max_batches": 10000})
         keys = [put(api, number, age=DAY / 2 - number) for number in range(300)]
         unread: list[int] = []
         asked: list[str] = []
         while not unread or unread[-1]:
-            snapshot = poller.poll(time.monotonic() + 0.1)
+            snapshot = poller.poll(clock.now + 50)
             assert failure_of_list(snapshot) is None
             assert all(state.reading is not None for state in snapshot.batches)
             unread.append(snapshot.unread)
@@ -307,7 +332,7 @@ class TestEdges:
     def test_a_clock_that_jumps_shows_and_retires_without_a_request(self, api: FakeApi, clock: Clock) -> None:
         key = put(api, 1)
         wall = [NOW]
-        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: wall[0])
+        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
         poll(poller, clock)
         requests_of(api)
         for jump, shown in ((2 * DAY, set()), (-5 * DAY, {key}), (0.0, {key})):
@@ -333,7 +358,7 @@ class TestEdges:
             assert set(by_ref(poll(poller, clock))) == (keys if enabled else set())
 
     def test_a_list_that_is_late_when_discovery_has_been_switched_off_changes_nothing(self, clock: Clock) -> None:
-        api = SlowApi()
+        api = SlowApi(clock)
         for number in (1, 2):
             put(api, number, BatchStatus.UPLOADING)
         poller = make_poller(api, clock)
