@@ -27,6 +27,7 @@ from sitecore_cdp_exporter.config.files import read_regular_file, why_unread
 from sitecore_cdp_exporter.config.rules import broken_rules
 from sitecore_cdp_exporter.config.values import (
     LABEL_NAME_SCHEMA,
+    MAX_RECORDS,
     REF_SCHEMA,
     BaseUrl,
     Duration,
@@ -273,7 +274,9 @@ class FeedConfig(Section):
         validate_default=True,
         description="A batch with the status error is accepted up to this share of failed records, from 0 to 1.",
     )
-    min_records: int = Field(0, ge=0, description="How many records a batch of the feed should have at least.")
+    min_records: int = Field(
+        0, ge=0, le=MAX_RECORDS, description="How many records a batch of the feed should have at least."
+    )
     next_success_resolves: bool = Field(
         default=False,
         description="A batch that was created later and accepted supersedes a failed one. True for full snapshots.",

@@ -15,12 +15,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from sitecore_cdp_exporter.config.yaml import DecimalText
+
 # Prometheus' syntax of durations, and its units in seconds.
 DURATION = r"^(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 # Prometheus counts nanoseconds in 63 bits, which is a little more than this.
 LONGEST_DURATION = 292 * UNITS["y"]
 LONGEST_TIMEOUT = 2 * UNITS["m"]
+# More than 50 MB of gzip, the largest upload, can hold. Metrics are floats, which cannot hold every number.
+MAX_RECORDS = 1_000_000_000
 
 REF = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 REF_SCHEMA: JsonDict = {"type": "string", "pattern": REF}
@@ -39,13 +43,17 @@ RESERVED_LABELS = (
     "feed",
     "status",
     "reason",
+    "cause",
+    "kind",
+    "of",
+    "result",
+    "field",
     "job",
     "instance",
     "le",
     "alertname",
     "alertstate",
     "severity",
-    "field",
 )
 LABEL_NAME_SCHEMA: JsonDict = {
     "pattern": LABEL_NAME,
@@ -85,6 +93,10 @@ def _check_interval(seconds: float) -> float:
     return seconds
 
 
+def _to_number(value: object) -> object:
+    return float(value) if isinstance(value, DecimalText) else value
+
+
 def _check_ratio(ratio: float) -> float:
     """Refuse what is no share, percentages for instance. NaN is within no bounds."""
     if not 0 <= ratio <= 1:
@@ -103,6 +115,8 @@ def _check_base_url(url: str) -> str:
         raise ValueError(
             "expected https://; http:// is for loopback hosts only, because it would send the token openly"
         )
+    if "v2" in urlsplit(url).path.lower().split("/"):
+        raise ValueError("must end before /v2, because the exporter adds /v2/batches; leave out /v2 and what follows")
     return url.rstrip("/")
 
 
@@ -221,7 +235,12 @@ Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"anyOf": 
 Interval = Annotated[float, BeforeValidator(_seconds), AfterValidator(_check_interval), WithJsonSchema(_DURATION_TEXT)]
 Timeout = Annotated[float, BeforeValidator(_seconds), AfterValidator(_check_timeout), WithJsonSchema(_DURATION_TEXT)]
 
-Ratio = Annotated[float, AfterValidator(_check_ratio), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_to_number),
+    AfterValidator(_check_ratio),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),
+]
 
 FilePath = Annotated[Path, BeforeValidator(_to_path), WithJsonSchema({"type": "string", "minLength": 1})]
 
@@ -232,7 +251,9 @@ FilePattern = Annotated[
 BaseUrl = Annotated[
     str,
     AfterValidator(_check_base_url),
-    WithJsonSchema({"type": "string", "pattern": r"^[hH][tT][tT][pP][sS]?://[^/@?#\s\\][^@?#\s\\]*$"}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^[hH][tT][tT][pP][sS]?://(?![^/]+(/.*)?/[vV]2(/|$))[^/@?#\s\\][^@?#\s\\]*$"}
+    ),
 ]
 
 Secret = Annotated[SecretStr, Field(min_length=1)]

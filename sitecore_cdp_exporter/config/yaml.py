@@ -6,6 +6,7 @@ its messages are fixed texts, so that they never quote a file that may hold a pa
 shows what stands in a file.
 """
 
+import re
 from typing import NamedTuple, Self
 
 import yaml
@@ -22,8 +23,25 @@ MAXIMUM_DEPTH = 32
 NO_STRING = "?"
 
 _TAG = "tag:yaml.org,2002:"
-_CONVERTED = {_TAG + name for name in ("null", "bool", "int", "float")}
+_NUMBERS = {_TAG + "int", _TAG + "float"}
+_CONVERTED = {_TAG + "null", _TAG + "bool", *_NUMBERS}
 _MERGE = "<<"
+
+# A number of YAML 1.2 and of JSON, some of which YAML 1.1 takes for text.
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+# Numbers that YAML 1.1 reads in another way than most people do, and how to write what is meant.
+_MISREAD = (
+    (re.compile(r".*_"), "write the number without _"),
+    (re.compile(r".*:"), "YAML reads digits with colons in base 60; write a duration as 1m30s"),
+    (re.compile(r"[-+]?0[bx]"), "write the number in decimal digits, not in binary or hexadecimal ones"),
+    (re.compile(r"[-+]?0[0-9]+$"), "a leading zero makes a number octal in YAML; write it without the zero"),
+)
+
+
+class DecimalText(str):
+    """A scalar without quotes that YAML 1.2 reads as a number, and YAML 1.1 as text: `5e-2`."""
+
+    __slots__ = ()
 
 
 class Place(NamedTuple):
@@ -219,14 +237,19 @@ class _Reader:
         return self._anchors[alias.anchor]
 
     def _scalar(self, event: yaml.ScalarEvent, path: YamlPath) -> object:
-        """Make a null, boolean or number where YAML sees one; all else, dates for instance, stays as it was typed."""
+        """Make a null, boolean or number where YAML 1.1 sees one; all else, dates for instance, stays as typed."""
         tag = self._resolver.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
         if tag not in _CONVERTED:
-            return event.value
+            is_decimal = event.implicit[0] and _DECIMAL.fullmatch(event.value)
+            return DecimalText(event.value) if is_decimal else event.value
+        if tag in _NUMBERS:
+            for pattern, remedy in _MISREAD:
+                if pattern.match(event.value):
+                    return self._unread(event, path, f"{remedy}; put it in quotes if it is text")
         try:
             return self._constructor.construct_object(yaml.ScalarNode(tag, event.value))
         except ValueError:
-            return self._unread(event, path, "a number that cannot be read; quote it if it is a text")
+            return self._unread(event, path, "a number with too many digits; put it in quotes if it is text")
 
     def _list(self, path: YamlPath) -> YamlList:
         items = YamlList()
@@ -237,28 +260,28 @@ class _Reader:
 
     def _mapping(self, path: YamlPath) -> YamlMapping:
         mapping = YamlMapping()
+        merge = YamlMapping()
         while not isinstance(key_event := next(self._events), yaml.MappingEndEvent):
-            self._entry(mapping, key_event, path)
-        if _MERGE in mapping:
-            self._merge(mapping, path)
+            key = self._value(key_event, (*path, NO_STRING))
+            key_place = Place.of(key_event)
+            value_event = next(self._events)
+            value_path = (*path, key if isinstance(key, str) else NO_STRING)
+            value = self._value(value_event, value_path)
+            if not isinstance(key, str):
+                self._note(key_event, path, "a key that is not a string; quote it if it is meant to be one")
+                continue
+            target = merge if key == _MERGE and key_place.is_plain else mapping
+            if key in target:
+                self._note(key_event, value_path, f"duplicate key; line {target.places[key].line} has it already")
+            else:
+                target[key] = value
+                target.places[key] = Place.of(value_event).under(key_place)
+        if merge:
+            self._merge(mapping, merge[_MERGE], merge.places[_MERGE], path)
         return mapping
 
-    def _entry(self, mapping: YamlMapping, key_event: yaml.Event, path: YamlPath) -> None:
-        key = self._value(key_event, (*path, NO_STRING))
-        value_event = next(self._events)
-        value_path = (*path, key if isinstance(key, str) else NO_STRING)
-        value = self._value(value_event, value_path)
-        if not isinstance(key, str):
-            self._note(key_event, path, "a key that is not a string; quote it if it is meant to be one")
-        elif key in mapping:
-            self._note(key_event, value_path, f"duplicate key; line {mapping.places[key].line} has it already")
-        else:
-            mapping[key] = value
-            mapping.places[key] = Place.of(value_event).under(Place.of(key_event))
-
-    def _merge(self, mapping: YamlMapping, path: YamlPath) -> None:
+    def _merge(self, mapping: YamlMapping, merged: object, place: Place, path: YamlPath) -> None:
         """Resolve the merge key: the mapping's own keys win, then those of the first mapping that is named."""
-        merged, place = mapping.pop(_MERGE), mapping.places.pop(_MERGE)
         for source in merged if isinstance(merged, YamlList) else [merged]:
             if not isinstance(source, YamlMapping):
                 self.problems.append(YamlProblem(place.line, path, "<< expects a mapping or a list of mappings"))

@@ -37,6 +37,10 @@ REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
 BASE_URL = "https://api-engage-eu.sitecorecloud.io"
 
+BASE_URL_PATTERN = json.loads((ROOT / "config.schema.json").read_text())["$defs"]["ApiConfig"]["properties"][
+    "base_url"
+]["pattern"]
+
 API = f"api:\n  base_url: {BASE_URL}\n"
 
 
@@ -293,13 +297,116 @@ def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, tmp_pa
     "text",
     [
         *("5", "0.0", "1e3", "''", "' 5s'", "5 s", "5S", "+5s", "5µs", "5us", "1m1m", "1s1m", "1.5h", "s", "5s ago"),
-        *("true", "[5s]", "{s: 5}", f"{'9' * 5000}s", "2024-01-01", ".inf", ".nan", "0x10", '"5s\\n"', "\u0665s"),
+        *("true", "[5s]", "{s: 5}", f"{'9' * 5000}s", "2024-01-01", ".inf", ".nan", '"5s\\n"', "\u0665s"),
     ],
 )
 def test_what_prometheus_would_not_read_is_no_duration(text: str, tmp_path: Path) -> None:
     (error,) = errors_of(f"{API}recheck_finished: {text}\n", tmp_path)
     assert error.startswith("3: recheck_finished: ")
     assert "duration" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        *[(text, "without the zero") for text in ("0100", "-0100", "+01", "00", "0177777777777777777")],
+        *[(text, "in decimal digits") for text in ("0x64", "-0xff", "0b1100", "+0b1", "0x" + "f" * 5000)],
+        *[(text, "without _") for text in ("1_000", "0_1", "0x_1", "1_0.5", "0b_")],
+        *[(text, "write a duration as 1m30s") for text in ("1:30", "-1:30", "1:30:00", "1:30.5")],
+    ],
+)
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [
+        ("feeds:\n  - name: guests\n    min_records: ", "feeds[0].min_records"),
+        ("feeds:\n  - name: guests\n    max_failed_ratio: ", "feeds[0].max_failed_ratio"),
+        ("feeds:\n  - labels: {}\n    name: ", "feeds[0].name"),
+        ("  basic_auth:\n    password: ", "api.basic_auth.password"),
+        ("  endpoint: batches\n  concurrency: ", "api.concurrency"),
+    ],
+)
+def test_a_number_that_yaml_reads_in_another_way_than_people_is_refused(
+    before: str, key: str, text: str, remedy: str, tmp_path: Path
+) -> None:
+    (error,) = errors_of(f"{API}{before}{text}\n", tmp_path)
+    line = 2 + before.count("\n") + 1
+    assert re.fullmatch(rf"{line}: {re.escape(key)}: .*{remedy}.*; put it in quotes if it is text", error)
+
+
+@pytest.mark.parametrize("text", ["'0100'", '"1:30"', "'0x64'", "1_0a", "0o17", "1.2.3", "12345e67", "1e3", "08"])
+def test_text_that_looks_like_a_number_stays_text(text: str, tmp_path: Path) -> None:
+    config = load(f"{API}feeds: [{{name: {text}}}]\n", tmp_path)
+    assert config.feeds[0].name == text.strip("'\"")
+    assert type(config.feeds[0].name) is str
+
+
+@pytest.mark.parametrize(
+    ("text", "ratio"),
+    [
+        *[(text, 0.05) for text in ("5e-2", "5E-02", "+5e-2", ".5e-1", "0.5e-1", "50.0e-3")],
+        *[("1e0", 1.0), ("1.", 1.0), (".5", 0.5), ("0e5", 0.0), ("1e-400", 0.0)],
+    ],
+)
+def test_a_ratio_is_read_as_yaml_1_2_and_json_read_it(text: str, ratio: float, tmp_path: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", tmp_path)
+    assert config.feeds[0].max_failed_ratio == ratio
+
+
+@pytest.mark.parametrize("text", ["'5e-2'", "5e", "e-2", "5e-2%", "1e400", "5e-2x", "-5e-2", "0b1e-2"])
+def test_what_is_no_ratio_is_refused(text: str, tmp_path: Path) -> None:
+    (error,) = errors_of(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", tmp_path)
+    assert error.startswith("3: feeds[0].max_failed_ratio: expected a number")
+
+
+HUGE = ["9" * 20, "9" * 309, "1" + "0" * 400, "9" * 4000, "9" * 5000, "-" + "9" * 309, f"{'9' * 309}.0", ".inf", ".nan"]
+
+
+@pytest.mark.parametrize("number", HUGE, ids=lambda number: f"{number[:4]}({len(number)})")
+@pytest.mark.parametrize(
+    "config",
+    [
+        "  concurrency: {}\n",
+        "  timeout: {}s\n",
+        "  timeout: {}\n",
+        "recheck_finished: {}y\n",
+        "recheck_finished: {}ms\n",
+        "retention: {{failed: {}d}}\n",
+        "retention: {{succeeded: {}}}\n",
+        "discovery: {{max_batches: {}}}\n",
+        "feeds: [{{name: guests, min_records: {}}}]\n",
+        "feeds: [{{name: guests, max_failed_ratio: {}}}]\n",
+        "feeds: [{{name: guests, expect_success_every: {}y}}]\n",
+        "feeds: [{{name: guests, expect_success_every: 1h, grace: {}w}}]\n",
+    ],
+)
+def test_a_number_that_no_metric_can_hold_is_refused(config: str, number: str, tmp_path: Path) -> None:
+    (error,) = errors_of(API + config.format(number), tmp_path)
+    assert re.search("expected|a number with too many digits|a duration needs a unit", error)
+
+
+def test_the_largest_numbers_become_metrics(tmp_path: Path) -> None:
+    feed = "{name: guests, min_records: 1000000000, expect_success_every: 292y, grace: 292y, max_failed_ratio: 1}"
+    (config,) = load(f"{API}feeds: [{feed}]\n", tmp_path).feeds
+    assert config.expect_success_every == config.grace == 292 * 31_536_000
+    assert float(config.min_records) == config.min_records == 1e9
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/", "/v2//", "/V2", "/v2/batches", "/v2/batches/", "/v2/batches/inspect"])
+@pytest.mark.parametrize("prefix", ["https://api.boxever.com", "https://gateway.example:8443/cdp", "http://[::1]:8080"])
+def test_a_base_url_that_ends_in_v2_or_below_is_refused(prefix: str, path: str, tmp_path: Path) -> None:
+    (error,) = errors_of(f"api:\n  base_url: {prefix}{path}\n", tmp_path)
+    assert error.startswith(
+        "2: api.base_url: must end before /v2, because the exporter adds /v2/batches; leave out /v2"
+    )
+    assert not re.match(BASE_URL_PATTERN, prefix + path)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://v2", "https://v2.example/v20", "https://gateway.example/cdp-v2", "https://v2/"]
+)
+def test_a_base_url_with_v2_in_another_name_is_taken(url: str, tmp_path: Path) -> None:
+    assert load(f"api:\n  base_url: {url}\n", tmp_path).api.base_url == url.rstrip("/")
+    assert re.match(BASE_URL_PATTERN, url)
 
 
 @pytest.mark.parametrize("timeout", ["1ms", "2m", "120s", "1m60s"])
@@ -377,7 +484,8 @@ def test_a_label_name_of_prometheus_is_taken(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("ref", "feed", "status", "reason", "job", "instance", "le", "alertname", "alertstate", "severity", "field"),
+        *("ref", "feed", "status", "reason", "cause", "kind", "of", "result", "field", "job", "instance", "le"),
+        *("alertname", "alertstate", "severity"),
         *("__", "__name__", "__x", "1a", "a-b", "a.b", "é", "''", "' a'", '"a\\n"', "$", "\u0663"),
     ],
 )

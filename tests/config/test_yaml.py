@@ -104,6 +104,12 @@ def test_every_duplicate_is_found_and_the_first_value_is_kept() -> None:
     ]
 
 
+def test_a_quoted_merge_key_is_a_key_like_any_other() -> None:
+    document = read_yaml("a: &a {x: 1}\nb: {'<<': *a}\nc: {<<: *a}\n")
+    assert document.data == {"a": {"x": 1}, "b": {"<<": {"x": 1}}, "c": {"x": 1}}
+    assert [problem.path for problem in read_yaml("a: &a {x: 1}\nb: {<<: *a, <<: *a}\n").problems] == [("b", "<<")]
+
+
 def test_the_column_of_a_syntax_error_counts_characters() -> None:
     (problem,) = read_yaml("a: 1\nü: é @ b: c\n").problems
     assert (problem.line, problem.column) == (2, 9)
