@@ -3,7 +3,7 @@
 
 import sys
 
-from sitecore_cdp_exporter.cli import main
+from sitecore_cdp_exporter.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,36 @@
-"""`python -m sitecore_cdp_exporter` is the command, too."""
+"""The first lines of the command, however it is started: signals first, then the imports that take time."""
 
+import os
+import signal
 import sys
 
-from sitecore_cdp_exporter.cli import main
+# These end by themselves. Interrupted, they must not look like a success.
+ONE_SHOT_FLAGS = {"--config.check", "--once"}
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command with the arguments of the process, and return its exit status."""
+    # A reload may be asked for before there is anything to reload.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL if ONE_SHOT_FLAGS.intersection(sys.argv) else _end)
+    try:
+        from sitecore_cdp_exporter import cli  # noqa: PLC0415  It imports everything, which takes a third of a second.
+    except ModuleNotFoundError as error:
+        print(  # noqa: T201  Logging is not set up yet.
+            f"sitecore-cdp-batch-exporter needs the Python module {error.name}, which {sys.executable} does not have. "
+            "In a checkout, use `make demo` or `make run`, which install what is needed into .venv; "
+            "elsewhere, pip install --no-deps -r requirements.txt in a virtual environment.",
+            file=sys.stderr,
+        )
+        return 1
+    return cli.main()
+
+
+def _end(*_: object) -> None:
+    """End at once and quietly. Raising would leave a traceback wherever an import or a destructor was under way."""
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,14 +8,14 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter import __version__, systemd
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
@@ -44,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         the process with 2.
 
     """
-    # Whoever asks for a reload before there is anything to load again must not end the process.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _parse_flags(argv)
     configure_logging(flags.log_level, flags.log_format)
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
@@ -227,48 +225,69 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
     """Serve until a signal says to stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    _raise_open_file_limit()
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-    web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file, registry)
-    service = Service(flags.config_file if sandbox is None else demo_config(sandbox), registry)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, service.reloader))
-    settings = WebSettings(
-        telemetry_path=flags.telemetry_path,
-        auto_reload=flags.auto_reload,
-        lifecycle_enabled=flags.enable_lifecycle,
-        max_requests=flags.max_requests,
-    )
-    web = WebServer(service.poller, service.reloader, registry, settings, web_config)
-    has_tls = web_config is not None and web_config.has_tls
-    with ExitStack() as demo:
-        try:
-            address = await web.start(flags.listen_address, flags.health_listen_address)
-            logger.info(
-                "listening",
-                extra={
-                    "version": __version__,
-                    "address": str(address),
-                    "tls": has_tls,
-                    "basic_auth": web_config is not None and web_config.has_users,
-                    "watched_batches": len(service.poller.watched),
-                },
-            )
-            if sandbox is not None:
-                demo.enter_context(demo_uploads(sandbox, service.poller))
-                url = f"{'https' if has_tls else 'http'}://{_reachable(address)}"
-                _print_demo(url, flags.telemetry_path, sandbox.base_url)
-            await stopping.wait()
-            logger.info("stopping")
-        finally:
-            await web.stop()
-            service.close()
-            if web_config is not None:
-                web_config.close()
+    actions: dict[int, Callable[[], object]] = {
+        signal.SIGTERM: stopping.set,
+        signal.SIGINT: stopping.set,
+        # The loop runs it, so there is a service by then; a SIGHUP while the config is read is not lost.
+        signal.SIGHUP: lambda: loop.run_in_executor(None, _reload, service.reloader),
+    }
+    with _handling(actions):
+        _raise_open_file_limit()
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file, registry)
+        service = Service(flags.config_file if sandbox is None else demo_config(sandbox), registry)
+        settings = WebSettings(
+            telemetry_path=flags.telemetry_path,
+            auto_reload=flags.auto_reload,
+            lifecycle_enabled=flags.enable_lifecycle,
+            max_requests=flags.max_requests,
+        )
+        web = WebServer(service.poller, service.reloader, registry, settings, web_config)
+        has_tls = web_config is not None and web_config.has_tls
+        with ExitStack() as demo:
+            try:
+                address = await web.start(flags.listen_address, flags.health_listen_address)
+                systemd.notify("READY=1")
+                logger.info(
+                    "listening",
+                    extra={
+                        "version": __version__,
+                        "address": str(address),
+                        "tls": has_tls,
+                        "basic_auth": web_config is not None and web_config.has_users,
+                        "watched_batches": len(service.poller.watched),
+                    },
+                )
+                if sandbox is not None:
+                    demo.enter_context(demo_uploads(sandbox, service.poller))
+                    url = f"{'https' if has_tls else 'http'}://{_reachable(address)}"
+                    _print_demo(url, flags.telemetry_path, sandbox.base_url)
+                await stopping.wait()
+                systemd.notify("STOPPING=1")
+                logger.info("stopping")
+            finally:
+                await web.stop()
+                service.close()
+                if web_config is not None:
+                    web_config.close()
     return 0
+
+
+@contextmanager
+def _handling(actions: Mapping[int, Callable[[], object]]) -> Iterator[None]:
+    """Run an action on the loop for each signal, and leave the signals as they were."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in actions}
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def _reload(reloader: ConfigReloader) -> None:

@@ -1,0 +1,96 @@
+"""The first lines of the command, for all three ways to start it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.exporter_program import ROOT
+from tests.web.web_server_thread import PATIENCE
+
+EXPORTER_PY = [sys.executable, str(ROOT / "exporter.py")]
+WAYS_TO_START = [
+    EXPORTER_PY,
+    [sys.executable, "-m", "sitecore_cdp_exporter"],
+    [str(Path(sys.executable).parent / "sitecore-cdp-batch-exporter")],
+]
+# Python imports it before anything else. When the command begins with its own imports it says what is loaded by then,
+# and gets the signals.
+SIGNALS_BEFORE_THE_IMPORTS = """
+import os, signal, sys
+
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sitecore_cdp_exporter.cli":
+            loaded = {module.partition(".")[0] for module in sys.modules}
+            print(loaded & {"aiohttp", "prometheus_client", "pydantic", "requests", "structlog", "yaml"}, flush=True)
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), int(os.environ["TEST_SIGNAL"]))
+
+sys.meta_path.insert(0, Signals())
+"""
+
+
+def run(
+    command: Sequence[str], *, directory: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=directory,
+        env=os.environ | (environment or {}),
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", WAYS_TO_START, ids=["exporter.py", "module", "installed"])
+def test_signals_are_set_before_the_imports(command: list[str], number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
+    ended = run(command, environment={"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(number))})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "set()\n", "")
+
+
+def test_a_check_that_is_interrupted_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
+    environment = {"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(signal.SIGINT))}
+    ended = run([*EXPORTER_PY, "--config.check"], environment=environment)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+# Without the site module Python finds no installed package.
+@pytest.mark.parametrize("how", [["-S", "exporter.py"], ["-S", "-m", "sitecore_cdp_exporter"]])
+def test_without_its_requirements_it_says_in_one_line_what_to_do(how: list[str]) -> None:
+    ended = run([sys.executable, *how, "--demo"], directory=ROOT)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert "make demo" in line
+    assert sys.executable in line
+
+
+def test_a_signal_while_it_ends_does_not_change_its_status(tmp_path: Path) -> None:
+    """Both signals come after it has stopped, in the last moment in which Python runs code of ours."""
+    program = """
+import asyncio, atexit, os, signal, sys
+from sitecore_cdp_exporter import __main__, cli
+
+async def serve(flags, sandbox):
+    with cli._handling({number: lambda: None for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}):
+        return 0
+
+def send():
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+cli._serve = serve
+atexit.register(send)
+sys.exit(__main__.main())
+"""
+    ended = run([sys.executable, "-c", program], directory=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
