@@ -169,7 +169,7 @@ def test_a_config_with_a_mistake_is_told(tmp_path: Path) -> None:
 
 
 def test_make_runs_it(tmp_path: Path) -> None:
-    command = ["make", "--no-print-directory", "--directory", str(ROOT), f"VENV={sys.prefix}", "stack"]
+    command = ["make", "--no-print-directory", "--directory", str(ROOT), f"VENV={sys.prefix}", "INSTALL=:", "stack"]
     with running([*command, f"ARGS=--data={tmp_path / 'data'}"], log=tmp_path / "make.log") as make:
         wait_for("the URLs", lambda: "Ctrl-C ends all of it." in make.output(), programs=[make])
         pid = make.process.pid

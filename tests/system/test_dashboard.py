@@ -388,7 +388,7 @@ def test_the_other_documented_commands_are_those_that_are_tested() -> None:
         check=True,
     )
     writing = recipe.stdout.splitlines()[-1]
-    assert writing == ".venv/bin/python -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json"
+    assert writing == "'.venv/bin/python' -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json"
 
 
 def documented_commands() -> list[str]:

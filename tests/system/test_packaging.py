@@ -124,3 +124,10 @@ def test_the_wheel_holds_nothing_else_but_its_metadata(wheel: list[str]) -> None
     assert {name.split("/")[0] for name in wheel} == {"sitecore_cdp_exporter", metadata}
     assert f"{metadata}/entry_points.txt" in wheel
     assert f"{metadata}/licenses/LICENSE" in wheel
+
+
+def test_no_lock_file_is_installed_by_a_resolver() -> None:
+    texts = [read(name) for name in ("Dockerfile", "Makefile", "docs/deployment.md", ".ci/run", "tools/environment.py")]
+    lines = [line for text in texts for line in text.splitlines() if "--require" in line]
+    assert len(lines) >= 6
+    assert [line for line in lines if not re.search(r"--no-deps\W+--require-hashes\W+--requirement", line)] == []

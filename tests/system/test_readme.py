@@ -108,7 +108,7 @@ def test_the_errors_are_those_of_a_real_check(tmp_path: Path) -> None:
 
 
 def make(*arguments: str) -> list[str]:
-    return ["make", "--no-print-directory", f"VENV={sys.prefix}", *arguments]
+    return ["make", "--no-print-directory", f"VENV={sys.prefix}", "INSTALL=:", *arguments]
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

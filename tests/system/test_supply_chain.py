@@ -25,7 +25,7 @@ LINK = re.compile(r"\]\(([\w./-]+)")
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "--no-print-directory", f"VENV={sys.prefix}", *arguments]
+    command = ["make", "--no-print-directory", f"VENV={sys.prefix}", "INSTALL=:", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
