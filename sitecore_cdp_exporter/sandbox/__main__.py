@@ -1,7 +1,7 @@
 """Run the sandbox alone: a local stand-in for Sitecore CDP's Batch API, a service that nobody can run at home.
 
-It is not Sitecore CDP, and it keeps nothing. The API token is read from the environment variable
-SITECORE_CDP_API_TOKEN; without it there is a default, which is printed.
+It is not Sitecore CDP, and it keeps nothing. It prints the client key and the API token that it takes. For others name
+a client key; the token is then that of the environment variable SITECORE_CDP_API_TOKEN, if it is set.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from sitecore_cdp_exporter.sandbox.control import FAULTS_PATH
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY, LOOPBACK, Sandbox
 
 TOKEN_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The variable's name is no secret.
-CLIENT_KEY_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
 LARGEST_PORT = 65535
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT comes. Gives the exit code."""
     options = _parser().parse_args(arguments)
     host, port = options.listen_address
-    token = os.environ.get(TOKEN_VARIABLE)
-    sandbox = Sandbox(
-        client_key=options.client_key, api_token=token or API_TOKEN, host=host, port=port, speed=options.speed
-    )
+    # Alone, the variable is that of the real API, which an exporter in the same shell uses.
+    token = os.environ.get(TOKEN_VARIABLE) if options.client_key else None
+    client_key = options.client_key or CLIENT_KEY
+    sandbox = Sandbox(client_key=client_key, api_token=token or API_TOKEN, host=host, port=port, speed=options.speed)
     # Blocked before any thread starts, so that no thread but this one, in sigwait, gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "This is a sandbox of the Batch API, a stand-in for a service that nobody can run at home. "
         "It is not Sitecore CDP.\n"
         f"Base URL:   {sandbox.base_url}\n"
-        f"Client key: {options.client_key}\n"
+        f"Client key: {client_key}\n"
         f"API token:  {f'as in {TOKEN_VARIABLE}' if token else API_TOKEN}\n"
         f"Faults:     PUT and DELETE {sandbox.base_url}{FAULTS_PATH}, see --help\n"
     )
@@ -78,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--client-key",
-        default=os.environ.get(CLIENT_KEY_VARIABLE) or CLIENT_KEY,
-        help=f"default: {CLIENT_KEY_VARIABLE}, else {CLIENT_KEY}",
+        help=f"default {CLIENT_KEY} with the token {API_TOKEN}, whatever the environment has",
     )
     parser.add_argument("--version", action="version", version=__version__)
     return parser

@@ -46,7 +46,6 @@ RECORD = {
     "mode": "upsert",
     "value": {"email": "a@b.c"},
 }
-UPLOAD_SCRIPT = Path(__file__).parents[2] / "examples" / "upload.py"
 
 
 class Clock:
@@ -1135,19 +1134,31 @@ def read_facts(process: "subprocess.Popen[str]") -> dict[str, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_at_once_with_0(number: signal.Signals, session: requests.Session) -> None:
-    with run_sandbox("--listen-address", "127.0.0.1:0", SITECORE_CDP_API_TOKEN="s3cret") as process:
+    flags = ("--listen-address", "127.0.0.1:0", "--client-key=me")
+    with run_sandbox(*flags, SITECORE_CDP_API_TOKEN="s3cret") as process:
         facts = {name: value.strip() for name, value in read_facts(process).items()}
-        assert facts["Client key"] == "sandbox-client"
+        assert facts["Client key"] == "me"
         url = facts["Base URL"] + "/v2/batches/inspect"
-        assert session.get(url, auth=("sandbox-client", "s3cret"), timeout=10).status_code == 200
-        assert session.get(url, auth=("sandbox-client", "sandbox-token"), timeout=10).status_code == 401
+        assert session.get(url, auth=("me", "s3cret"), timeout=10).status_code == 200
+        assert session.get(url, auth=("me", "sandbox-token"), timeout=10).status_code == 401
         process.send_signal(number)
         output, errors = process.communicate()
     assert (process.returncode, output, errors) == (0, "", "")
     assert "s3cret" not in "".join(facts.values())
 
 
-def test_without_credentials_in_the_environment_the_command_prints_its_own(session: requests.Session) -> None:
+def test_exported_credentials_of_the_real_api_are_not_those_of_the_sandbox(session: requests.Session) -> None:
+    real = {"SITECORE_CDP_CLIENT_KEY": "real", "SITECORE_CDP_API_TOKEN": "s3cret"}
+    with run_sandbox("--listen-address", ":0", **real) as process:
+        facts = {name: value.strip() for name, value in read_facts(process).items()}
+        url = facts["Base URL"] + "/v2/batches/inspect"
+        assert session.get(url, auth=("sandbox-client", "sandbox-token"), timeout=10).status_code == 200
+        assert session.get(url, auth=("real", "s3cret"), timeout=10).status_code == 401
+        process.terminate()
+    assert (facts["Client key"], facts["API token"]) == ("sandbox-client", "sandbox-token")
+
+
+def test_without_a_token_in_the_environment_the_command_prints_its_own(session: requests.Session) -> None:
     with run_sandbox("--listen-address", ":0", "--client-key", "me") as process:
         facts = {name: value.strip() for name, value in read_facts(process).items()}
         url = facts["Base URL"] + "/v2/batches/inspect"
@@ -1180,69 +1191,3 @@ def test_the_help_documents_the_faults() -> None:
     with run_sandbox("--help") as process:
         output, _ = process.communicate()
     assert (process.returncode, "curl -X PUT" in output, "gzip_bomb" in output) == (0, True, True)
-
-
-# --- The example uploader
-
-
-def run_upload(base_url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    credentials = {"SITECORE_CDP_CLIENT_KEY": "key", "SITECORE_CDP_API_TOKEN": "token"}
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(UPLOAD_SCRIPT), "--poll-interval", "0.01", base_url, *arguments],
-        env=environment(NO_PROXY="*", **{**credentials, **variables}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "code", "last_status"),
-    [
-        (lines(RECORD, RECORD), 0, "success"),
-        (gzip.compress(lines(RECORD, RECORD)), 0, "success"),
-        (lines(RECORD, b"bad"), 1, "error"),
-    ],
-)
-def test_the_uploader_waits_and_exits_by_the_outcome(
-    tmp_path: Path, content: bytes, code: int, last_status: str
-) -> None:
-    file = tmp_path / "records"
-    file.write_bytes(content)
-    with Sandbox(client_key="key", api_token="token", speed=1000) as sandbox:
-        done = run_upload(sandbox.base_url + "/", str(file), "--ref", REF, "--wait")
-        requests_made = sandbox.requests
-    assert (done.returncode, done.stdout) == (code, f"{REF}\n"), done.stderr
-    assert f"\n{last_status}\n" in f"\n{done.stderr}"
-    assert "totalCount: 2\n" in done.stderr
-    assert "Signature" not in done.stderr
-    assert [entry.status for entry in requests_made[:2]] == [200, 200]
-    assert [entry.headers.get("Content-Md5") is None for entry in requests_made[:2]] == [True, False]
-    assert "Authorization" not in requests_made[1].headers
-
-
-def test_the_uploader_makes_up_a_ref_and_does_not_wait_unasked(tmp_path: Path) -> None:
-    file = tmp_path / "records"
-    file.write_bytes(lines(RECORD))
-    with Sandbox(client_key="key", api_token="token") as sandbox:
-        done = run_upload(sandbox.base_url, str(file))
-        assert (done.returncode, len(sandbox.requests)) == (0, 2), done.stderr
-        assert str(uuid.UUID(done.stdout.strip())) in sandbox.requests[0].path
-
-
-def test_the_uploader_says_what_went_wrong_and_no_secret(tmp_path: Path) -> None:
-    file = tmp_path / "records"
-    file.write_bytes(lines(RECORD))
-    with Sandbox(client_key="key", api_token="token") as sandbox:
-        wrong_token = run_upload(sandbox.base_url, str(file), SITECORE_CDP_API_TOKEN="s3cret")
-        no_file = run_upload(sandbox.base_url, str(tmp_path / "nothing"))
-        upload_url = json.dumps({"location": {"href": "http://127.0.0.1:1/storage?Signature=s3cret"}}).encode()
-        sandbox.set_fault(faults.Body(upload_url))
-        no_storage = run_upload(sandbox.base_url, str(file))
-    assert "Allocating the batch failed: HTTP 401" in wrong_token.stderr
-    assert "No such file" in no_file.stderr
-    assert "The request failed: ConnectionError" in no_storage.stderr
-    for done in (wrong_token, no_file, no_storage):
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "Traceback" not in done.stderr
-        assert "s3cret" not in done.stderr

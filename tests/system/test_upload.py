@@ -1,0 +1,359 @@
+"""examples/upload.py as a user runs it, against the sandbox and against servers that fail in its own ways."""
+
+import gzip
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.api.raw_server import RawServer
+from tests.conditions import wait_until
+from tests.exporter_program import ROOT
+from tools.sandbox import Sandbox, faults
+
+SCRIPT = ROOT / "examples" / "upload.py"
+REF = "12af3453-62da-4b31-b646-631b7b5f3009"
+RECORD = b'{"ref": "9d94ee11-7043-4b71-980c-a777d00a7b46", "schema": "order", "mode": "upsert", "value": {}}\n'
+CREDENTIALS = {"SITECORE_CDP_CLIENT_KEY": "key", "SITECORE_CDP_API_TOKEN": "s3cret"}
+SUCCESS = b'{"status": {"code": "success"}, "summaryStats": {"totalCount": 1}}'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "records.jsonl"
+    file.write_bytes(RECORD * 2)
+    return file
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(client_key="key", api_token="s3cret", speed=1000) as sandbox:
+        yield sandbox
+
+
+def command(base_url: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", str(SCRIPT), "--poll-interval=0.01", base_url, *map(str, arguments)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], **CREDENTIALS, **variables}
+
+
+def upload(base_url: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(base_url, *arguments), env=environment(**variables), capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "Signature" not in done.stderr
+    return done
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An API that takes every upload, and answers each question for the status by the next of `answers`."""
+
+    def __init__(self, answers: Callable[[], bytes], questions: list[str], *arguments: Any) -> None:  # noqa: ANN401
+        self.answers = answers
+        self.questions = questions
+        super().__init__(*arguments)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        url = f"http://{self.headers['Host']}/storage"
+        self.wfile.write(answer(200, json.dumps({"location": {"href": url}}).encode()))
+
+    def do_GET(self) -> None:
+        self.questions.append(self.path)
+        self.wfile.write(self.answers())
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def answer(status: int, body: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %d Some words\r\nContent-Length: %d\r\nRetry-After: 0\r\n\r\n%s" % (status, len(body), body)
+
+
+@contextmanager
+def api_that_answers(answers: Callable[[], bytes]) -> Iterator[tuple[str, list[str]]]:
+    """Run such an API; yields its base URL, and the list of the questions that it was asked."""
+    questions: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Answers, answers, questions)) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", questions
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# --- The upload and its outcome
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "last_status", "counts"),
+    [
+        (RECORD * 2, 0, "success", ["totalCount: 2", "failedCount: 0"]),
+        (gzip.compress(RECORD * 2), 0, "success", ["totalCount: 2", "failedCount: 0"]),
+        (RECORD + b"bad\n", 1, "error", ["totalCount: 2", "failedCount: 1", "Not every record was processed"]),
+        (gzip.compress(RECORD)[:-1], 1, "error", ["the file could not be read at all"]),
+    ],
+)
+def test_it_waits_and_exits_by_the_outcome(
+    content: bytes, code: int, last_status: str, counts: list[str], sandbox: Sandbox, file: Path
+) -> None:
+    file.write_bytes(content)
+    done = upload(f"{sandbox.base_url}/", file, "--ref", REF, "--wait")
+    assert (done.returncode, done.stdout) == (code, f"{REF}\n"), done.stderr
+    assert last_status in done.stderr.splitlines()
+    assert [text for text in counts if text not in done.stderr] == []
+    allocation, storage = sandbox.requests[:2]
+    assert [entry.status for entry in (allocation, storage)] == [200, 200]
+    assert "Content-Md5" not in allocation.headers
+    assert "Content-Md5" in storage.headers
+    assert "Authorization" not in storage.headers
+
+
+def test_it_makes_up_a_ref_and_does_not_wait_unasked(sandbox: Sandbox, file: Path) -> None:
+    done = upload(sandbox.base_url, file)
+    assert (done.returncode, len(sandbox.requests)) == (0, 2), done.stderr
+    assert str(uuid.UUID(done.stdout.strip())) in sandbox.requests[0].path
+
+
+@pytest.mark.parametrize("stats", [b"null", b"[]", b'"totalCount"', b"7", b"{}"])
+def test_a_loaded_batch_whose_counts_are_missing_is_loaded(stats: bytes, file: Path) -> None:
+    body = b'{"status": {"code": "success"}, "summaryStats": %s}' % stats
+    with api_that_answers(lambda: answer(200, body)) as (url, _):
+        done = upload(url, file, "--wait")
+    assert (done.returncode, done.stderr) == (0, "success\n")
+
+
+def test_what_may_pass_does_not_end_the_wait(file: Path) -> None:
+    failures = [
+        *map(answer, [503, 500, 429, 408, 302]),
+        b"",
+        answer(200, SUCCESS)[:-3],
+        *(answer(200, body) for body in (b"<html>", b"[" * 100_000, b"[]", b"{}", b'{"status": null}')),
+        b"nonsense\r\n\r\n",
+    ]
+    answers = iter([*failures, answer(200, b'{"status": {"code": "brand_new"}}'), answer(200, SUCCESS)])
+    with api_that_answers(lambda: next(answers)) as (url, questions):
+        done = upload(url, file, "--wait")
+    assert (done.returncode, len(questions)) == (0, len(failures) + 2), done.stderr
+    assert "HTTP 503 Service Unavailable; asking again" in done.stderr
+    assert "Some words" not in done.stderr
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_what_cannot_pass_ends_the_wait_at_once(status: int, file: Path) -> None:
+    with api_that_answers(lambda: answer(status)) as (url, questions):
+        done = upload(url, file, "--wait")
+    assert (done.returncode, len(questions)) == (1, 1)
+    assert f"Asking for the status failed: HTTP {status}" in done.stderr
+
+
+def test_a_batch_that_never_finishes_ends_by_the_time_limit(file: Path) -> None:
+    with api_that_answers(lambda: answer(200, b'{"status": {"code": "processing"}}')) as (url, _):
+        done = upload(url, file, "--wait", "--timeout=2")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Not finished after 2 s; gave up."
+
+
+def test_a_server_that_never_answers_ends_by_the_time_limit(sandbox: Sandbox, file: Path) -> None:
+    for fault in (faults.Hang(), faults.DripHeaders(), faults.DripBody()):
+        sandbox.set_fault(fault)
+        done = upload(sandbox.base_url, file, "--timeout=1")
+        assert (done.returncode, done.stderr) == (1, "Not finished after 1 s; gave up.\n")
+
+
+def test_ctrl_c_ends_it_without_a_traceback(file: Path) -> None:
+    with (
+        api_that_answers(lambda: answer(200, b'{"status": {"code": "processing"}}')) as (url, questions),
+        subprocess.Popen(
+            command(url, file, "--wait", "--poll-interval=60"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        wait_until(lambda: questions)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("option", ["--timeout=0", "--timeout=nan", "--timeout=1e300", "--poll-interval=-1"])
+def test_a_time_that_is_none_is_a_mistake(option: str, file: Path) -> None:
+    done = upload("http://127.0.0.1:1", file, option)
+    assert (done.returncode, "invalid seconds value" in done.stderr) == (2, True)
+
+
+# --- The credentials
+
+
+def test_the_credentials_are_sent_as_utf_8(file: Path) -> None:
+    with Sandbox(client_key="kéy", api_token="s3cret-€🐉") as sandbox:
+        accepted = upload(sandbox.base_url, file, SITECORE_CDP_CLIENT_KEY="kéy", SITECORE_CDP_API_TOKEN="s3cret-€🐉")
+    assert accepted.returncode == 0, accepted.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "error"),
+    [
+        ("SITECORE_CDP_API_TOKEN", "", "SITECORE_CDP_API_TOKEN is missing."),
+        ("SITECORE_CDP_CLIENT_KEY", "", "SITECORE_CDP_CLIENT_KEY is missing."),
+        ("SITECORE_CDP_CLIENT_KEY", "a:b", "has a colon"),
+        ("SITECORE_CDP_API_TOKEN", "s3cret\n", "has a line break"),
+        ("SITECORE_CDP_API_TOKEN", "\ufeffs3cret", "another invisible character"),
+        ("SITECORE_CDP_API_TOKEN", "s3cret\udce9", "not UTF-8"),
+    ],
+)
+def test_credentials_that_cannot_be_sent_are_named_and_nothing_is_sent(
+    variable: str, value: str, error: str, sandbox: Sandbox, file: Path
+) -> None:
+    done = upload(sandbox.base_url, file, **{variable: value})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert error in done.stderr
+    assert sandbox.requests == []
+
+
+def test_failures_are_named_without_a_secret(sandbox: Sandbox, file: Path) -> None:
+    wrong_token = upload(sandbox.base_url, file, SITECORE_CDP_API_TOKEN="s3cret-of-another-place")
+    no_file = upload(sandbox.base_url, file.with_name("nothing"))
+    upload_url = json.dumps({"location": {"href": "http://127.0.0.1:1/storage?Signature=s3cret"}}).encode()
+    sandbox.set_fault(faults.Body(upload_url))
+    no_storage = upload(sandbox.base_url, file)
+    assert "Allocating the batch failed: HTTP 401 Unauthorized." in wrong_token.stderr
+    assert "No such file" in no_file.stderr
+    assert "Uploading the file failed: [Errno 111] Connection refused." in no_storage.stderr
+    for done in (wrong_token, no_file, no_storage):
+        assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://api.example",
+        "http://localhost.example",
+        "http://127.0.0.1.example",
+        "http://127.0.0.1@api.example",
+        "http://127.0.0.1\\@api.example",
+        "http://127.0.0.1#@api.example",
+        "http://api.example#127.0.0.1",
+        "https://key:token@api.example",
+        "ftp://127.0.0.1",
+        "file:///etc/hostname",
+        "https://",
+        "https://[",
+        "https://api.example:99999",
+        "api.example",
+        "",
+    ],
+)
+def test_credentials_go_over_https_or_to_this_machine_only(base_url: str, file: Path) -> None:
+    done = upload(base_url, file, "--timeout=20")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("The base URL "), done.stderr
+
+
+@pytest.mark.parametrize(
+    "upload_url",
+    [
+        "http://storage.example/?Signature=s3cret",
+        "file:///tmp/s3cret",
+        "https://user:s3cret@storage.example/",
+        "s3cret",
+    ],
+)
+def test_the_file_goes_over_https_or_to_this_machine_only(upload_url: str, sandbox: Sandbox, file: Path) -> None:
+    sandbox.set_fault(faults.Body(json.dumps({"location": {"href": upload_url}}).encode()))
+    done = upload(sandbox.base_url, file, "--timeout=20")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("The upload URL "), done.stderr
+
+
+def test_an_api_elsewhere_cannot_send_the_file_to_this_machine_openly() -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import upload\n"
+        f"upload.check_url('http://127.0.0.1:1', 'The upload URL', is_loopback_allowed=upload.is_loopback('https://a.b'))"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, "The upload URL is not https://" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_netrc_file_has_no_say(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("default login somebody password of-another-place\n", encoding="ascii")
+    netrc.chmod(0o600)
+    done = upload(sandbox.base_url, file, HOME=str(tmp_path), NETRC=str(netrc))
+    assert done.returncode == 0, done.stderr
+    assert ["Authorization" in entry.headers for entry in sandbox.requests] == [True, False]
+
+
+def test_redirects_are_not_followed(sandbox: Sandbox, file: Path) -> None:
+    with Sandbox(client_key="key", api_token="s3cret") as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            sandbox.set_fault(faults.Redirect(f"{elsewhere.base_url}/v2/batches/{REF}", status=status))
+            done = upload(sandbox.base_url, file)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert f"HTTP {status}" in done.stderr
+        assert elsewhere.requests == []
+
+
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.mark.parametrize("options", [[], ["--proxy-from-environment"]])
+def test_loopback_hosts_are_reached_without_a_proxy(options: list[str], sandbox: Sandbox, file: Path) -> None:
+    done = upload(sandbox.base_url, file, *options, **dict.fromkeys(PROXY_VARIABLES, "http://127.0.0.1:1"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_proxy_of_the_environment_is_used_when_asked_for_and_never_sees_the_token(file: Path) -> None:
+    async def refuse(reader: Any, writer: Any) -> None:  # noqa: ANN401
+        await server.read_head(reader)
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    with RawServer(refuse) as server:
+        proxies = dict.fromkeys(PROXY_VARIABLES, server.url)
+        unasked = upload("https://api.invalid", file, "--timeout=60", **proxies)
+        assert (unasked.returncode, server.connections) == (1, 0)
+        asked = upload("https://api.invalid", file, "--proxy-from-environment", "--timeout=60", **proxies)
+        assert (asked.returncode, server.connections) == (1, 1)
+    (head,) = server.heads
+    assert head.startswith("CONNECT api.invalid:443")
+    assert "authorization" not in head.lower()
+
+
+def test_tls_is_verified_and_its_keys_are_not_written_down(file: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    keys = tmp_path / "keys.log"
+    with Sandbox(client_key="key", api_token="s3cret", ssl_context=context) as sandbox:
+        refused = upload(sandbox.base_url, file)
+        accepted = upload(sandbox.base_url, file, SSL_CERT_FILE=str(ca_file), SSLKEYLOGFILE=str(keys))
+        assert (refused.returncode, "CERTIFICATE_VERIFY_FAILED" in refused.stderr) == (1, True)
+        assert accepted.returncode == 0, accepted.stderr
+        assert len(sandbox.requests) == 2
+    assert not keys.exists()
