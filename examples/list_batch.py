@@ -1,42 +1,106 @@
 #!/usr/bin/env python3
 """List a batch for the exporter: add its ref to the batch file of the day.
 
-    python list_batch.py --feed=nightly-guests --label=team=crm batches.d 5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11
+    python3 list_batch.py --feed=nightly-guests --label=team=crm batches.d 5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11
 
-Any number of pipelines may do so at once: no entry is lost, and nobody ever reads half a file. It needs Linux or
-another Unix, and nothing but Python, so copy it to where you need it.
+What the exporter would refuse is refused here, with the same words and exit code 1, and nothing is written. Any number
+of pipelines may run this at once: no entry is lost, and nobody ever reads half a file. It needs Linux or another Unix
+and only Python 3.11, so copy it to where you need it.
 """
 
 import argparse
 import fcntl
 import json
 import os
+import re
 import sys
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
+
+REF = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+RESERVED_LABELS = (
+    "ref",
+    "feed",
+    "status",
+    "reason",
+    "job",
+    "instance",
+    "le",
+    "alertname",
+    "alertstate",
+    "severity",
+    "field",
+)
+# The exporter reads these files as another user, whatever the umask of the pipeline is.
+FILE_MODE = 0o644
+FOLDER_MODE = 0o755
 
 
-def list_batch(folder: Path, entry: dict[str, object]) -> None:
-    """Add an entry to the batch file of today (UTC), and begin the file if it is the first of the day."""
-    lock = os.open(folder, os.O_RDONLY)
+def problems_of(options: argparse.Namespace) -> list[str]:
+    """List what the exporter would refuse, as `key: what is wrong`."""
+    problems = []
+    for key, ref in [("ref", options.ref), *(("replaces", ref) for ref in options.replaces)]:
+        if not REF.fullmatch(ref):
+            problems.append(f"{key}: expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
+    if options.feed is not None and (not options.feed or has(options.feed, "Cc", "Cs")):
+        problems.append("feed: expected a name of at least one character, and no control characters")
+    names = [name for name, _ in options.label]
+    for index, (name, value) in enumerate(options.label):
+        if not LABEL_NAME.fullmatch(name):
+            problems.append("labels: a label name has letters, digits and _ only, and no digit first")
+        elif name in RESERVED_LABELS or name.startswith("__"):
+            reserved = ", ".join(RESERVED_LABELS)
+            problems.append(f"labels.{name}: this label name is reserved, as are {reserved} and all with __ in front")
+        elif name in names[:index]:
+            problems.append(f"labels.{name}: duplicate key")
+        if has(value, "Cs"):
+            problems.append("labels: expected valid Unicode")
+    return problems
+
+
+def has(text: str, *categories: str) -> bool:
+    """Whether a text has a character of one of these Unicode categories. Bytes that are not UTF-8 are Cs."""
+    return any(unicodedata.category(character) in categories for character in text)
+
+
+def entry_line(options: argparse.Namespace) -> str:
+    """Write the entry as a line of YAML that every reader takes for the same texts."""
+    entry = {"ref": options.ref.lower(), "feed": options.feed, "labels": dict(options.label)}
+    if options.replaces:
+        entry["replaces"] = [ref.lower() for ref in options.replaces]
+    quoted = json.dumps({key: value for key, value in entry.items() if value}, ensure_ascii=False)
+    # JSON is YAML, save for characters that YAML drops, changes or refuses when they are not escaped.
+    return "- " + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + "\n"
+
+
+def list_batch(folder: Path, line: str) -> None:
+    """Add a line to the batch file of today (UTC); make the folder and the file if they are not there."""
+    try:
+        folder.mkdir()
+        folder.chmod(FOLDER_MODE)
+    except FileExistsError:
+        pass
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # One at a time: who reads while another one writes would lose the other's entry.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        add_line(folder / f"{datetime.now(UTC).date()}.yaml", f"- {json.dumps(entry, ensure_ascii=False)}\n")
+        add_line(folder / f"{datetime.now(UTC).date()}.yaml", line.encode())
     finally:
         os.close(lock)
 
 
-def add_line(file: Path, line: str) -> None:
+def add_line(file: Path, line: bytes) -> None:
     """Write the file anew with one line more, aside, and then put it in the place of the old one."""
-    content = file.read_text(encoding="utf-8") if file.exists() else ""
-    if content and not content.endswith("\n"):
-        content += "\n"
-    # In the same folder, because a file can be renamed on its own disk only; hidden, so that no glob matches it.
+    content = file.read_bytes() if file.exists() else b""
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    # In the same folder, because a file can only be renamed within its disk; hidden, so that no glob matches it.
     aside = file.with_name(f".{file.name}")
     aside.unlink(missing_ok=True)
-    with aside.open("x", encoding="utf-8") as written:
+    with aside.open("xb") as written:
+        os.fchmod(written.fileno(), FILE_MODE)
         written.write(content + line)
         written.flush()
         # Without it, a power cut could leave the new name with no content.
@@ -53,16 +117,24 @@ def label(text: str) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Read the arguments and list the batch. Gives the exit code."""
+    """Read the arguments and list the batch. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the batch files are; batch_files of the config matches them")
-    parser.add_argument("ref", type=UUID, help="batch ref, a UUID")
+    parser.add_argument("ref", help="batch ref, a UUID")
     parser.add_argument("--feed", help="the recurring upload that the batch belongs to")
     parser.add_argument("--label", type=label, action="append", default=[], help="name=value; may be given repeatedly")
+    parser.add_argument(
+        "--replaces",
+        action="append",
+        default=[],
+        metavar="REF",
+        help="a failed batch that this one makes good once it is accepted; may be given repeatedly",
+    )
     options = parser.parse_args()
-    entry = {"ref": str(options.ref), "feed": options.feed, "labels": dict(options.label)}
+    if problems := problems_of(options):
+        sys.exit("\n".join(problems))
     try:
-        list_batch(options.folder, {key: value for key, value in entry.items() if value})
+        list_batch(options.folder, entry_line(options))
     except OSError as error:
         sys.exit(f"{error.filename or options.folder}: {error.strerror}")
     return 0

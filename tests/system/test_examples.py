@@ -1,15 +1,25 @@
-"""The scripts of examples/, and what docs/refs.md tells an uploader to do."""
+"""examples/list_batch.py, and what docs/refs.md says an uploader should do. examples/upload.py is in test_upload.py."""
 
+import argparse
+import importlib.util
+import os
 import re
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from uuid import RFC_4122, UUID, uuid4
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from sitecore_cdp_exporter.config.model import load_config
+from sitecore_cdp_exporter.config.model import WatchedBatch, load_config
+from sitecore_cdp_exporter.config.values import RESERVED_LABELS
+from sitecore_cdp_exporter.watch.batch_file import parse_batch_file
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from tests.exporter_program import ROOT
 from tests.watch.test_batch_file import read_batch_file
@@ -22,9 +32,9 @@ AT_ONCE = 20
 RUNS = 50
 
 
-def list_batch(folder: Path, ref: str, *options: str) -> subprocess.CompletedProcess[str]:
+def list_batch(folder: Path, ref: str | bytes, *options: str | bytes) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LIST_BATCH), *options, str(folder), ref]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run([os.fsencode(part) for part in command], capture_output=True, text=True, check=False)
 
 
 def watched(folder: Path) -> BatchFiles:
@@ -91,19 +101,104 @@ def test_a_pipeline_that_died_while_it_wrote_does_no_harm(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("folder", "ref", "options", "told"),
+    ("folder", "ref", "options", "error"),
     [
-        ("there", "nightly", [], "invalid UUID value: 'nightly'"),
+        ("there", "nightly", [], "ref: expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009"),
+        ("there", f"{{{REF}}}", [], "ref: expected a UUID"),
+        ("there", REF, ["--replaces=nightly"], "replaces: expected a UUID"),
         ("there", REF, ["--label=team"], "expected name=value"),
-        ("missing", REF, [], "missing: No such file or directory"),
+        ("there", REF, ["--label=severity=page"], "labels.severity: this label name is reserved"),
+        ("there", REF, ["--label=team=crm", "--label=team=web"], "labels.team: duplicate key"),
+        # From a variable that is not set, and from one that is not UTF-8.
+        ("there", REF, ["--feed="], "feed: expected a name of at least one character"),
+        ("there", REF, [b"--feed=caf\xe9"], "feed: expected a name of at least one character"),
+        ("there", REF, [b"--label=place=caf\xe9"], "labels: expected valid Unicode"),
+        ("there", b"caf\xe9", [], "ref: expected a UUID"),
+        ("there", REF, [b"--caf\xe9"], "unrecognized arguments"),
+        ("missing/folder", REF, [], "missing/folder: No such file or directory"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(folder: str, ref: str, options: list[str], told: str, tmp_path: Path) -> None:
+def test_a_mistake_is_shown_in_one_line_and_nothing_is_written(
+    folder: str, ref: str | bytes, options: list[str | bytes], error: str, tmp_path: Path
+) -> None:
     (tmp_path / "there").mkdir()
     listed = list_batch(tmp_path / folder, ref, *options)
-    assert listed.returncode != 0
-    assert told in listed.stderr.splitlines()[-1]
-    assert list((tmp_path / "there").iterdir()) == []
+    assert listed.returncode == (2 if "arguments" in error or "name=value" in error else 1)
+    assert error in listed.stderr.splitlines()[-1]
+    assert "Traceback" not in listed.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_all_mistakes_are_shown_at_once(tmp_path: Path) -> None:
+    listed = list_batch(tmp_path, "nightly", "--feed=a\tb", "--label=job=x")
+    assert [line.partition(":")[0] for line in listed.stderr.splitlines()] == ["ref", "feed", "labels.job"]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+def test_the_exporter_can_read_the_file_and_its_folder_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+    folder = tmp_path / "batches.d"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(LIST_BATCH), str(folder), str(uuid4())], umask=umask, capture_output=True, check=True
+        )
+        assert done.stderr == b""
+    (file,) = folder.iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file)] == [0o755, 0o644]
+
+
+def test_the_mode_of_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "batches.d"
+    folder.mkdir(mode=0o750)
+    assert list_batch(folder, REF).returncode == 0
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("list_batch", LIST_BATCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = load_script()
+# Surrogates, which stand for bytes that are not UTF-8, included.
+ANY_TEXT = st.text(st.characters())
+
+
+@given(
+    feed=st.none() | ANY_TEXT,
+    name=st.from_regex(r"[a-z_]{1,3}", fullmatch=True) | st.sampled_from(RESERVED_LABELS) | ANY_TEXT,
+    value=ANY_TEXT,
+)
+@example(feed="yes", name="no", value="null")
+@example(feed="0100", name="a", value="1e3")
+@example(feed="2026-11-26", name="y", value="12:30:45")
+@example(feed=" a ", name="a", value=" \n\ta ")
+@example(feed="a: b # c", name="a", value="\"'\\{}[]&*!|>%@`")
+@example(feed="a\x85b", name="a", value="a\x85b")
+@example(feed="shop \x96 night", name="a", value="\x7f\x80\x9f\x00")
+@example(feed="a\u2028b\u2029", name="a", value="\u2028\u2029\ufeff")
+@example(feed="\ufeffa", name="a", value="\ufffe\uffff\U0001f409\U000e0001\U0010ffff")
+@example(feed="caf\udce9", name="a", value="\ud83d\udc09")
+@example(feed="a", name="__a", value="")
+@example(feed="", name="", value="")
+@settings(deadline=None)
+def test_the_exporter_reads_each_text_as_it_was_given_or_both_refuse_it_with_the_same_words(
+    feed: str | None, name: str, value: str
+) -> None:
+    options = argparse.Namespace(ref=REF, feed=feed, label=[(name, value)], replaces=[])
+    entry = {"ref": REF, "labels": {name: value}} | ({} if feed is None else {"feed": feed})
+    try:
+        batch = WatchedBatch.model_validate(entry)
+    except ValidationError as error:
+        words = {problem["msg"].removeprefix("Value error, ") for problem in error.errors()}
+        assert {problem.partition(": ")[2] for problem in SCRIPT.problems_of(options)} == words
+        return
+    assert SCRIPT.problems_of(options) == []
+    read = parse_batch_file(Path("batches.yaml"), SCRIPT.entry_line(options).encode())
+    assert (read.batches, read.errors) == ((batch,), ())
 
 
 def snippet(language: str, containing: str = "") -> str:
