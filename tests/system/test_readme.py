@@ -22,10 +22,6 @@ from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
-GUEST = (
-    '{"ref": "a5f5a3b1-6b0e-4b8f-8d1f-0d3c7c6f1e11", "schema": "guest", "mode": "upsert", '
-    '"value": {"email": "a@example.com"}}\n'
-)
 
 
 @dataclass(frozen=True)
@@ -62,12 +58,14 @@ def test_every_block_is_run_by_a_test() -> None:
         ("The config by example", ""),
         ("In batch files", "yaml"),
         ("In batch files", "sh"),
+        ("In batch files", "json"),
         ("In batch files", "sh"),
         ("By discovery", "yaml"),
         ("Reload", "sh"),
         ("Prometheus", "yaml"),  # In e2e/.
         ("Prometheus", "yaml"),  # In e2e/.
         ("Docker", "sh"),  # By .ci/build-image, without Docker.
+        ("The sandbox", "sh"),
         ("The sandbox", "sh"),
         ("The sandbox", "sh"),
     ]
@@ -157,25 +155,44 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
             assert 'sitecore_cdp_batch_total_records{ref="12af3453-62da-4b31-b646-631b7b5f3009"} 7.0' in metrics
 
 
-def test_the_sandbox_takes_an_upload(tmp_path: Path) -> None:
+def test_the_sandbox_takes_an_upload_and_fails_on_purpose_in_a_shell_with_real_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Those that the quick start exported, in the same shell.
+    monkeypatch.setenv("SITECORE_CDP_CLIENT_KEY", "your client key")
+    monkeypatch.setenv("SITECORE_CDP_API_TOKEN", "your API token")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    run, upload = (
+    run, upload, drill = (
         block("The sandbox", "sh", number)
         .replace(".venv/bin", str(BIN))
         .replace("127.0.0.1:10312", address)
         .replace("--speed=10", f"--speed=100 --listen-address={address}")
-        .replace("examples/", f"{ROOT}/examples/")
-        for number in (0, 1)
+        .replace(" examples/", f" {ROOT}/examples/")
+        for number in range(3)
     )
-    (tmp_path / "guests.jsonl").write_text(GUEST, encoding="utf-8")
     with running(run.split(), log=tmp_path / "sandbox.log") as program:
         wait_for("the sandbox to print its address", lambda: address in program.output(), programs=[program])
         uploaded = subprocess.run(
             ["bash", "-e", "-c", upload], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
         )
-    assert uploaded.returncode == 0, uploaded.stderr
-    assert "succeededCount: 1" in uploaded.stderr
+        assert uploaded.returncode == 0, uploaded.stderr
+        assert "succeededCount: 2" in uploaded.stderr
+
+        down, slow, refusing, well = drill.splitlines()
+        for command, status in ((down, 503), (refusing, 401), (well, 200)):
+            shell(command, tmp_path)
+            answer = requests.get(
+                f"http://{address}/v2/batches/inspect", auth=("sandbox-client", "sandbox-token"), timeout=60
+            )
+            assert answer.status_code == status
+        assert '"seconds": 8' in slow
+        shell(slow.replace('"seconds": 8', '"seconds": 0.01'), tmp_path)
+
+
+def test_the_record_that_is_shown_is_the_first_of_the_sample() -> None:
+    sample = (ROOT / "examples" / "guests.jsonl").read_text(encoding="utf-8")
+    assert sample.startswith(block("In batch files", "json"))
 
 
 @pytest.fixture
@@ -197,13 +214,11 @@ def refs_of(samples: dict[str, dict[LabelSet, float]]) -> set[str]:
 
 def test_a_pipeline_lists_its_batch_and_old_files_go(sandbox: Sandbox, tmp_path: Path) -> None:
     folder = tmp_path / "batches.d"
-    folder.mkdir()
-    (tmp_path / "guests.jsonl").write_text(GUEST, encoding="utf-8")
     sections = yaml.safe_load(block("In batch files", "yaml"))
     del sections["api"]
     pipeline = (
         block("In batch files", "sh", 0)
-        .replace("python3 examples", f"{sys.executable} {ROOT}/examples")
+        .replace(" examples/", f" {ROOT}/examples/")
         .replace("https://api-engage-eu.sitecorecloud.io", sandbox.base_url)
     )
     with running_exporter(sandbox, tmp_path, **sections) as exporter:
