@@ -25,13 +25,17 @@ RESERVED_LABELS = (
     "feed",
     "status",
     "reason",
+    "cause",
+    "kind",
+    "of",
+    "result",
+    "field",
     "job",
     "instance",
     "le",
     "alertname",
     "alertstate",
     "severity",
-    "field",
 )
 # The exporter reads these files as another user, whatever the umask of the pipeline is.
 FILE_MODE = 0o644

@@ -61,6 +61,8 @@ class BatchApi:
         check_url(base_url, "The base URL", is_loopback_allowed=True)
         if "?" in base_url or "#" in base_url:
             sys.exit("The base URL must not have a query or a fragment.")
+        if re.search(r"/v2(/|$)", base_url):
+            sys.exit("The base URL must end before /v2, because this script adds /v2/batches.")
         self._batches_url = f"{base_url.rstrip('/')}/v2/batches"
         self._is_local = is_loopback(base_url)
         # In UTF-8, as the API expects it.

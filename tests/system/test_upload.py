@@ -263,6 +263,8 @@ def test_failures_are_named_without_a_secret(sandbox: Sandbox, file: Path) -> No
         "https://",
         "https://[",
         "https://api.example:99999",
+        "https://api.example/v2",
+        "https://api.example/v2/batches/",
         "api.example",
         "",
     ],
