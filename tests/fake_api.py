@@ -9,6 +9,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import WatchedBatch
+from tests.conditions import wait_until
 
 LONGEST_WAIT = 30.0
 
@@ -53,7 +54,8 @@ class FakeApi:
     """Answers as told, and remembers what it was asked.
 
     `answers` maps a ref to a Batch or an exception; what is missing is a batch in processing. `listed` is what the list
-    of batches shows, in pages of at most `largest_page`. While `open` is cleared no answer leaves.
+    of batches shows, in pages of at most `largest_page`. While `open` is cleared no answer leaves, and while a ref is
+    in `shut`, not its.
     """
 
     def __init__(self, answers: Mapping[str, Batch | Exception] | None = None) -> None:
@@ -63,6 +65,7 @@ class FakeApi:
         self.list_error: PollError | None = None
         self.largest_page = 100
         self.pages = 0
+        self.shut: set[str] = set()
         self.open = threading.Event()
         self.open.set()
         self.asked: list[str] = []
@@ -78,7 +81,7 @@ class FakeApi:
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
         assert credentials == self.credentials
         with self._under_way(ref):
-            pass
+            wait_until(lambda: ref not in self.shut)
         answer = self.answers.get(ref, Batch(ref=ref, status=BatchStatus.PROCESSING, error_log_available=False))
         if isinstance(answer, Exception):
             raise answer

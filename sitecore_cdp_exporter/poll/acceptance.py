@@ -1,14 +1,14 @@
-"""Feeds: recurring uploads, and whether their newest batches were accepted."""
+"""Which batches count as loaded, and what the accepted ones of each feed say. Derived anew for every config."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.poll.snapshot import FeedState
 
 
 def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
-    """Tell whether a batch counts as loaded; None while it is not finished, or its details are not read yet."""
+    """Return whether a batch counts as loaded; None while it is not finished or its details are not read."""
     if not batch.status.finished or not batch.details_read:
         return None
     if batch.status is BatchStatus.ERROR and feed is not None and batch.total_records and feed.max_failed_ratio:
@@ -17,7 +17,10 @@ def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
 
 
 def foresee_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
-    """Tell whether a batch is accepted, or will be once its details are read; None: only they can tell."""
+    """Return whether a batch is accepted, or will be once its details are read; None if only they can say.
+
+    A success needs no details: even if they can never be read, everything was loaded.
+    """
     if batch.details_read or not batch.status.finished:
         return bool(is_accepted(batch, feed))
     if batch.status is BatchStatus.ERROR and feed is not None and feed.max_failed_ratio:
@@ -25,26 +28,72 @@ def foresee_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
     return batch.status is BatchStatus.SUCCESS
 
 
-class AcceptedBatches:
-    """What is remembered of the accepted batches of each feed, longer than the batches themselves are watched.
+@dataclass(frozen=True, slots=True)
+class NewestAccepted:
+    """The newest accepted batch of a feed: when one was last modified, and when one was last allocated.
 
-    All times are seconds since the Unix epoch.
+    Both are seconds since the Unix epoch, 0 if there was none.
+    """
+
+    modified: float = 0.0
+    created: float = 0.0
+
+    def supersedes(self, batch: Batch) -> bool:
+        """Return whether a batch that was allocated after this one was accepted. Parallel uploads end in any order."""
+        return batch.created is not None and self.created > batch.created
+
+
+def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
+    """Find the newest accepted of a feed's batches."""
+    accepted = [batch for batch in batches if foresee_accepted(batch, feed)]
+    return NewestAccepted(
+        modified=max((batch.modified or 0.0 for batch in accepted), default=0.0),
+        created=max((batch.created or 0.0 for batch in accepted), default=0.0),
+    )
+
+
+class PastBatches:
+    """Batches of feeds that are no longer watched, as far as they may still be the newest accepted one of theirs.
+
+    They are kept as they answered, not as they were judged: another `max_failed_ratio` judges them anew.
     """
 
     def __init__(self) -> None:
-        self._last_modified: dict[str, float] = {}
-        self._last_created: dict[str, float] = {}
+        self._by_feed: dict[str, list[Batch]] = {}
 
-    def remember(self, feed: str, batch: Batch) -> None:
-        """Take note of an accepted batch."""
-        for memory, time in ((self._last_modified, batch.modified), (self._last_created, batch.created)):
-            if time is not None:
-                memory[feed] = max(memory.get(feed, time), time)
+    def add(self, feed: str, batch: Batch) -> None:
+        """Keep a batch unless one that is kept outdoes it under every rule."""
+        if _share_of_failures(batch) is None:
+            return
+        kept = self._by_feed.get(feed, [])
+        if not any(_outdoes(each, batch) for each in kept):
+            self._by_feed[feed] = [each for each in kept if not _outdoes(batch, each)] + [batch]
 
-    def supersede(self, feed: str, batch: Batch) -> bool:
-        """Tell whether a batch that was allocated after this one was accepted. Parallel uploads finish in any order."""
-        return batch.created is not None and self._last_created.get(feed, 0) > batch.created
+    def of_feed(self, feed: str) -> Iterable[Batch]:
+        """Return what is kept of a feed."""
+        return self._by_feed.get(feed, ())
 
-    def states(self, feeds: Iterable[FeedConfig]) -> tuple[FeedState, ...]:
-        """Return the state of each feed."""
-        return tuple(FeedState(feed=feed, last_accepted=self._last_modified.get(feed.name, 0)) for feed in feeds)
+    def forget_all_but(self, feeds: Mapping[str, FeedConfig]) -> None:
+        """Forget the feeds that are not among these."""
+        self._by_feed = {feed: batches for feed, batches in self._by_feed.items() if feed in feeds}
+
+
+def _outdoes(one: Batch, other: Batch) -> bool:
+    """Return whether `one` is accepted wherever `other` is, and no older."""
+    share, of_other = _share_of_failures(one), _share_of_failures(other)
+    return (
+        share is not None
+        and of_other is not None
+        and share <= of_other
+        and (one.modified or 0.0) >= (other.modified or 0.0)
+        and (one.created or 0.0) >= (other.created or 0.0)
+    )
+
+
+def _share_of_failures(batch: Batch) -> float | None:
+    """Return what share of a batch's records failed, less than 0 for a success; None if no rule accepts it."""
+    if batch.status is BatchStatus.SUCCESS:
+        return -1.0
+    if batch.status is BatchStatus.ERROR and batch.total_records and batch.failed_records is not None:
+        return batch.failed_records / batch.total_records
+    return None

@@ -7,8 +7,9 @@ import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.config.model import Config
-from sitecore_cdp_exporter.poll.acceptance import AcceptedBatches, foresee_accepted
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, foresee_accepted, newest_accepted
 from sitecore_cdp_exporter.poll.backoff import CircuitBreaker
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.health import ApiHealth
@@ -31,7 +32,6 @@ class Organisation:
         breaker: When its API may be asked.
         health: Whether its API is up.
         discovery: Its list of batches; a new one while discovery is off.
-        accepted: The accepted batches of its feeds.
         watched: What is listed, by ref in lower case, past its retention or not.
         list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
         api_last_success: When its API last answered as it should, in seconds since the Unix epoch; None: never.
@@ -42,13 +42,14 @@ class Organisation:
         self.breaker = CircuitBreaker()
         self.health = ApiHealth()
         self.discovery = Discovery()
-        self.accepted = AcceptedBatches()
         self.watched: dict[str, Watched] = {}
         self.list_failure: Reason | None = None
         self.api_last_success: float | None = None
         self._identity = _identity(config)
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
+        self._known: dict[str, Batch | None] = {}
+        self._past = PastBatches()
         self._overruled: set[str] = set()
         # What `watched` was made of.
         self._lists: tuple[object, ...] = ()
@@ -68,18 +69,14 @@ class Organisation:
             now: Seconds since the Unix epoch.
 
         """
-        if not config.discovery.enabled:
-            self.discovery = Discovery()
         # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
         lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
         if lists != self._lists:
             self._lists = lists
             self._list(config, batch_files)
-        listed = self.discovery.known
-        last_known = {
-            key: record.last_known(listed[key].batch if key in listed else None)
-            for key, record in self._records.items()
-        }
+        for key, record in self._records.items():
+            record.note_listed(self.discovery.known.get(key))
+        last_known = self._known = self._last_known()
         feeds = config.feeds_by_name
 
         def accepted(key: str) -> bool | None:
@@ -88,12 +85,34 @@ class Organisation:
 
         return keep(self.watched, config, last_known.get, accepted, now)
 
+    def newest_accepted(self, config: Config) -> dict[str, NewestAccepted]:
+        """Return the newest accepted batch of each feed of a config, by the rules of that config."""
+        batches: dict[str, list[Batch]] = {feed.name: list(self._past.of_feed(feed.name)) for feed in config.feeds}
+        for key, batch in self._last_known().items():
+            feed = self.watched[key].feed
+            if batch is not None and feed in batches:
+                batches[feed].append(batch)
+        return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
+
+    def _last_known(self) -> dict[str, Batch | None]:
+        return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
+
     def _list(self, config: Config, batch_files: BatchLists) -> None:
         """Take over what is listed now."""
         self._warn_of_overruled(config, batch_files)
+        # What the list shows no more is taken from the poll before.
+        before = {key: batch or self._known.get(key) for key, batch in self._last_known().items()}
+        watched_before = self.watched
+        if not config.discovery.enabled:
+            self.discovery = Discovery()
         discovered = [reading.batch.ref for reading in self.discovery.known.values()]
         self.watched = watch(config, batch_files.batches.values(), discovered)
         self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
+        self._past.forget_all_but(config.feeds_by_name)
+        for key, batch in before.items():
+            feed = config.feeds_by_name.get(watched_before[key].feed or "")
+            if key not in self.watched and batch is not None and feed is not None:
+                self._past.add(feed.name, batch)
 
     def records_of(self, kept: Kept) -> dict[str, Record]:
         """Return the record of each batch that is shown, by ref in lower case."""

@@ -13,12 +13,12 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, FeedConfig
-from sitecore_cdp_exporter.poll.acceptance import is_accepted
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
 from sitecore_cdp_exporter.poll.discovery import Discovery, PageRequest
 from sitecore_cdp_exporter.poll.organisation import Organisation
 from sitecore_cdp_exporter.poll.records import Record
 from sitecore_cdp_exporter.poll.retention import Kept
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
 Outcome: TypeAlias = Reading | PollError
@@ -174,14 +174,11 @@ class Poll:
     def snapshot(self, now: float) -> Snapshot:
         """Return what may be told now."""
         feeds = self.config.feeds_by_name
+        newest = self.organisation.newest_accepted(self.config)
         states = [self._state(key, watched, feeds) for key, watched in self.kept.watched.items()]
-        for state in states:
-            feed = feeds.get(state.watched.feed or "")
-            if state.accepted and state.reading is not None and feed is not None:
-                self.organisation.accepted.remember(feed.name, state.reading.batch)
         listed = [self.listed(key) for key in self.kept.watched]
         return Snapshot(
-            batches=tuple(self._with_superseded(state, feeds) for state in states),
+            batches=tuple(_with_superseded(state, feeds, newest) for state in states),
             api_up=self.organisation.health.up,
             api_last_success=self.organisation.api_last_success,
             poll_duration=(now if self.ended is None else self.ended) - self.started,
@@ -193,7 +190,7 @@ class Poll:
             discovery=DiscoveryState(failure=self.list_failure, totals=self.totals, dropped=self.kept.dropped)
             if self.config.discovery.enabled
             else None,
-            feeds=self.organisation.accepted.states(self.config.feeds),
+            feeds=tuple(FeedState(feed=feed, last_accepted=newest[feed.name].modified) for feed in self.config.feeds),
         )
 
     def _state(self, key: str, watched: Watched, feeds: Mapping[str, FeedConfig]) -> BatchState:
@@ -217,11 +214,14 @@ class Poll:
             return self.seen_unfinished[key], None
         return None, Reason.DEADLINE if outcome is None else outcome.reason
 
-    def _with_superseded(self, state: BatchState, feeds: Mapping[str, FeedConfig]) -> BatchState:
-        feed = feeds.get(state.watched.feed or "")
-        if feed is None or not feed.next_success_resolves or state.reading is None or state.accepted is not False:
-            return state
-        return replace(state, superseded=self.organisation.accepted.supersede(feed.name, state.reading.batch))
+
+def _with_superseded(
+    state: BatchState, feeds: Mapping[str, FeedConfig], newest: Mapping[str, NewestAccepted]
+) -> BatchState:
+    feed = feeds.get(state.watched.feed or "")
+    if feed is None or not feed.next_success_resolves or state.reading is None or state.accepted is not False:
+        return state
+    return replace(state, superseded=newest[feed.name].supersedes(state.reading.batch))
 
 
 def _order(batch: Batch | None, record: Record) -> tuple[bool, bool, float, float]:

@@ -4,7 +4,7 @@ Moments are of the monotonic clock, in seconds; times are seconds since the Unix
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import BATCH_REASONS, NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError
@@ -30,6 +30,7 @@ class Record:
         warned: Whether that was logged as a warning.
         asked: When it was last asked.
         recheck: When it is asked again, once it is finished.
+        finished_seen: When it was first seen to be finished, in seconds since the Unix epoch; None: it was not.
 
     """
 
@@ -40,6 +41,7 @@ class Record:
     warned: bool = False
     asked: float = float("-inf")
     recheck: float = float("-inf")
+    finished_seen: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -73,6 +75,27 @@ class Record:
             return listed
         return self.reading.batch
 
+    def dated(self, listed: Reading | None) -> Batch | None:
+        """Return the batch as it is last known, with the time since when it is finished in `modified`.
+
+        The API may leave `modifiedAt` out. Then `createdAt` stands in, or else when the batch was first seen finished:
+        retention and the newest batch of a feed need some time to go by.
+
+        Args:
+            listed: What the list says of it; None: nothing.
+
+        """
+        batch = self.last_known(None if listed is None else listed.batch)
+        if batch is None or not batch.status.finished or batch.modified is not None:
+            return batch
+        seen = listed.polled if self.finished_seen is None and listed is not None else self.finished_seen
+        return replace(batch, modified=seen if batch.created is None else batch.created)
+
+    def note_listed(self, listed: Reading | None) -> None:
+        """Remember when the list first showed it finished."""
+        if self.finished_seen is None and listed is not None and listed.batch.status.finished:
+            self.finished_seen = listed.polled
+
     def learn(self, outcome: Reading | PollError, listed: Batch | None, now: float, recheck_finished: float) -> None:
         """Remember the outcome of a request.
 
@@ -99,6 +122,10 @@ class Record:
         self.recheck = now + recheck_finished * share
         self.failure = None
         self.reading = outcome
+        if not self.finished:
+            self.finished_seen = None
+        elif self.finished_seen is None:
+            self.finished_seen = outcome.polled
         self.listed_modified = None if listed is None else listed.modified
 
 

@@ -136,8 +136,11 @@ class ExporterMachine(RuleBasedStateMachine):
         self.probed: set[str] = set()
         # Those of them that the list has told too, so that nothing about them is left to be asked.
         self.settled: set[str] = set()
-        self.last_accepted: dict[str, float] = {}
-        self.last_created: dict[str, float] = {}
+        # Those that were probed, and answered that they are finished.
+        self.probed_finished: set[str] = set()
+        # The feed of each watched batch; and by feed, what was known of batches that are watched no more.
+        self.feed_of: dict[str, str | None] = {}
+        self.past: dict[str, list[tuple[Truth, bool]]] = {}
         self.next_trial: float | None = None
         self.registry = CollectorRegistry()
         self.service = Service(
@@ -360,6 +363,14 @@ class ExporterMachine(RuleBasedStateMachine):
         if not self.applied.discovery:
             self.known, self.missed = set(), Counter()
         watched = self.expected()
+        for ref, feed in self.feed_of.items():
+            if ref not in watched and feed is not None and ref in self.known_finished():
+                truth = self.world.get(ref) or self.removed[ref]
+                self.past.setdefault(feed, []).append((truth, self.known_finished()[ref]))
+        # Their memory goes with them.
+        self.probed_finished -= self.feed_of.keys() - watched.keys()
+        self.past = {feed: past for feed, past in self.past.items() if self.applied.feed(feed)}
+        self.feed_of = {ref: feed for ref, (_, feed, _) in watched.items()}
         self.remembered = {
             ref: details
             for ref, details in self.remembered.items()
@@ -488,7 +499,8 @@ class ExporterMachine(RuleBasedStateMachine):
         newest = self.newest_accepted(states, remembered_before)
         for ref, (source, feed, _) in watched.items():
             truth = self.world.get(ref) or self.removed.get(ref)
-            known = ref in remembered_before or ref in self.in_list
+            # What only the list knew is forgotten when the list shows it no more.
+            known = (ref in remembered_before and ref in self.remembered) or ref in self.in_list
             if not known and ref in self.probed:
                 continue
             if source is Source.CONFIG or truth is None or not truth.finished or not known:
@@ -542,24 +554,34 @@ class ExporterMachine(RuleBasedStateMachine):
         return newest
 
     def judge_feeds(self, snapshot: Snapshot) -> None:
-        names = {feed["name"] for feed in self.applied.feeds}
-        for state in snapshot.batches:
-            self.note_accepted(state)
         shown = {state.feed.name: state.last_accepted for state in snapshot.feeds}
-        assert shown == pytest.approx({name: self.last_accepted.get(name, 0) for name in names}, abs=0.002)
+        newest = {feed["name"]: self.accepted_of(feed) for feed in self.applied.feeds}
+        modified = {name: max((truth.modified for truth in accepted), default=0) for name, accepted in newest.items()}
+        assert shown == pytest.approx(modified, abs=0.002)
         for state in snapshot.batches:
             superseded = None
             if state.accepted is False and self.applied.feed(state.watched.feed).get("next_success_resolves"):
                 truth = self.world.get(state.watched.ref.lower()) or self.removed[state.watched.ref.lower()]
-                superseded = self.last_created.get(state.watched.feed or "", 0) > truth.created
+                accepted = newest[state.watched.feed or ""]
+                superseded = any(each.created > truth.created for each in accepted)
             assert state.superseded is superseded
 
-    def note_accepted(self, state: BatchState) -> None:
-        feed = state.watched.feed
-        if state.accepted and feed is not None and self.applied.feed(feed):
-            truth = self.world.get(state.watched.ref.lower()) or self.removed[state.watched.ref.lower()]
-            self.last_accepted[feed] = max(self.last_accepted.get(feed, 0), truth.modified)
-            self.last_created[feed] = max(self.last_created.get(feed, 0), truth.created)
+    def known_finished(self) -> dict[str, bool]:
+        """Give the batches that are known to be finished, and whether their details are known."""
+        return self.remembered | dict.fromkeys(self.probed_finished, True)
+
+    def accepted_of(self, feed: dict[str, Any]) -> list[Truth]:
+        """Give what is known to be accepted, by the rule of now; a success needs no details."""
+        known = [
+            (self.world.get(ref) or self.removed[ref], details)
+            for ref, details in self.known_finished().items()
+            if ref in self.feed_of and self.feed_of[ref] == feed["name"]
+        ]
+        return [
+            truth
+            for truth, details in known + self.past.get(feed["name"], [])
+            if truth.is_accepted(feed) and (details or truth.status == "success")
+        ]
 
     @precondition(lambda self: self.world)
     @rule(data=st.data())
@@ -571,7 +593,8 @@ class ExporterMachine(RuleBasedStateMachine):
         ref = data.draw(st.sampled_from(list(self.world)))
         self.probed.add(ref)
         (state,) = self.service.poller.probe(ref, self.time[0] + LONGEST_WAIT).batches
-        self.note_accepted(state)
+        if state.reading is not None and state.reading.batch.status.finished and state.reading.batch.details_read:
+            self.probed_finished.add(ref)
         assert len(self.sandbox.requests) <= 1
         allowed = self.judge_requests()
         if state.reading is not None:

@@ -48,12 +48,6 @@ def poller(api: FakeApi, watchlist: Lists, clock: Clock) -> Poller:
     return make_poller(api, watchlist, clock)
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as executor:
-        yield executor
-
-
 def make_poller(
     api: FakeApi,
     watchlist: Lists,

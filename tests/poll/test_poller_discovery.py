@@ -1,6 +1,5 @@
 """A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,12 +72,6 @@ def requests_of(api: FakeApi) -> int:
     requests = api.pages + len(api.take_asked())
     api.pages = 0
     return requests
-
-
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as executor:
-        yield executor
 
 
 def test_an_unfinished_batch_needs_no_request_of_its_own(api: FakeApi, clock: Clock) -> None:

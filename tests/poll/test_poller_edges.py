@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -53,12 +52,6 @@ class SlowApi(FakeApi):
         assert not offset or self.rest_open.wait(LONGEST_WAIT)
         self.clock.now += self.page_pause
         return page
-
-
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as executor:
-        yield executor
 
 
 def has_poll_begun_at(poller: Poller, moment: float) -> bool:

@@ -1,0 +1,212 @@
+"""Which batches count as loaded, and which of them is the newest of its feed."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.errors import PollError
+from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.poll.acceptance import PastBatches, newest_accepted
+from sitecore_cdp_exporter.poll.poller import Poller
+from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put
+
+PREFIX = "5a0c2f0e"
+
+
+def feed(**rule: Any) -> list[dict[str, Any]]:  # noqa: ANN401  Keys of the config file.
+    return [{"name": "guests", "ref_prefix": PREFIX, **rule}]
+
+
+def last_accepted(poller: Poller, clock: Clock) -> float:
+    (state,) = poll(poller, clock).feeds
+    return state.last_accepted
+
+
+class TestAReloadJudgesAnew:
+    @pytest.mark.parametrize("discovery", [True, False])
+    def test_what_a_stricter_rule_does_not_accept_counts_no_more(
+        self,
+        api: FakeApi,
+        clock: Clock,
+        discovery: bool,  # noqa: FBT001  A column.
+    ) -> None:
+        failed = put(api, 1, BatchStatus.ERROR, age=900, failed=50, prefix=PREFIX)
+        later = put(api, 2, BatchStatus.ERROR, age=300, failed=5, prefix=PREFIX)
+        sections: dict[str, Any] = {"discovery": {"enabled": discovery}}
+        if not discovery:
+            sections["batches"] = [{"ref": key, "feed": "guests"} for key in (failed, later)]
+        loose = feed(max_failed_ratio=0.1, next_success_resolves=True)
+        strict = feed(max_failed_ratio=0.01, next_success_resolves=True)
+        poller = make_poller(api, clock, feeds=loose, **sections)
+        snapshot = poll(poller, clock)
+        assert by_ref(snapshot)[failed].superseded is True
+        assert snapshot.feeds[0].last_accepted == pytest.approx(NOW - 300, abs=1)
+        poller.reconfigure(api, make_config(feeds=strict, **sections))
+        snapshot = poll(poller, clock)
+        assert [state.accepted for state in snapshot.batches] == [False, False]
+        assert by_ref(snapshot)[failed].superseded is False
+        assert snapshot.feeds[0].last_accepted == 0
+        poller.reconfigure(api, make_config(feeds=loose, **sections))
+        assert last_accepted(poller, clock) == pytest.approx(NOW - 300, abs=1)
+
+    def test_batches_that_are_watched_no_more_are_judged_anew_too(self, api: FakeApi, clock: Clock) -> None:
+        lists = Lists()
+        sections: dict[str, Any] = {"discovery": {"enabled": False}}
+        keys = [put(api, 1, age=900), put(api, 2, BatchStatus.ERROR, age=300, failed=5)]
+        lists.replace(WatchedBatch(ref=key, feed="guests") for key in keys)
+        poller = make_poller(api, clock, lists, feeds=feed(max_failed_ratio=0.1), **sections)
+        poll(poller, clock)
+        lists.replace([])
+        for ratio, age in ((0.1, 300), (0.01, 900), (0.1, 300)):
+            poller.reconfigure(api, make_config(feeds=feed(max_failed_ratio=ratio), **sections))
+            assert last_accepted(poller, clock) == pytest.approx(NOW - age, abs=1)
+
+    def test_a_batch_that_is_moved_to_another_feed_leaves_the_one_it_was_of(self, api: FakeApi, clock: Clock) -> None:
+        key = put(api, 1)
+        sections: dict[str, Any] = {"discovery": {"enabled": False}, "feeds": [{"name": "guests"}, {"name": "orders"}]}
+        poller = make_poller(api, clock, batches=[{"ref": key, "feed": "guests"}], **sections)
+        assert [state.last_accepted > 0 for state in poll(poller, clock).feeds] == [True, False]
+        poller.reconfigure(api, make_config(batches=[{"ref": key, "feed": "orders"}], **sections))
+        assert [state.last_accepted > 0 for state in poll(poller, clock).feeds] == [False, True]
+
+    def test_a_snapshot_changes_nothing(self, api: FakeApi, clock: Clock) -> None:
+        put(api, 1, prefix=PREFIX)
+        poller = make_poller(api, clock, feeds=feed())
+        poll(poller, clock)
+        assert [poller.poll(clock.now - 1).batches for _ in range(2)] == [poller.poll(clock.now - 1).batches] * 2
+
+
+class TestASuccessNeedsNoDetails:
+    @pytest.mark.parametrize("status", [404, 403, 500])
+    def test_a_feed_has_its_accepted_time_although_the_details_are_refused(
+        self, api: FakeApi, clock: Clock, status: int
+    ) -> None:
+        poller = make_poller(api, clock, feeds=feed(next_success_resolves=True))
+        failed = put(api, 1, BatchStatus.ERROR, age=900, failed=5, prefix=PREFIX)
+        key = put(api, 2, age=300, prefix=PREFIX)
+        api.answers[key] = PollError.of_status(status)
+        snapshot = poll(poller, clock)
+        assert snapshot.feeds[0].last_accepted == NOW - 300
+        assert by_ref(snapshot)[failed].superseded is True
+        assert by_ref(snapshot)[key].accepted is None, "that is of the details"
+
+    def test_a_feed_has_its_accepted_time_while_the_details_are_unread(
+        self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        poller = make_poller(api, clock, feeds=feed())
+        key = put(api, 1, age=300, prefix=PREFIX)
+        api.shut.add(key)
+        polling = background.submit(poller.poll, clock.now + 10)
+        api.wait_until_asked([key])
+        clock.now += 10
+        (state,) = polling.result(LONGEST_WAIT).feeds
+        assert state.last_accepted == NOW - 300
+        api.shut.clear()
+
+    def test_an_error_without_details_is_not_accepted(self, api: FakeApi, clock: Clock) -> None:
+        poller = make_poller(api, clock, feeds=feed(max_failed_ratio=0.5))
+        api.answers[put(api, 1, BatchStatus.ERROR, prefix=PREFIX)] = PollError.of_status(404)
+        assert last_accepted(poller, clock) == 0
+
+
+class TestABatchWithoutModified:
+    """`createdAt` stands in, or else the time at which it was first seen finished."""
+
+    @pytest.fixture
+    def wall(self) -> list[float]:
+        return [NOW]
+
+    def make_poller(self, api: FakeApi, clock: Clock, wall: list[float], lists: Lists) -> Poller:
+        config = make_config(discovery={"enabled": False}, feeds=[{"name": "guests"}], recheck_finished="1h")
+        return Poller(api, config, lists, clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
+
+    @staticmethod
+    def put(api: FakeApi, number: int, created: float | None) -> WatchedBatch:
+        answer = Batch(ref=ref(number), status=BatchStatus.SUCCESS, error_log_available=False, created=created)
+        api.answers[ref(number)] = answer
+        return WatchedBatch(ref=ref(number), feed="guests")
+
+    @pytest.mark.parametrize(("created", "accepted"), [(NOW - 500, NOW - 500), (None, NOW)])
+    def test_its_feed_has_an_accepted_time_that_a_re_check_does_not_move(
+        self, api: FakeApi, clock: Clock, wall: list[float], created: float | None, accepted: float
+    ) -> None:
+        lists = Lists()
+        lists.replace([self.put(api, 1, created)])
+        poller = self.make_poller(api, clock, wall, lists)
+        for _ in range(3):
+            assert last_accepted(poller, clock) == accepted
+            wall[0] += 7200
+            clock.now += 7200
+        assert len(api.take_asked()) == 3
+        lists.replace([])
+        assert last_accepted(poller, clock) == accepted, "it is watched no more"
+
+    @pytest.mark.parametrize("created", [NOW - 500, None])
+    def test_it_retires_unless_it_is_the_newest_of_its_feed(
+        self, api: FakeApi, clock: Clock, wall: list[float], created: float | None
+    ) -> None:
+        lists = Lists()
+        lists.replace([self.put(api, 1, created)])
+        poller = self.make_poller(api, clock, wall, lists)
+        poll(poller, clock)
+        wall[0] += 2 * DAY
+        snapshot = poll(poller, clock)
+        assert (len(snapshot.batches), snapshot.retired) == (1, 0)
+        lists.replace([self.put(api, 1, created), self.put(api, 2, NOW + 900)])
+        poll(poller, clock)
+        snapshot = poll(poller, clock)
+        assert (set(by_ref(snapshot)), snapshot.retired) == ({ref(2)}, 1)
+
+    def test_the_list_alone_is_enough(self, api: FakeApi, clock: Clock) -> None:
+        wall = [NOW]
+        api.listed = [Batch(ref=PREFIX + ref(1)[8:], status=BatchStatus.SUCCESS)]
+        api.answers[api.listed[0].ref] = PollError.of_status(404)
+        config = make_config(feeds=feed())
+        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
+        for _ in range(3):
+            assert last_accepted(poller, clock) == NOW
+            wall[0] += 900
+            clock.now += 900
+
+
+feeds = st.builds(FeedConfig, name=st.just("guests"), max_failed_ratio=st.sampled_from([0, 0.01, 0.1, 0.5, 1]))
+finished = st.builds(
+    lambda status, failed, modified, created: Batch(
+        ref=ref(1),
+        status=status,
+        error_log_available=False,
+        total_records=100,
+        failed_records=failed,
+        modified=float(modified),
+        created=float(created),
+    ),
+    st.sampled_from([BatchStatus.SUCCESS, BatchStatus.ERROR, BatchStatus.CORRUPTED]),
+    st.sampled_from([0, 1, 2, 10, 11, 50, 51, 100]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(finished, max_size=12), feeds)
+def test_what_is_kept_of_past_batches_is_enough_for_every_rule(batches: list[Batch], rule: FeedConfig) -> None:
+    past = PastBatches()
+    for batch in batches:
+        past.add("guests", batch)
+    assert newest_accepted(past.of_feed("guests"), rule) == newest_accepted(batches, rule)
+
+
+def test_what_is_kept_of_past_batches_stays_small() -> None:
+    past = PastBatches()
+    batch = Batch(ref=ref(1), status=BatchStatus.ERROR, error_log_available=False, total_records=100)
+    for number in range(1000):
+        past.add("guests", replace(batch, failed_records=number % 7, created=float(number), modified=float(number)))
+    assert len(list(past.of_feed("guests"))) <= 7
+    past.forget_all_but({})
+    assert list(past.of_feed("guests")) == []
