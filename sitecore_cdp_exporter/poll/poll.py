@@ -73,6 +73,8 @@ class Poll:
     threads: int = 0
     sending: int = 0
     skipped: bool = False
+    # Whether a scrape has ended before the poll that it joined.
+    left_early: bool = False
     # How many changes of batches it has logged.
     told: int = 0
     answers: list[PollError | None] = field(default_factory=list)
@@ -175,7 +177,7 @@ class Poll:
         """Return what may be told now."""
         feeds = self.config.feeds_by_name
         newest = self.organisation.newest_accepted(self.config)
-        states = [self._state(key, watched, feeds) for key, watched in self.kept.watched.items()]
+        states = [self._state(key, watched, feeds, now) for key, watched in self.kept.watched.items()]
         listed = [self.listed(key) for key in self.kept.watched]
         return Snapshot(
             batches=tuple(_with_superseded(state, feeds, newest) for state in states),
@@ -193,12 +195,12 @@ class Poll:
             feeds=tuple(FeedState(feed=feed, last_accepted=newest[feed.name].modified) for feed in self.config.feeds),
         )
 
-    def _state(self, key: str, watched: Watched, feeds: Mapping[str, FeedConfig]) -> BatchState:
-        reading, failure = self._reading(key)
+    def _state(self, key: str, watched: Watched, feeds: Mapping[str, FeedConfig], now: float) -> BatchState:
+        reading, failure = self._reading(key, now)
         accepted = None if reading is None else is_accepted(reading.batch, feeds.get(watched.feed or ""))
         return BatchState(watched=watched, reading=reading, failure=failure, accepted=accepted)
 
-    def _reading(self, key: str) -> tuple[Reading | None, Reason | None]:
+    def _reading(self, key: str, now: float) -> tuple[Reading | None, Reason | None]:
         """Return what holds of a batch, and why its poll failed."""
         record, listed, outcome = self.records[key], self.discovery.known.get(key), self.outcomes.get(key)
         if listed is not None and listed.batch.status.finished and not record.is_read(listed.batch):
@@ -208,6 +210,8 @@ class Poll:
             return listed, None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
         if record.finished:
             return record.reading, None
+        if outcome is None and key not in self.seen_unfinished:
+            outcome = record.late_answer(now)
         if isinstance(outcome, Reading):
             return outcome, None
         if key in self.seen_unfinished:

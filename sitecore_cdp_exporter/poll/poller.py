@@ -105,6 +105,7 @@ class Poller:
         with self._changed:
             now = self._clock()
             self._judge_api(poll, now)
+            poll.left_early |= not poll.over(now)
             snapshot = poll.snapshot(now)
             if poll.organisation is self._organisation and (self._latest is None or poll.over(now)):
                 self._latest = snapshot
@@ -293,10 +294,11 @@ class Poller:
             was_forbidden = _is_forbidden(sender.records[key].failure)
             error = outcome if isinstance(outcome, PollError) else None
             self._note_answer(polls, error, credentials, counts=not was_forbidden)
+            is_late = any(poll.left_early or poll.over(now) for poll in polls)
             # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
             for poll in {id(poll.records[key]): poll for poll in polls}.values():
                 self._log_change(poll, key, outcome)
-                poll.records[key].learn(outcome, listed, now, poll.config.recheck_finished)
+                poll.records[key].learn(outcome, listed, now, poll.config.recheck_finished, is_late=is_late)
             for poll in polls:
                 poll.note(key, outcome, now)
 

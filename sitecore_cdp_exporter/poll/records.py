@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 # A batch that the list shows and that refuses its details, by a 404 or 403, may do so for good.
 SECONDS_BETWEEN_REFUSED_DETAILS = 600
 
+# What an API that is always slow answers between two scrapes is shown by the second one; in seconds.
+MAX_AGE_OF_A_LATE_ANSWER = 120
+
 
 @dataclass(slots=True)
 class Record:
@@ -30,6 +33,7 @@ class Record:
         warned: Whether that was logged as a warning.
         asked: When it was last asked.
         recheck: When it is asked again, once it is finished.
+        late: What it answered last, if that came too late for a scrape that asked.
         finished_seen: When it was first seen to be finished, in seconds since the Unix epoch; None: it was not.
 
     """
@@ -41,6 +45,7 @@ class Record:
     warned: bool = False
     asked: float = float("-inf")
     recheck: float = float("-inf")
+    late: Reading | PollError | None = None
     finished_seen: float | None = None
 
     @property
@@ -96,7 +101,19 @@ class Record:
         if self.finished_seen is None and listed is not None and listed.batch.status.finished:
             self.finished_seen = listed.polled
 
-    def learn(self, outcome: Reading | PollError, listed: Batch | None, now: float, recheck_finished: float) -> None:
+    def late_answer(self, now: float) -> Reading | PollError | None:
+        """Return what came too late for the scrape before, unless it is too old by now."""
+        return self.late if now - self.asked <= MAX_AGE_OF_A_LATE_ANSWER else None
+
+    def learn(
+        self,
+        outcome: Reading | PollError,
+        listed: Batch | None,
+        now: float,
+        recheck_finished: float,
+        *,
+        is_late: bool = False,
+    ) -> None:
         """Remember the outcome of a request.
 
         Args:
@@ -104,9 +121,12 @@ class Record:
             listed: What the list said of the batch when it was asked; None: nothing.
             now: This moment.
             recheck_finished: Seconds after which a finished batch is asked again.
+            is_late: Whether a scrape that waited for it has ended without it.
 
         """
         self.asked = now
+        is_answer = isinstance(outcome, Reading) or outcome.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS
+        self.late = outcome if is_late and is_answer else None
         is_refusal = isinstance(outcome, PollError) and outcome.reason in BATCH_REASONS
         self.refused = listed if is_refusal else None
         if isinstance(outcome, PollError):
