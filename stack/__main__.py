@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stack.config_files import ROOT, Addresses, alertmanager_config, prometheus_config
-from stack.programs import Program, running
+from stack.programs import Server, running
 
 SECONDS_BETWEEN_LOOKS = 0.25
 # Their usual ports. Debian's packages start services on those of Prometheus and Alertmanager, so any may be taken.
@@ -70,23 +70,23 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
 
     """
     prometheus, alertmanager = _find("prometheus"), _find("prometheus-alertmanager", "alertmanager")
-    with _locked_folder(data) as lock, ExitStack() as all_programs:
+    with _locked_folder(data) as lock, ExitStack() as all_servers:
         with ExitStack() as listeners:
             addresses = choose_addresses(listeners)
         _write_configs(data, addresses)
-        programs: list[Program] = []
+        servers: list[Server] = []
 
         def start(
             name: str, command: Sequence[str], address: str, *, ready: str = "/-/ready", log: bool = True
         ) -> None:
-            program = running(
+            server = running(
                 name,
                 command,
                 ready_url=f"http://{address}{ready}",
                 log=data / f"{name}.log" if log else None,
                 lock=lock,
             )
-            programs.append(all_programs.enter_context(program))
+            servers.append(all_servers.enter_context(server))
 
         start(
             "webhook-receiver",
@@ -135,11 +135,11 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
             ],
             addresses.prometheus,
         )
-        if _wait_until_ready(programs, stopping):
+        if _wait_until_ready(servers, stopping):
             is_demo = exporter_config is None
-            sandbox = line_about_the_sandbox(data / "exporter.log", programs, stopping) if is_demo else ""
+            sandbox = line_about_the_sandbox(data / "exporter.log", servers, stopping) if is_demo else ""
             _print_urls(addresses, data, sandbox)
-            _wait_until_one_ends(programs, stopping)
+            _wait_until_one_ends(servers, stopping)
 
 
 def _find(*names: str) -> str:
@@ -201,28 +201,28 @@ def _write_configs(data: Path, addresses: Addresses) -> None:
     (data / "alertmanager.yml").write_text(alertmanager_config(addresses), encoding="utf-8")
 
 
-def _wait_until_ready(programs: Sequence[Program], stopping: threading.Event) -> bool:
+def _wait_until_ready(servers: Sequence[Server], stopping: threading.Event) -> bool:
     """Tell whether all programs became ready, before `stopping` was set."""
-    while not all(program.is_ready() for program in programs):
+    while not all(server.is_ready() for server in servers):
         if stopping.wait(SECONDS_BETWEEN_LOOKS):
             return False
-        _check(programs, stopping)
+        _check(servers, stopping)
     return not stopping.is_set()
 
 
-def _wait_until_one_ends(programs: Sequence[Program], stopping: threading.Event) -> None:
+def _wait_until_one_ends(servers: Sequence[Server], stopping: threading.Event) -> None:
     while not stopping.wait(SECONDS_BETWEEN_LOOKS):
-        _check(programs, stopping)
+        _check(servers, stopping)
 
 
-def _check(programs: Sequence[Program], stopping: threading.Event) -> None:
-    for program in programs:
+def _check(servers: Sequence[Server], stopping: threading.Event) -> None:
+    for server in servers:
         # Ctrl-C reaches the programs, too. What ends because of it has not failed.
-        if program.has_ended() and not stopping.wait(SECONDS_BETWEEN_LOOKS):
-            raise StackError(program.how_it_ended())
+        if server.has_ended() and not stopping.wait(SECONDS_BETWEEN_LOOKS):
+            raise StackError(server.how_it_ended())
 
 
-def line_about_the_sandbox(log: Path, programs: Sequence[Program], stopping: threading.Event) -> str:
+def line_about_the_sandbox(log: Path, servers: Sequence[Server], stopping: threading.Event) -> str:
     """Wait for the line in which the demo tells where its sandbox is; empty if `stopping` was set before.
 
     Raises:
@@ -233,7 +233,7 @@ def line_about_the_sandbox(log: Path, programs: Sequence[Program], stopping: thr
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             if "the sandbox itself" in line:
                 return f"{line}\n"
-        _check(programs, stopping)
+        _check(servers, stopping)
         stopping.wait(SECONDS_BETWEEN_LOOKS)
     return ""
 

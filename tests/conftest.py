@@ -1,39 +1,65 @@
 import logging
+import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
 
 from sitecore_cdp_exporter.config.model import TlsConfig
+from tests import tiers
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
+from tests.exporter_program import start_fork_server
 from tests.fake_api import Clock, FakeApi
 from tools.sandbox import Sandbox
 
-LONGEST_WAIT = 10.0
+MAX_WAIT = 60.0
+
+# Examples take as long as they take, and nothing of this folder depends on what was found in an earlier run.
+hypothesis.settings.register_profile("tests", deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 
-def open_files() -> int:
-    return len(list(Path("/dev/fd").iterdir()))
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(tiers)
+    if not hasattr(config, "workerinput"):
+        # Of the tables that hypothesis makes of Unicode. Its default is a folder here.
+        directory = tempfile.mkdtemp(prefix="hypothesis-")
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory))
+
+
+def open_files() -> set[str]:
+    """Name what this process has open: no socket or pipe has the name of an earlier one."""
+    names = set()
+    for descriptor in Path("/dev/fd").iterdir():
+        # The folder itself was open, too.
+        with suppress(FileNotFoundError):
+            names.add(f"{descriptor.name} {descriptor.readlink()}")
+    return names
 
 
 @pytest.fixture
 def nothing_is_left() -> Iterator[None]:
-    """See to it that threads and open files are back to where they were when all else of the test has ended."""
-    threads = set(threading.enumerate())
-    files = open_files()
+    """Fail if threads or open files that are new since the start of the test are there after all else has ended."""
+    start_fork_server()
+    threads, files = set(threading.enumerate()), open_files()
+
+    def left() -> list[object]:
+        return [*set(threading.enumerate()) - threads, *open_files() - files]
+
     yield
-    deadline = time.monotonic() + LONGEST_WAIT
-    while time.monotonic() < deadline:
-        if set(threading.enumerate()) <= threads and open_files() <= files:
-            return
+    give_up = time.monotonic() + MAX_WAIT
+    while left() and time.monotonic() < give_up:
         time.sleep(0.01)
-    assert set(threading.enumerate()) <= threads
-    assert open_files() <= files
+    assert left() == []
 
 
 @pytest.fixture

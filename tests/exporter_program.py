@@ -1,103 +1,117 @@
-"""The exporter as a user runs it: a process with a config file, against a sandbox."""
+"""The exporter of `tools.exporter_program`, forked from an interpreter that has imported it.
 
-import re
+To start an interpreter and import everything takes half a second of processor time, to fork one a hundredth of that.
+What is forked is a process like any other: with its own id, signals, log, environment and exit status. Tests of how
+it starts use the real command.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import requests
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
+from tools import exporter_program
+from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, LabelSet, wait_until_listening
+from tools.program import Program, terminating
 
-from tests.e2e.program import Program, running, wait_for, wait_for_address
-from tools.sandbox import Sandbox
+__all__ = [
+    "API_TOKEN",
+    "CLIENT_KEY",
+    "ROOT",
+    "Exporter",
+    "LabelSet",
+    "forked",
+    "running_demo",
+    "running_exporter",
+    "running_with_config",
+    "start_fork_server",
+    "wait_until_listening",
+]
 
-ROOT = Path(__file__).parent.parent
-CLIENT_KEY = "test-client-key"
-API_TOKEN = "test-api-token"
-
-COMMAND = (sys.executable, str(ROOT / "exporter.py"))
-ANY_PORT = "127.0.0.1:0"
-
-LabelSet = frozenset[tuple[str, str]]
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Each process loads the script that started this one again, which is that of pytest.
+_CONTEXT.set_forkserver_preload(["sitecore_cdp_exporter.cli", "pytest", "tests.exporter_program"])
 
 
-@dataclass(frozen=True)
-class Exporter:
-    """A running exporter and where it listens."""
+def start_fork_server() -> None:
+    """Start the interpreter that forks, unless it runs. It opens pipes that stay."""
+    forkserver.ensure_running()
 
-    program: Program
-    url: str
 
-    def scrape(self, *, path: str = "/metrics", timeout: float = 60.0) -> dict[str, dict[LabelSet, float]]:
-        """Scrape as Prometheus would, and return the values by metric name and labels."""
-        headers = {"X-Prometheus-Scrape-Timeout-Seconds": f"{timeout}"}
-        response = requests.get(f"{self.url}{path}", headers=headers, timeout=60)
-        assert response.status_code == 200, response.text
-        samples: dict[str, dict[LabelSet, float]] = {}
-        for family in text_string_to_metric_families(response.text):
-            for sample in family.samples:
-                samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
-        return samples
+class ForkedProcess:
+    """A process of `multiprocessing` with the methods of `subprocess.Popen`."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+        self.pid = process.pid or 0
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        # Its exit status can be read only once.
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = self._process.exitcode
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            connection.wait([self._process.sentinel], timeout)
+        if (status := self.poll()) is None:
+            raise subprocess.TimeoutExpired("the forked exporter", timeout or 0)
+        return status
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 @contextmanager
-def running_exporter(
-    sandbox: Sandbox,
-    directory: Path,
+def forked(
+    flags: Sequence[str],
     *,
-    batches: Sequence[object] = (),
-    api: Mapping[str, object] | None = None,
-    flags: Sequence[str] = (),
-    **sections: object,
-) -> Iterator[Exporter]:
-    """Write a config and run the exporter with it until the end of the block. `sections` are those of the config."""
-    settings = {
-        "base_url": sandbox.base_url,
-        "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
-        "endpoint": "inspect",
-        **(api or {}),
-    }
-    config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump({"api": settings, "batches": list(batches), **sections}), encoding="utf-8")
-    with running_with_config(config, flags=flags) as exporter:
-        yield exporter
+    log: Path,
+    own_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Program]:
+    """Start the exporter with these flags, and end it with the block. The arguments are those of `running`."""
+    log.write_bytes(b"")
+    variables = {**os.environ, **(environment or {})}
+    process = _CONTEXT.Process(target=_run, args=(flags, log, variables, own_session))
+    process.start()
+    program = Program(ForkedProcess(process), log)
+    with terminating(program.process):
+        yield program
+    process.close()
 
 
-@contextmanager
-def running_with_config(
-    config: Path, *, address: str = ANY_PORT, flags: Sequence[str] = (), own_session: bool = False
-) -> Iterator[Exporter]:
-    """Run the exporter with a config that is there, until the end of the block. Its log is beside the config.
+def _run(flags: Sequence[str], log: Path, variables: Mapping[str, str], own_session: bool) -> None:  # noqa: FBT001
+    from sitecore_cdp_exporter.cli import main  # noqa: PLC0415  Only what is forked needs it.
 
-    `own_session` is that of `running`.
-    """
-    command = [*COMMAND, f"--config.file={config}", f"--web.listen-address={address}", *flags]
-    with running(command, log=config.parent / "exporter.log", own_session=own_session) as program:
-        yield wait_until_listening(program)
-
-
-def wait_until_listening(program: Program) -> Exporter:
-    """Wait until a program that is the exporter logs where it listens."""
-    return Exporter(program, f"http://{wait_for_address(program)}")
+    if own_session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(variables)
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+    sys.exit(main(flags))
 
 
-@contextmanager
-def running_demo(
-    directory: Path, *, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[tuple[Exporter, str]]:
-    """Run `--demo` with its log in `directory`; yield it and the URL of its sandbox.
-
-    `environment` is what its environment has besides the usual.
-    """
-    variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-    command = ["env", *variables, *COMMAND, "--demo", f"--web.listen-address={ANY_PORT}", *flags]
-    with running(command, log=directory / "demo.log") as program:
-        urls = wait_for(
-            "the demo to say where it is",
-            lambda: re.search(r"(http://\S+)/ .*\n.*\n +(http://\S+)  the sandbox", program.output()),
-            programs=[program],
-        )
-        yield Exporter(program, urls[1]), urls[2]
+running_exporter = partial(exporter_program.running_exporter, start=forked)
+running_with_config = partial(exporter_program.running_with_config, start=forked)
+running_demo = partial(exporter_program.running_demo, start=forked)

@@ -17,11 +17,11 @@ from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.web.address import ListenAddress
 from tests.conditions import wait_until
-from tests.e2e.program import running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
 from tests.logging_state import logging_as_before
 from tests.web.security.web_config_server import TLS, USERS, Folder
 from tests.web.web_server_thread import PATIENCE
+from tools.program import running, wait_for
 from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"

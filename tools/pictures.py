@@ -15,9 +15,9 @@ import requests
 import yaml
 
 from stack.config_files import PROMETHEUS_CONFIG, Addresses, prometheus_config
-from tests.e2e.program import answers_ok, wait_for
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
-from tests.exporter_program import Exporter, running_demo
+from tools.exporter_program import Exporter, running_demo
+from tools.program import answers_ok, wait_for
+from tools.prometheus_server import PrometheusServer, running_prometheus
 
 DOCS = Path(__file__).parents[1] / "docs"
 STATUSES = ("uploading", "processing", "success", "corrupted", "error")

@@ -23,8 +23,8 @@ from sitecore_cdp_exporter.api.client import PASSWORD_VARIABLE, USERNAME_VARIABL
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import BasicAuth
 from tests.api.api_client import API_TOKEN, BASIC_AUTH, CLIENT_KEY, PRESIGNED_URL, REF, Client, assert_no_secret
-from tests.api.raw_server import RawServer, answering, flooding
 from tests.conditions import wait_until
+from tools.raw_server import RawServer, answering, flooding
 from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]

@@ -36,8 +36,8 @@ from tests.api.api_client import (
     Client,
     assert_no_secret,
 )
-from tests.api.raw_server import Proxy, RawServer, answering, flooding, reset
 from tests.conditions import wait_until
+from tools.raw_server import Proxy, RawServer, answering, flooding, reset
 from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.program import LONGEST_WAIT, Program, running, wait_until_ready
+from tools.program import MAX_WAIT, Program, running, wait_until_ready
 
 ANNOTATIONS = {
     "summary": "A summary.",
@@ -48,20 +48,20 @@ class Alertmanager:
             f"{self.url}/api/v2/alerts",
             data=json.dumps(body),
             headers={"Content-Type": "application/json"},
-            timeout=LONGEST_WAIT,
+            timeout=MAX_WAIT,
         )
         assert response.ok, response.text
 
     def alerts(self) -> list[dict[str, Any]]:
         """Give all alerts, with labels, status.state, status.inhibitedBy, status.silencedBy and fingerprint."""
-        response = requests.get(f"{self.url}/api/v2/alerts", timeout=LONGEST_WAIT)
+        response = requests.get(f"{self.url}/api/v2/alerts", timeout=MAX_WAIT)
         assert response.ok, response.text
         alerts: list[dict[str, Any]] = response.json()
         return alerts
 
     def silences(self) -> list[dict[str, Any]]:
         """Give all silences."""
-        response = requests.get(f"{self.url}/api/v2/silences", timeout=LONGEST_WAIT)
+        response = requests.get(f"{self.url}/api/v2/silences", timeout=MAX_WAIT)
         silences: list[dict[str, Any]] = response.json()
         return silences
 

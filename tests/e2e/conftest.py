@@ -9,9 +9,9 @@ import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG
 from tests.e2e.alertmanager_server import Alertmanager, running_alertmanager
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SHIPPED_TARGET, SteppedClock
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 SHIPPED_CONFIG = ROOT / "prometheus" / "prometheus.yml"
 SHIPPED_TARGET = "localhost:10311"

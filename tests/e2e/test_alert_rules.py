@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 pytestmark = pytest.mark.e2e
 

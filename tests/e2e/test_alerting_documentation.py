@@ -16,12 +16,12 @@ import yaml
 from sitecore_cdp_exporter.config.model import load_config
 from stack.webhook_receiver import FACT_ENDED
 from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
-from tests.e2e.program import wait_for
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.e2e.test_alertmanager import ALL_ALERTS, FACTS, HIDDEN_ON_BATCH, HIDDEN_ON_JOB, SHIPPED, TEMPLATES, alert
-from tests.exporter_program import ROOT
 from tests.markdown import blocks, broken_links
 from tests.system.test_compose import COMPOSE
+from tools.exporter_program import ROOT
+from tools.program import wait_for
+from tools.prometheus_server import PrometheusServer, running_prometheus
 
 pytestmark = pytest.mark.e2e
 

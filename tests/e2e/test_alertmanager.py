@@ -13,7 +13,7 @@ import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG
 from tests.e2e.alertmanager_server import Alertmanager, program
-from tests.e2e.program import wait_for
+from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -14,8 +14,8 @@ import yaml
 from stack.config_files import SHIPPED as SHIPPED_ADDRESSES
 from stack.webhook_receiver import FACT_ENDED
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, program, running_alertmanager, running_inbox
-from tests.e2e.program import wait_for
 from tests.e2e.test_alertmanager import ALL_ALERTS, EVERYTHING_ON, REF, TEMPLATES, alert
+from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG, Addresses, alertmanager_config, prometheus_config
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, running_alertmanager, running_inbox
-from tests.e2e.program import Program, wait_for
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_with_config
+from tools.program import Program, wait_for
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox, faults
 
 pytestmark = pytest.mark.e2e

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.e2e.alertmanager_server import program
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 pytestmark = pytest.mark.e2e
 

@@ -15,8 +15,8 @@ import yaml
 
 from grafana.evaluation import DASHBOARD_FILE, Prometheus, Result, TimeRange, any_of, evaluate
 from grafana.expressions import NOT_READ
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox, faults
 
 pytestmark = pytest.mark.e2e

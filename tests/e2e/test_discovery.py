@@ -12,9 +12,9 @@ import pytest
 import requests
 import yaml
 
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.e2e.uploads import batch_file, upload_command
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e

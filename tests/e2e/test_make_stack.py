@@ -16,8 +16,8 @@ import requests
 import yaml
 
 from tests.e2e.alertmanager_server import program
-from tests.e2e.program import LONGEST_WAIT, Program, running, wait_for
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
+from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
+from tools.program import MAX_WAIT, Program, running, wait_for
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -100,7 +100,7 @@ def test_all_programs_run_know_each_other_and_end_on_ctrl_c(tmp_path: Path) -> N
             children = stack.children()
             assert sorted(children) == sorted(NAMES)
             stack.program.process.send_signal(signal.SIGINT)
-            assert stack.program.process.wait(LONGEST_WAIT) == 0
+            assert stack.program.process.wait(MAX_WAIT) == 0
             assert [name for name, pid in children.items() if is_running(pid)] == []
             assert "Traceback" not in stack.program.output()
     assert (tmp_path / ".gitignore").read_text(encoding="ascii") == "*\n"
@@ -111,7 +111,7 @@ def test_when_one_ends_all_end_and_it_is_told_which(name: str, tmp_path: Path) -
     with running_stack(tmp_path) as stack:
         children = stack.children()
         os.kill(children[name], signal.SIGKILL)
-        assert stack.program.process.wait(LONGEST_WAIT) == 1
+        assert stack.program.process.wait(MAX_WAIT) == 1
         assert [name for name, pid in children.items() if is_running(pid)] == []
         assert f"stack: {name} has ended with exit code -9" in stack.program.output()
         assert "Traceback" not in stack.program.output()
@@ -144,17 +144,17 @@ def test_a_config_of_ones_own_is_watched_and_data_survives(tmp_path: Path) -> No
             ).ok
             second = [sys.executable, "-m", "stack", f"--data={data}"]
             with running(["env", "--chdir", str(ROOT), *second], log=tmp_path / "second.log") as other:
-                assert other.process.wait(LONGEST_WAIT) == 1
+                assert other.process.wait(MAX_WAIT) == 1
                 assert "another stack, or what is left of one" in other.output()
             stack.program.process.terminate()
-            assert stack.program.process.wait(LONGEST_WAIT) == 0
+            assert stack.program.process.wait(MAX_WAIT) == 0
         with running_stack(data, f"--config.file={config}", path=[programs]) as stack:
             kept = requests.get(f"{stack.alertmanager}/api/v2/silences", timeout=60).json()
             assert [each["comment"] for each in kept] == ["uploaded again"]
             children = stack.children()
             # As when the terminal is closed.
             stack.program.process.send_signal(signal.SIGHUP)
-            assert stack.program.process.wait(LONGEST_WAIT) == 0
+            assert stack.program.process.wait(MAX_WAIT) == 0
             assert [name for name, pid in children.items() if is_running(pid)] == []
 
 
@@ -163,7 +163,7 @@ def test_a_config_with_a_mistake_is_told(tmp_path: Path) -> None:
     config.write_text("api:\n  base_ulr: x\n", encoding="utf-8")
     command = [sys.executable, "-m", "stack", f"--data={tmp_path / 'data'}", f"--config.file={config}"]
     with running(["env", "--chdir", str(ROOT), *command], log=tmp_path / "stack.log") as stack:
-        assert stack.process.wait(LONGEST_WAIT) == 1
+        assert stack.process.wait(MAX_WAIT) == 1
         assert "exporter has ended with exit code 1" in stack.output()
         assert "unknown key; did you mean base_url?" in stack.output()
 
@@ -175,4 +175,4 @@ def test_make_runs_it(tmp_path: Path) -> None:
         pid = make.process.pid
         [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
         os.kill(int(child), signal.SIGINT)
-        assert make.process.wait(LONGEST_WAIT) == 0
+        assert make.process.wait(MAX_WAIT) == 0

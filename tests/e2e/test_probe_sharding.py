@@ -9,8 +9,8 @@ from uuid import UUID, uuid5
 import pytest
 import yaml
 
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e

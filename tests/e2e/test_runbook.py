@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from tests.e2e.alertmanager_server import Alertmanager, program
-from tests.e2e.program import wait_for
 from tests.e2e.test_alertmanager import alert
 from tests.markdown import blocks
 from tests.system.test_runbook import ALERTS, RUNBOOK
+from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -8,11 +8,11 @@ import pytest
 import requests
 
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
-from tests.e2e.program import LONGEST_WAIT, running
-from tests.e2e.prometheus_server import PrometheusServer
 from tests.e2e.stack import LISTED_REFS, PROBED_REF, SHIPPED_CONFIG, SteppedClock
 from tests.e2e.upload_gate import upload_gate
 from tests.e2e.uploads import batch_file, upload_command
+from tools.program import MAX_WAIT, running
+from tools.prometheus_server import PrometheusServer
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -48,7 +48,7 @@ def test_prometheus_sees_an_uploaded_batch_in_each_of_its_states(
         prometheus.wait_for_query(seen("processing", ref))
         clock.advance(PROCESSING_TIME)
         prometheus.wait_for_query(seen("success", ref))
-        assert upload.process.wait(LONGEST_WAIT) == 0, upload.output()
+        assert upload.process.wait(MAX_WAIT) == 0, upload.output()
 
     # Steps are shorter than the scrape interval, and the last one is after the last scrape.
     step = 0.5
@@ -73,7 +73,7 @@ def test_prometheus_sees_how_many_records_of_a_batch_failed(
         prometheus.wait_for_query(seen("file_uploaded", ref))
         clock.advance(QUEUE_TIME + PROCESSING_TIME)
         prometheus.wait_for_query(seen("error", ref))
-        assert upload.process.wait(LONGEST_WAIT) == 1, upload.output()
+        assert upload.process.wait(MAX_WAIT) == 1, upload.output()
     assert value(prometheus, "sitecore_cdp_batch_total_records", ref) == 12
     assert value(prometheus, "sitecore_cdp_batch_succeeded_records", ref) == 9
     assert value(prometheus, "sitecore_cdp_batch_failed_records", ref) == 3

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.prometheus_server import running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
+from tools.prometheus_server import running_prometheus
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conditions import wait_until
-from tests.e2e.program import Program, running
 from tests.test_main import EXPORTER_PY, WAYS_TO_START
 from tests.web.web_server_thread import PATIENCE
+from tools.program import Program, running
 
 pytestmark = pytest.mark.e2e
 

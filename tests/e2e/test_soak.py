@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.program import Program, wait_for
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
+from tools.program import Program, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.exporter_program import ROOT
 from tests.system.systemd_unit import UNIT_FILE
+from tools.exporter_program import ROOT
 
 pytestmark = pytest.mark.e2e
 

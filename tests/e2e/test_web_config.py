@@ -9,9 +9,9 @@ import pytest
 import requests
 import yaml
 
-from tests.e2e.prometheus_server import PrometheusServer, running_prometheus
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tests.web.security.web_config_server import EXAMPLES, Folder
+from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e

@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import requests
 
-from tests.e2e.program import LONGEST_WAIT
+from tools.program import MAX_WAIT
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def upload_gate(sandbox_url: str) -> Iterator[UploadGate]:
         def do_PUT(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path.startswith("/storage/"):
-                opened.wait(LONGEST_WAIT)
+                opened.wait(MAX_WAIT)
             self.pass_on(content)
 
         def pass_on(self, content: bytes | None) -> None:
@@ -43,7 +43,7 @@ def upload_gate(sandbox_url: str) -> Iterator[UploadGate]:
                 sandbox_url + self.path,
                 headers=dict(self.headers),
                 data=content,
-                timeout=LONGEST_WAIT,
+                timeout=MAX_WAIT,
             )
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers.get("Content-Type", "application/octet-stream"))

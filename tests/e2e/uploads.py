@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 GUEST = {"schema": "guest", "mode": "upsert", "value": {"guestType": "customer", "email": "guest@example.com"}}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from tests.api.raw_server import RawServer
+from tools.raw_server import RawServer
 
 
 class Request(NamedTuple):

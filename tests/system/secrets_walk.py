@@ -19,14 +19,14 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter.poll.poller import MOST_TOLD
-from tests.api.raw_server import Proxy, RawServer
-from tests.e2e.program import Program, running, wait_for
-from tests.exporter_program import ROOT
 from tests.system import secrets_planted as planted
 from tests.system.secrets_planted import FOREIGN, MISPLACED, UPLOAD_PATH, batch_answer, core
 from tests.system.secrets_program import FAULTY_REF
 from tests.system.secrets_recorder import Recorder
 from tests.web.security.web_config_server import TLS, Folder
+from tools.exporter_program import ROOT
+from tools.program import Program, running, wait_for
+from tools.raw_server import Proxy, RawServer
 from tools.sandbox import Sandbox, faults
 
 PATIENCE = 60.0

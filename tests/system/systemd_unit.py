@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 UNIT_FILE = ROOT / "deploy" / "systemd" / "sitecore-cdp-batch-exporter.service"
 

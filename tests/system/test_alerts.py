@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from sitecore_cdp_exporter.api.errors import Reason
-from tests.exporter_program import ROOT
 from tests.metrics.test_documentation import documented_rows
+from tools.exporter_program import ROOT
 
 DIRECTORY = ROOT / "prometheus"
 RUNBOOK = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.exporter_program import ROOT
 from tools.bench import encoding, requests_of_a_scrape, resources, scrape
 from tools.bench.__main__ import GROUPS
 from tools.bench.figures import HEAD, Measured, Settings, row, table, take_turns, told
+from tools.exporter_program import ROOT
 
 DOCUMENT = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 

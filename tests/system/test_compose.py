@@ -12,7 +12,7 @@ import yaml
 
 from sitecore_cdp_exporter.web.address import ListenAddress
 from stack.config_files import SHIPPED
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

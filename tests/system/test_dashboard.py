@@ -18,8 +18,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import expressions
 from grafana.evaluation import DASHBOARD_FILE, any_of, fill_in
 from grafana.panels import About, graph_panel
-from tests.exporter_program import ROOT
 from tests.metrics.test_documentation import documented_rows
+from tools.exporter_program import ROOT
 
 GRAFANA = ROOT / "grafana"
 DASHBOARD: dict[str, Any] = json.loads(DASHBOARD_FILE.read_text(encoding="utf-8"))

@@ -11,9 +11,9 @@ from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
-from tests.e2e.program import running
-from tests.exporter_program import ROOT
 from tests.web.web_server_thread import PATIENCE
+from tools.exporter_program import ROOT
+from tools.program import running
 
 FEEDS = {"nightly-guests", "orders-hourly", "web-events", "loyalty-updates", "product-catalog"}
 

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.config.model import load_config
-from tests.e2e.program import answers_ok, running, wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, wait_until_listening
 from tests.system.systemd_unit import UNIT_FILE, Unit
 from tests.watch.mounted_volume import MountedVolume
+from tools.program import answers_ok, running, wait_for
 from tools.sandbox import Sandbox
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"

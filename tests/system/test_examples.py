@@ -21,8 +21,8 @@ from sitecore_cdp_exporter.config.model import WatchedBatch, load_config
 from sitecore_cdp_exporter.config.values import RESERVED_LABELS
 from sitecore_cdp_exporter.watch.batch_file import parse_batch_file
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
-from tests.exporter_program import ROOT
 from tests.watch.test_batch_file import read_batch_file
+from tools.exporter_program import ROOT
 
 LIST_BATCH = ROOT / "examples" / "list_batch.py"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.program import wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
+from tools.program import wait_for
 from tools.sandbox import Sandbox, faults
 
 VICTIM = "00000000-0000-4000-8000-000000000001"

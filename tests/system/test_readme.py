@@ -16,8 +16,8 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter.config.model import load_config
-from tests.e2e.program import running, wait_for, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, LabelSet, running_exporter
+from tools.program import Process, running, wait_for, wait_for_address
 from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def make(*arguments: str) -> list[str]:
     return ["make", "--no-print-directory", f"VENV={sys.prefix}", "INSTALL=:", *arguments]
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Process) -> None:
     """Interrupt the exporter under make, as Ctrl-C does."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     for child in children:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.program import wait_for
 from tools.faults.__main__ import BEGIN, DOCUMENT, END, SUBJECTS, main, updated
 from tools.faults.row import NeedsError, NotHeldError, Row, Verdict, expect, hold
 from tools.faults.signals import awaiting, terminates
 from tools.faults.upstream import answers_badly
+from tools.program import wait_for
 from tools.sandbox import faults
 
 EMPTY = f"Before.\n\n{BEGIN}{END}\nAfter.\n"

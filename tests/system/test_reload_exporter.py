@@ -127,7 +127,7 @@ def test_reloads_of_every_kind_under_scrape_load_leave_nothing_behind(
         try:
             exporter.reload(range(1, 101))
             objects, sessions = living(""), living("_Session")
-            threads, files = threading.active_count(), open_files()
+            threads, files = threading.active_count(), len(open_files())
             connections = sum(sandbox.open_connections for sandbox in sandboxes)
             exporter.reload(range(101, 101 + RELOADS))
             most_connections = 2 * sum((connections, SCRAPERS, 5))
@@ -135,7 +135,7 @@ def test_reloads_of_every_kind_under_scrape_load_leave_nothing_behind(
             wait_until(lambda: living("") < 1.1 * objects + 1000)
             wait_until(lambda: living("_Session") <= sessions + 3)
             wait_until(lambda: threading.active_count() <= threads + 10)
-            wait_until(lambda: open_files() <= files + 30)
+            wait_until(lambda: len(open_files()) <= files + 30)
             wait_until(lambda: sum(sandbox.open_connections for sandbox in sandboxes) <= most_connections)
         finally:
             exporter.stopping.set()

@@ -18,8 +18,8 @@ from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import LONGEST_WAIT, ref
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.sandbox import Sandbox
 
 RELOADS = 500

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tests.markdown import anchor, blocks, broken_links, headings
+from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tools.sandbox import Sandbox
 
 RUNBOOK = ROOT / "docs" / "runbook.md"

@@ -33,7 +33,6 @@ from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.security.model import parse_web_config
 from tests.conditions import wait_until
-from tests.e2e.program import wait_for
 from tests.exporter_program import running_demo
 from tests.logging_state import logging_as_before
 from tests.system import secrets_planted as planted
@@ -54,6 +53,7 @@ from tests.system.secrets_walk import (
 )
 from tests.web.security.web_config_server import TLS, Folder
 from tests.web.web_server_thread import PATIENCE
+from tools.program import wait_for
 from tools.sandbox import Sandbox, faults
 
 HASHED = {HASH[7:]: "hash of the web config"}

@@ -20,8 +20,9 @@ from stack.config_files import (
     alertmanager_config,
     prometheus_config,
 )
-from stack.programs import Program, terminating
-from tests.exporter_program import ROOT
+from stack.programs import Server
+from tools.exporter_program import ROOT
+from tools.program import Program, terminating
 
 ADDRESSES = Addresses(
     exporter="127.0.0.1:1", prometheus="127.0.0.1:2", alertmanager="127.0.0.1:3", webhook_receiver="127.0.0.1:4"
@@ -117,12 +118,12 @@ def stopping() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def exporter(command: str, log: Path) -> Iterator[Program]:
+def exporter(command: str, log: Path) -> Iterator[Server]:
     """Run a stand-in for the exporter, whose log is that of one that has started."""
     log.write_text("msg=listening\n", encoding="utf-8")
     process = subprocess.Popen(["sh", "-c", command])
     with terminating(process):
-        yield Program("exporter", process, "http://127.0.0.1:1/", log)
+        yield Server("exporter", Program(process, log), "http://127.0.0.1:1/")
 
 
 def test_an_exporter_that_ends_before_it_tells_of_its_sandbox_is_told(
@@ -130,29 +131,29 @@ def test_an_exporter_that_ends_before_it_tells_of_its_sandbox_is_told(
 ) -> None:
     log = tmp_path / "exporter.log"
     with (
-        exporter(f"echo it crashed >> {log}; exit 3", log) as program,
+        exporter(f"echo it crashed >> {log}; exit 3", log) as server,
         pytest.raises(StackError, match=r"(?s)^exporter has ended with exit code 3\n.*    it crashed$"),
     ):
-        line_about_the_sandbox(log, [program], stopping)
+        line_about_the_sandbox(log, [server], stopping)
 
 
 def test_the_line_about_the_sandbox_is_waited_for(stopping: threading.Event, tmp_path: Path) -> None:
     log = tmp_path / "exporter.log"
     line = "    http://127.0.0.1:2  the sandbox itself, for curl"
-    with exporter(f"sleep 0.3; echo '{line}' >> {log}; exec sleep 60", log) as program:
-        assert line_about_the_sandbox(log, [program], stopping) == f"{line}\n"
+    with exporter(f"sleep 0.3; echo '{line}' >> {log}; exec sleep 60", log) as server:
+        assert line_about_the_sandbox(log, [server], stopping) == f"{line}\n"
 
 
 def test_a_signal_ends_the_wait_for_the_line_about_the_sandbox(stopping: threading.Event, tmp_path: Path) -> None:
     log = tmp_path / "exporter.log"
-    with exporter("exec sleep 60", log) as program:
+    with exporter("exec sleep 60", log) as server:
         threading.Timer(0.3, stopping.set).start()
-        assert line_about_the_sandbox(log, [program], stopping) == ""
-        assert not program.has_ended()
+        assert line_about_the_sandbox(log, [server], stopping) == ""
+        assert not server.has_ended()
 
 
 def test_a_program_that_does_not_end_by_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.programs.SECONDS_TO_END", 0.1)
+    monkeypatch.setattr("tools.program.SECONDS_TO_END", 0.1)
     process = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout, terminating(process):

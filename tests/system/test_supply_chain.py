@@ -19,7 +19,7 @@ from pip_audit import _service as report_service
 from sitecore_cdp_exporter import __version__
 from supply_chain import audit as audit_module
 from supply_chain.audit import Audit, AuditError, NoAnswerError, audit
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 LINK = re.compile(r"\]\(([\w./-]+)")
 

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack.webhook_receiver import LARGEST_BODY, WebhookReceiver, describe
-from tests.e2e.program import Program, running, wait_for
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
+from tools.program import Program, running, wait_for
 
 PROGRAM = ROOT / "stack" / "webhook_receiver.py"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"

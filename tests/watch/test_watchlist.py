@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.program import wait_for
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, LabelSet, running_exporter
+from tools.program import wait_for
 from tools.sandbox import Sandbox
 
 FIRST, SECOND, THIRD = (f"5a0c2f0e-6d0b-4c51-9d3c-00000000000{number}" for number in range(3))

@@ -26,11 +26,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.web import connection_limit
 from tests.conditions import wait_until
-from tests.e2e.program import running, wait_for_address
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
 from tests.web.test_server import faults_logged, has_been_asked, read_all
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, large_snapshot
+from tools.program import running, wait_for_address
 from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -420,7 +420,7 @@ def test_what_config_files_and_batch_files_hold_stays_inside_of_its_label(tmp_pa
             page = requests.get(exporter.url, timeout=PATIENCE).text
             exporter.program.process.send_signal(signal.SIGTERM)
             exporter.program.process.wait(PATIENCE)
-            log = exporter.program.log.read_bytes()
+            log = exporter.program.output().encode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     for ref in (REF, OTHER_REF):
         [labels] = [

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from statistics import median
 from urllib.parse import urlsplit
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.bench.upstream import Upstream
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 
 _AUTHORIZATION = b64encode(f"{CLIENT_KEY}:{API_TOKEN}".encode()).decode()
 _SINGLE_REQUESTS = 5

@@ -19,9 +19,9 @@ from sitecore_cdp_exporter.metrics.collector import Families, batch_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Reading, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
-from tests.fake_api import ref
 from tools.bench.exporter_process import ACCEPT
 from tools.bench.figures import Group, Measured, Settings, take_turns
+from tools.bench.upstream import ref
 
 JOINING = "(d) bare joining of the same lines"
 TEXT = "(d) encoding of finished batches, text"

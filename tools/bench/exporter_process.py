@@ -2,7 +2,6 @@
 
 import http.client
 import re
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.e2e.program import Program, running
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tools.bench.upstream import Upstream
+from tools.exporter_program import API_TOKEN, CLIENT_KEY, COMMAND
 from tools.process import Usage, usage_of
+from tools.program import Program, running
 
 SCRAPE_TIMEOUT = 120.0
 _SECONDS_BETWEEN_LOOKS = 0.002
@@ -94,7 +93,7 @@ def running_exporter(
 ) -> Iterator[ExporterProcess]:
     """Run the exporter with that config."""
     config = write_config(upstream, directory, concurrency=concurrency, discovery=discovery)
-    command = [sys.executable, str(ROOT / "exporter.py"), f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
+    command = [*COMMAND, f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
     started = time.perf_counter()
     with running(command, log=directory / "exporter.log") as program:
         exporter = ExporterProcess(program, started)

@@ -10,9 +10,9 @@ from pathlib import Path
 import requests
 import yaml
 
-from tests.e2e.program import answers_ok, running, wait_for
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.bench.upstream import Upstream
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
+from tools.program import answers_ok, running, wait_for
 
 
 class JsonExporter:

@@ -24,7 +24,8 @@ from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.service import Service
-from tests.fake_api import Lists, ref
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles
+from tools.bench.upstream import ref
 from tools.sandbox import Sandbox
 
 DAY = 86400.0
@@ -150,7 +151,7 @@ def count_time(uploads_a_day: int, seconds: float, *, prometheus: int = 2) -> in
     poller = Poller(
         organisation,
         config,
-        Lists(),
+        BatchFiles((), Path()),
         clock=lambda: organisation.now,
         wall_clock=lambda: START + organisation.now,
     )

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.bench.bare_client import BareClient, bare_client
 from tools.bench.exporter_process import ExporterProcess, running_exporter
 from tools.bench.figures import Group, Measured, Settings, take_turns
 from tools.bench.json_exporter import running_json_exporter
 from tools.bench.plain_loop import PlainLoop
 from tools.bench.upstream import Upstream, running_upstream
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 
 ANSWER_TIME = 0.1
 CONCURRENCY = 16

@@ -12,9 +12,13 @@ from typing import Any
 
 import trustme
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
-from tests.fake_api import ref
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.sandbox import Sandbox
+
+
+def ref(number: int) -> str:
+    """Return the ref of a batch by its number."""
+    return f"00000000-0000-4000-8000-{number:012x}"
 
 
 class _SandboxOverTls:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.faults.row import Row, command, expect, hold, require_root
 from tools.faults.trial import (
     FINISHED,

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.api.raw_server import Proxy
 from tools.faults.relay import Wire
 from tools.faults.row import Row, command, hold
 from tools.faults.trial import (
@@ -20,6 +19,7 @@ from tools.faults.trial import (
     relayed_trial,
     running_trial,
 )
+from tools.raw_server import Proxy
 from tools.sandbox import faults
 
 FLAPS = 20

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tests.api.raw_server import RawServer, reset
+from tools.raw_server import RawServer, reset
 
 PIECE = 65536
 

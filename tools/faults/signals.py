@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from tests.exporter_program import running_exporter
+from tools.exporter_program import running_exporter
 from tools.faults.certificates import tls_trial
 from tools.faults.relay import Wire
 from tools.faults.row import Row, expect, hold

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import requests
 
-from tests.e2e.program import wait_for
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, LabelSet, running_exporter
+from tools.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, LabelSet, running_exporter
 from tools.faults.relay import Relay
 from tools.faults.row import NotHeldError, expect, hold
 from tools.process import MEBIBYTE, Usage, usage_of
+from tools.program import wait_for
 from tools.sandbox import Sandbox, faults
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.exporter_program import API_TOKEN, CLIENT_KEY
+from tools.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.faults.relay import Relay, Wire
 from tools.faults.row import Row, expect, hold
 from tools.faults.trial import (

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from tests.e2e.program import Program
+from tools.program import Program
 from tools.sandbox import Sandbox, faults
 from tools.soak.comparison import Span
 from tools.soak.schedule import Schedule

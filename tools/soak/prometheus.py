@@ -11,8 +11,8 @@ from typing import Any
 import requests
 import yaml
 
-from tests.e2e import prometheus_server
-from tests.exporter_program import Exporter
+from tools import prometheus_server
+from tools.exporter_program import Exporter
 from tools.soak.comparison import Life, Scrape, Stored
 from tools.soak.uploads import COUNTS
 

@@ -9,7 +9,7 @@ from random import Random
 
 import requests
 
-from tests.exporter_program import Exporter, running_with_config
+from tools.exporter_program import Exporter, running_with_config
 from tools.process import MEBIBYTE, Usage, usage_of
 from tools.sandbox import Sandbox
 from tools.soak.disturbances import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from signal import SIGTERM
 from subprocess import TimeoutExpired
 
-from tests.e2e.program import Program
 from tools.process import MEBIBYTE, Usage
+from tools.program import Program
 from tools.soak.comparison import Comparison, Span, Verdict
 from tools.soak.disturbances import MOST_CONCURRENCY, SECRETS
 from tools.soak.prometheus import SCRAPE_INTERVAL, Prometheus

@@ -23,9 +23,9 @@ from sitecore_cdp_exporter.web.security.model import (
     parse_web_config,
 )
 from sitecore_cdp_exporter.web.security.passwords import MOST_COMPARISONS
-from tests.exporter_program import ROOT
 from tests.web.security.web_config_server import EXAMPLES, TLS
 from tests.web.web_server_thread import PATIENCE
+from tools.exporter_program import ROOT
 
 TEXT = (ROOT / "docs" / "web-configuration.md").read_text(encoding="utf-8")
 

@@ -15,8 +15,8 @@ from requests.adapters import HTTPAdapter
 
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
-from tests.exporter_program import ROOT
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread
+from tools.exporter_program import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
 USER, PASSWORD = "prometheus", "change-me"

@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from tests.e2e.program import LONGEST_WAIT, Program, running, wait_for, wait_until_ready
+from tools.program import MAX_WAIT, Program, running, wait_for, wait_until_ready
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class PrometheusServer:
         return wait_for(promql, lambda: self.query(promql), programs=self.programs)
 
     def _get(self, endpoint: str, **parameters: str | float) -> list[dict[str, Any]]:
-        response = requests.get(f"{self.url}/api/v1/{endpoint}", params=parameters, timeout=LONGEST_WAIT)
+        response = requests.get(f"{self.url}/api/v1/{endpoint}", params=parameters, timeout=MAX_WAIT)
         answer = response.json()
-        assert answer["status"] == "success", answer
+        if answer["status"] != "success":
+            raise AssertionError(f"{answer}")
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 

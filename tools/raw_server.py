@@ -45,9 +45,11 @@ class RawServer:
 
     @property
     def url(self) -> str:
+        """Its URL on loopback."""
         return f"{'http' if self._ssl_context is None else 'https'}://127.0.0.1:{self.port}"
 
     async def read_head(self, reader: asyncio.StreamReader) -> str:
+        """Read a request up to its body, and keep and return it."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
         return head
