@@ -105,7 +105,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(path, index)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="makes environments with pip, again and again")
 def test_newer_releases_on_offer_change_nothing(clone: Clone) -> None:
     assert clone.make("demo").stdout == "1.0\n"
     assert clone.installed() == ["library==1.0"]
