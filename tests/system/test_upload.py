@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.api.raw_server import RawServer
 from tests.conditions import wait_until
 from tests.exporter_program import ROOT
+from tools.raw_server import RawServer
 from tools.sandbox import Sandbox, faults
 
 SCRIPT = ROOT / "examples" / "upload.py"
