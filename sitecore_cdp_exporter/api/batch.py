@@ -3,18 +3,23 @@
 The API is read with tolerance where its documentation leaves room: fields may be missing or null, unknown fields and
 status codes may appear. It is read strictly where a wrong value would become a wrong metric: a count that is a string,
 a boolean, a fraction, negative or not a number makes the whole answer malformed.
+
+An item of the list is read field by field instead. One that is wrong costs no more than itself, and is counted.
 """
 
 import enum
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, TypeVar
 
-# The API is a Java service: its counts fit into a signed long. A larger one could not be told as a float either.
-LARGEST_COUNT = 2**63 - 1
-# What the list calls a ref becomes a label and a path, so it must be the UUID that it should be.
+Value = TypeVar("Value")
+
+# The API is a Java service: its counts fit into a signed long.
+MAX_COUNT = 2**63 - 1
+# A ref from the list becomes a label and part of a URL path, so only a UUID will do.
 _REF = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -78,15 +83,17 @@ class BatchPage:
     """One page of the list of batches.
 
     Attributes:
-        total: How many batches match the filter in all, by the API's count.
-        length: How many items the page has, malformed ones included.
-        batches: The items that could be read.
+        total: How many batches match the filter in all, by the API's count. None: it gave no usable count.
+        length: How many items the page has.
+        batches: The items whose ref is readable. What else is not readable is None, or the status `unknown`.
+        unreadable: How many items are not readable, wholly or in part.
 
     """
 
-    total: int
+    total: int | None
     length: int
     batches: tuple[Batch, ...]
+    unreadable: int = 0
 
 
 def parse_batch(ref: str, body: bytes) -> Batch:
@@ -125,32 +132,47 @@ def parse_batch(ref: str, body: bytes) -> Batch:
 def parse_batch_page(body: bytes) -> BatchPage:
     """Read the body of `GET /v2/batches/inspect?...`.
 
-    An item that is malformed is left out: the other batches are no worse for it.
+    Only known fields are kept: the items may carry presigned URLs.
 
     Raises:
-        MalformedBatchError: The body is not JSON, or not a page of batches.
+        MalformedBatchError: The body is not JSON, or has no list of items.
 
     """
     answer = _Fields(_parse_json(body), "")
-    total = answer.count("totalCount")
-    if total is None:
-        raise MalformedBatchError("totalCount is missing")
-    items = answer.items("items")
-    batches = tuple(batch for item in items if (batch := _parse_item(item)) is not None)
-    if items and not batches:
-        raise MalformedBatchError("no item is a batch")
-    return BatchPage(total, len(items), batches)
+    items = [_parse_item(item) for item in answer.items("items")]
+    return BatchPage(
+        total=_or_none(answer.count, "totalCount"),
+        length=len(items),
+        batches=tuple(batch for batch, _ in items if batch is not None),
+        unreadable=sum(not is_whole for _, is_whole in items),
+    )
 
 
-def _parse_item(document: object) -> Batch | None:
+def _parse_item(document: object) -> tuple[Batch | None, bool]:
+    """Return what is readable of an item, and whether that is all of it. Without a ref it is of no use."""
+    if not isinstance(document, dict):
+        return None, False
+    item = _Fields(document, "items.")
+    ref = _or_none(item.text, "ref")
+    if ref is None or not _REF.fullmatch(ref):
+        return None, False
+    batch = Batch(
+        ref=ref,
+        status=BatchStatus(_or_none(item.text, "status") or BatchStatus.UNKNOWN),
+        created=_or_none(item.time, "createdAt"),
+        modified=_or_none(item.time, "modifiedAt"),
+    )
+    is_whole = (
+        batch.status is not BatchStatus.UNKNOWN
+        and (batch.created is None) is (document.get("createdAt") is None)
+        and (batch.modified is None) is (document.get("modifiedAt") is None)
+    )
+    return batch, is_whole
+
+
+def _or_none(read: Callable[[str], Value | None], name: str) -> Value | None:
     try:
-        item = _Fields(document, "items.")
-        ref, code = item.text("ref"), item.text("status")
-        if ref is None or code is None or not _REF.fullmatch(ref):
-            return None
-        return Batch(
-            ref=ref, status=BatchStatus(code), created=item.time("createdAt"), modified=item.time("modifiedAt")
-        )
+        return read(name)
     except MalformedBatchError:
         return None
 
@@ -198,7 +220,7 @@ class _Fields:
         if value is None:
             return None
         # A boolean is an int in Python, not in JSON. The comparison also refuses the infinity that 1e999 becomes.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_COUNT:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
             raise self._malformed(name, "a number from 0 up")
         return value
 
@@ -218,8 +240,8 @@ class _Fields:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise self._malformed(name, "an ISO 8601 time") from None
-        # A bare date would be read as midnight.
-        if "T" not in text:
+        # A bare date would be read as midnight. RFC 3339 also allows a blank where ISO 8601 has a T.
+        if "T" not in text and " " not in text:
             raise self._malformed(name, "an ISO 8601 time")
         # The API documents its times as UTC, so a time without an offset is UTC too.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -273,6 +273,11 @@ def discovery_families(discovery: DiscoveryState) -> Iterator[Metric]:
         "Discovered batches that are not watched because of discovery.max_batches.",
         float(discovery.dropped),
     )
+    yield GaugeMetricFamily(
+        "sitecore_cdp_discovery_unreadable_items",
+        "Items of the list of batches that could not be read, wholly or in part.",
+        float(discovery.unreadable),
+    )
 
 
 # Name, help and value of each gauge of a feed. None: no sample.

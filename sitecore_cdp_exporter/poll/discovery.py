@@ -3,104 +3,32 @@
 In each poll the unfinished are read to the end of their list, then the first page of the finished. The other pages of
 the finished are read only when that page does not explain what has changed, and at least every ten minutes: a batch
 that has left the unfinished should be on it, and so should those by which the list has grown. That there are fewer
-than before says only that some have become too old for the list. The order matters: a batch that finishes in between
+than before only means that some have become too old for the list. The order matters: a batch that finishes in between
 is seen twice, not missed.
 
 What a page shows is known from then on. A walk through the finished that a poll could not end goes on in the next one,
-so that a slow list is read as well.
+so that a slow list is read as well. A list that does not add up has a problem until a later walk finds none.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.poll.snapshot import Reading
+from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED, PageRequest, Walk
 
-UNFINISHED = (BatchStatus.UPLOADING, BatchStatus.FILE_UPLOADED, BatchStatus.PROCESSING)
-FINISHED = (BatchStatus.SUCCESS, BatchStatus.CORRUPTED, BatchStatus.ERROR)
-PAGE_SIZE = 100
 SECONDS_BETWEEN_WALKS = 600.0
+SECONDS_AFTER_A_PROBLEM = 60.0
 # A batch may slip from one page to another while they are read, so one walk without it proves nothing.
 WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE = 2
-# The API keeps 30 days. A count beyond this is no count of batches, and must not become as many requests.
-MOST_BATCHES = 100_000
-
-
-class BrokenListError(Exception):
-    """The API counts more batches than any organisation can have, or counts some and shows none."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """`GET /v2/batches/inspect?status=...&offset=...&limit=...`."""
-
-    statuses: tuple[BatchStatus, ...]
-    offset: int
-    limit: int = PAGE_SIZE
-
-
-class _Walk:
-    """Reads the list of some statuses to its end; the pages after the first may be read in any order.
-
-    Attributes:
-        outstanding: The requests that are still to be answered, in the order in which they are to be sent.
-        total: How many batches there are, by the last page's count.
-        readings: What the pages have shown, by ref in lower case.
-
-    """
-
-    def __init__(self, statuses: tuple[BatchStatus, ...], started: float) -> None:
-        self.started = started
-        self.outstanding: dict[PageRequest, None] = {PageRequest(statuses, 0): None}
-        self.total = 0
-        self.readings: dict[str, Reading] = {}
-        self._statuses = statuses
-        # How many batches the server grants in a page, which may be fewer than were asked for.
-        self._page_size = 0
-        self._end = 0
-
-    @property
-    def begun(self) -> bool:
-        return PageRequest(self._statuses, 0) not in self.outstanding
-
-    @property
-    def complete(self) -> bool:
-        return not self.outstanding
-
-    def receive(self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading]) -> list[PageRequest]:
-        """Take a page and what it shows, and return the requests for what it shows to be missing."""
-        if page.total > MOST_BATCHES or (page.total and not page.length and not request.offset):
-            raise BrokenListError
-        del self.outstanding[request]
-        self.total = page.total
-        self.readings |= readings
-        if request.offset == 0:
-            self._page_size = self._end = page.length
-        # An empty page is the end, whatever the count says.
-        more = self._rest_of(request, page) if page.length else []
-        self.outstanding |= dict.fromkeys(more)
-        return more
-
-    def end(self) -> None:
-        """Read no more pages."""
-        self.outstanding.clear()
-
-    def _rest_of(self, request: PageRequest, page: BatchPage) -> list[PageRequest]:
-        """Ask from where the page ended early, and for what the count shows to be behind all that was asked for."""
-        end = request.offset + page.length
-        wanted = min(request.offset + min(request.limit, self._page_size), page.total)
-        rest = [PageRequest(self._statuses, end, wanted - end)] if end < wanted else []
-        offsets = range(self._end, page.total, self._page_size)
-        self._end += len(offsets) * self._page_size
-        return rest + [PageRequest(self._statuses, offset) for offset in offsets]
 
 
 class Discovery:
     """What is known of the organisation's batches from poll to poll.
 
     Attributes:
-        known: Each batch as the list last showed it, by ref in lower case. Counts and the error log are not in it.
+        known: Each batch as the list last showed it, by ref in lower case. Counts and the error log are not in it. One
+            whose status the list did not say in a known word has the status `unknown`.
         revision: Grows whenever a batch in `known` comes, changes or goes.
         seen_unfinished: Those that the list of this poll shows to be unfinished; a mapping of its own for each poll.
 
@@ -112,16 +40,30 @@ class Discovery:
         self.seen_unfinished: dict[str, Reading] = {}
         self._changed: dict[str, Batch] = {}
         self._missing: Counter[str] = Counter()
-        self._finished_total = -1
-        self._last_walk = float("-inf")
-        self._unfinished = _Walk(UNFINISHED, float("-inf"))
-        self._finished = _Walk(FINISHED, float("-inf"))
+        self._unfinished = Walk(UNFINISHED, float("-inf"))
+        self._finished = Walk(FINISHED, float("-inf"))
+        # Whether `_finished` is to be read beyond its first page.
         self._walking = False
+        # What came of the last walk through the finished that was read to its end.
+        self._walked = float("-inf")
+        self._finished_total = -1
+        self._finished_unreadable = 0
+        self._finished_problem: str | None = None
 
     @property
     def complete(self) -> bool:
         """Whether the list of this poll was read."""
         return self._unfinished.complete and self._finished.complete
+
+    @property
+    def problem(self) -> str | None:
+        """Why a complete list does not add up; None: it does. Fit for a log."""
+        return self._unfinished.problem or self._finished_problem
+
+    @property
+    def unreadable(self) -> int:
+        """How many items of the list were not readable, wholly or in part."""
+        return self._unfinished.unreadable + max(self._finished.unreadable, self._finished_unreadable)
 
     @property
     def totals(self) -> Mapping[BatchStatus, int]:
@@ -139,17 +81,21 @@ class Discovery:
 
     def begin(self, now: float) -> list[PageRequest]:
         """Begin to read the list, and return the first requests. `now` is this moment, of the monotonic clock."""
-        self._unfinished = _Walk(UNFINISHED, now)
+        self._unfinished = Walk(UNFINISHED, now)
         self.seen_unfinished = {}
         # What an older walk has read may be too old to be counted with the rest.
         if self._walking and now - self._finished.started < SECONDS_BETWEEN_WALKS:
             return [*self._unfinished.outstanding, *self._finished.outstanding]
-        self._finished = _Walk(FINISHED, now)
+        self._finished = Walk(FINISHED, now)
         self._walking = False
         return [*self._unfinished.outstanding]
 
+    def wants(self, request: PageRequest) -> bool:
+        """Whether a page is still to be read."""
+        return request in self._walk_of(request).outstanding
+
     def receive(self, request: PageRequest, page: BatchPage, now: float, polled: float) -> list[PageRequest]:
-        """Take a page and return the requests that follow from it. One that nobody waits for any more is ignored.
+        """Take a page and return the requests that follow from it. One that is wanted no more is ignored.
 
         Args:
             request: What was asked for.
@@ -157,26 +103,23 @@ class Discovery:
             now: This moment, of the monotonic clock.
             polled: When the page was read, in seconds since the Unix epoch.
 
-        Raises:
-            BrokenListError: The list can not be read to its end.
-
         """
-        walk = self._unfinished if request.statuses == UNFINISHED else self._finished
-        if request not in walk.outstanding:
+        if not self.wants(request):
             return []
-        # A status that does not fit the filter is one that this version does not know, or the filter is not heeded.
+        walk = self._walk_of(request)
+        # The server may not heed the filter. Then each walk is shown what belongs to the other.
         readings = {
             batch.ref.lower(): Reading(batch, polled)
             for batch in page.batches
-            if batch.status.finished is (request.statuses == FINISHED)
+            if batch.status in request.statuses or batch.status is BatchStatus.UNKNOWN
         }
-        is_first = walk is self._finished and not walk.begun
-        must_walk = is_first and self._must_walk(page, readings, now)
-        more = walk.receive(request, page, readings)
-        self._learn(readings, unfinished=walk is self._unfinished)
-        if is_first and not must_walk:
+        is_first_of_finished = walk is self._finished and not request.offset
+        must_walk = is_first_of_finished and self._must_walk(page, readings, now)
+        more = walk.receive(request, page)
+        self._learn(readings)
+        if is_first_of_finished and not must_walk:
             walk.end()
-            self._finished_total = page.total
+            self._finished_total = page.total or 0
             return []
         self._walking |= must_walk
         if self._walking and self.complete:
@@ -190,23 +133,31 @@ class Discovery:
         changed, self._changed = self._changed, {}
         return [batch for key, batch in changed.items() if key in self.known]
 
+    def _walk_of(self, request: PageRequest) -> Walk:
+        return self._unfinished if request.statuses == UNFINISHED else self._finished
+
     def _must_walk(self, page: BatchPage, readings: Mapping[str, Reading], now: float) -> bool:
-        """Tell whether the first page of the finished is less than what there is to learn from their whole list."""
-        unfinished_before = {key for key, reading in self.known.items() if not reading.batch.status.finished}
+        """Whether there is more to learn from the whole list of the finished than its first page shows."""
+        if page.length == page.total:
+            # Then it is the whole list.
+            return True
+        if self._finished_problem is not None:
+            return now - self._walked >= SECONDS_AFTER_A_PROBLEM
+        unfinished_before = {key for key, reading in self.known.items() if reading.batch.status in UNFINISHED}
         arrived = [key for key in readings if key not in self.known or key in unfinished_before]
         return (
-            # Then it is the whole list.
-            page.length == page.total
-            or now - self._last_walk >= SECONDS_BETWEEN_WALKS
-            or not unfinished_before <= self._unfinished.readings.keys() | readings.keys()
-            or page.total > self._finished_total + len(arrived)
+            now - self._walked >= SECONDS_BETWEEN_WALKS
+            or not unfinished_before <= self.seen_unfinished.keys() | readings.keys()
+            or page.total is None
+            or not 0 < page.length <= page.total <= self._finished_total + len(arrived)
+            or page.unreadable > self._finished_unreadable
         )
 
     def _is_news(self, batch: Batch) -> bool:
         known = self.known.get(batch.ref.lower())
         return known is None or known.batch != batch
 
-    def _learn(self, readings: Mapping[str, Reading], *, unfinished: bool) -> None:
+    def _learn(self, readings: Mapping[str, Reading]) -> None:
         """Take over what a page showed; a batch that was seen as both has finished in between."""
         for key, reading in readings.items():
             self.revision += self._is_news(reading.batch)
@@ -214,7 +165,7 @@ class Discovery:
                 self._changed[key] = reading.batch
             self.known[key] = reading
             self._missing.pop(key, None)
-            if unfinished:
+            if reading.batch.status in UNFINISHED:
                 self.seen_unfinished[key] = reading
             else:
                 self.seen_unfinished.pop(key, None)
@@ -222,9 +173,14 @@ class Discovery:
     def _conclude(self, now: float) -> None:
         """Learn from a whole walk how many batches there are, and which are gone."""
         self._walking = False
-        self._last_walk = now
-        self._finished_total = self._finished.total
-        missing = self.known.keys() - self.seen_unfinished.keys() - self._finished.readings.keys()
+        self._walked = now
+        # A batch that was missed while the list moved lets the next first page ask for another walk.
+        self._finished_total = min(self._finished.total, self._finished.received)
+        self._finished_unreadable = self._finished.unreadable
+        self._finished_problem = self._finished.problem
+        if self.problem is not None:
+            return
+        missing = self.known.keys() - self._unfinished.shown - self._finished.shown
         self._missing = Counter({key: self._missing[key] + 1 for key in missing})
         for key, walks in list(self._missing.items()):
             if walks >= WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE:

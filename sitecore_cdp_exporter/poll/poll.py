@@ -14,11 +14,12 @@ from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
-from sitecore_cdp_exporter.poll.discovery import Discovery, PageRequest
+from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.organisation import Organisation
 from sitecore_cdp_exporter.poll.records import Record
 from sitecore_cdp_exporter.poll.retention import Kept
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.walk import PageRequest
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
 Outcome: TypeAlias = Reading | PollError
@@ -189,7 +190,12 @@ class Poll:
                 batch is not None and batch.status.finished and not self.records[key].is_read(batch)
                 for key, batch in zip(self.kept.watched, listed, strict=True)
             ),
-            discovery=DiscoveryState(failure=self.list_failure, totals=self.totals, dropped=self.kept.dropped)
+            discovery=DiscoveryState(
+                failure=self.list_failure,
+                totals=self.totals,
+                dropped=self.kept.dropped,
+                unreadable=self.discovery.unreadable,
+            )
             if self.config.discovery.enabled
             else None,
             feeds=tuple(FeedState(feed=feed, last_accepted=newest[feed.name].modified) for feed in self.config.feeds),

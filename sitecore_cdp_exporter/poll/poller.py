@@ -20,12 +20,12 @@ from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.backoff import Permission
-from sitecore_cdp_exporter.poll.discovery import BrokenListError, PageRequest
 from sitecore_cdp_exporter.poll.organisation import Organisation
 from sitecore_cdp_exporter.poll.poll import BatchReader, Outcome, Poll
 from sitecore_cdp_exporter.poll.records import log_change, log_status
 from sitecore_cdp_exporter.poll.retention import Kept
 from sitecore_cdp_exporter.poll.snapshot import Reading, Snapshot
+from sitecore_cdp_exporter.poll.walk import PageRequest
 from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched
 
 Answer = TypeVar("Answer")
@@ -227,8 +227,8 @@ class Poller:
         with self._changed:
             while poll.queue and not poll.over(now := self._clock()):
                 job = poll.queue[0]
-                was_answered = isinstance(job, str) and job not in poll.pending
-                if was_answered or (poll.organisation, job) in self._in_flight:
+                wanted = job in poll.pending if isinstance(job, str) else poll.discovery.wants(job)
+                if not wanted or (poll.organisation, job) in self._in_flight:
                     # For another poll, or it will be.
                     poll.queue.popleft()
                     continue
@@ -322,10 +322,7 @@ class Poller:
             )
             more: list[PageRequest] = []
             if isinstance(outcome, BatchPage):
-                try:
-                    more = sender.discovery.receive(request, outcome, now, self._wall_clock())
-                except BrokenListError:
-                    failure = Reason.BAD_RESPONSE
+                more = sender.discovery.receive(request, outcome, now, self._wall_clock())
             poll = self._current
             if poll is None or poll.discovery is not sender.discovery:
                 # A reload has begun another discovery. The poll under way ends as it began.
@@ -333,7 +330,7 @@ class Poller:
             if not poll.discovering or poll.over(now):
                 return
             if failure is None and poll.discovery.complete:
-                self._end_discovery(poll, None, now)
+                self._end_discovery(poll, Reason.BAD_RESPONSE if poll.discovery.problem else None, now)
             elif failure is None:
                 poll.queue.extend(more)
                 self._start_threads(poll, now)
@@ -362,7 +359,11 @@ class Poller:
                 # What refused the list may have refused details, too; that was not their batch's own.
                 poll.organisation.forget_refusals()
             else:
-                logger.warning("the list of batches can not be read", extra={"reason": f"{failure}"})
+                problem = poll.discovery.problem if failure is Reason.BAD_RESPONSE and poll.discovery.complete else None
+                logger.warning(
+                    "the list of batches cannot be read",
+                    extra={"reason": f"{failure}"} | ({"problem": problem} if problem else {}),
+                )
         self._plan(poll, now)
         self._start_threads(poll, now)
         self._changed.notify_all()

@@ -45,12 +45,14 @@ class DiscoveryState:
         failure: Why the list could not be read in this poll; None: it was.
         totals: How many batches of the past 30 days have each status; None: not known.
         dropped: How many batches are not watched because of `discovery.max_batches`.
+        unreadable: How many items of the list were not readable, wholly or in part.
 
     """
 
     failure: Reason | None
     totals: Mapping[BatchStatus, int] | None
     dropped: int
+    unreadable: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.api.batch import LARGEST_COUNT, Batch, BatchStatus, MalformedBatchError, parse_batch
+from sitecore_cdp_exporter.api.batch import (
+    MAX_COUNT,
+    Batch,
+    BatchPage,
+    BatchStatus,
+    MalformedBatchError,
+    parse_batch,
+    parse_batch_page,
+)
 from tests.finished_batch import FINISHED_WITH_ERRORS, REF
 
 SECRET = "presigned-signature"
@@ -112,10 +121,16 @@ def test_an_error_log_is_available_if_there_is_a_url(log: str | None, available:
         ("2025-04-24T03:03:00-05:30", 1745483580),
         ("2025-04-24T08:33:00+0000", 1745483580),
         ("2025-04-24T08:33:00.770", 1745483580.77),
+        ("2025-04-24 08:33:00.770Z", 1745483580.77),
+        ("2025-04-24 10:33:00.770+02:00", 1745483580.77),
+        ("2025-04-24 08:33:00", 1745483580),
     ],
 )
-def test_times_may_have_up_to_nine_fraction_digits_and_an_offset(text: str, timestamp: float) -> None:
+def test_times_may_have_a_fraction_an_offset_and_a_blank_in_a_batch_as_in_the_list(text: str, timestamp: float) -> None:
     assert parse(with_field("createdAt", text)).created == pytest.approx(timestamp, abs=1e-6)
+    page = parse_page([item(createdAt=text)])
+    assert page.unreadable == 0
+    assert page.batches[0].created == pytest.approx(timestamp, abs=1e-6)
 
 
 @given(
@@ -211,9 +226,9 @@ def test_what_is_not_an_object_is_refused(body: bytes) -> None:
 
 def assert_is_sound(batch: Batch) -> None:
     counts = [batch.total_records, batch.succeeded_records, batch.failed_records, batch.size_bytes]
-    assert all(count is None or (type(count) is int and 0 <= count <= LARGEST_COUNT) for count in counts)
+    assert all(count is None or (type(count) is int and 0 <= count <= MAX_COUNT) for count in counts)
     seconds = batch.time_to_process_seconds
-    assert seconds is None or (type(seconds) is float and 0 <= seconds <= LARGEST_COUNT)
+    assert seconds is None or (type(seconds) is float and 0 <= seconds <= MAX_COUNT)
     # float() is what the exposition does with a value; it must never fail there.
     assert all(value is None or float(value) == value for value in [batch.created, batch.modified, batch.upload_expiry])
 
@@ -266,3 +281,93 @@ def test_an_error_never_quotes_the_answer(value: object) -> None:
     with pytest.raises(MalformedBatchError) as raised:
         parse(document)
     assert SECRET not in str(raised.value)
+
+
+ITEM = {
+    "href": f"https://api-engage-eu.sitecorecloud.io/v2/batches/inspect/{REF}",
+    "ref": REF,
+    "status": "error",
+    "createdAt": "2025-04-24T08:33:00.770Z",
+    "modifiedAt": "2025-04-24T08:46:04.000Z",
+}
+LISTED = Batch(ref=REF, status=BatchStatus.ERROR, created=1745483580.77, modified=1745484364)
+UNREADABLE_REFS: list[object] = [*(None, "", "batch-7", f"{{{REF}}}", f"{REF}\n", REF.replace("-", ""), 5, {}, [REF])]
+UNREADABLE_TIMES = [
+    1745483580,
+    1745483580770,
+    1745483580.77,
+    "1745483580770",
+    "24 Apr 2025",
+    "2025-04-24",
+    "",
+    {},
+    True,
+]
+
+
+def item(**fields: object) -> dict[str, object]:
+    return {**ITEM, **fields}
+
+
+def parse_page(items: object, **fields: object) -> BatchPage:
+    return parse_batch_page(json.dumps({"totalCount": 7, "items": items, **fields}).encode())
+
+
+def test_a_page_is_read_item_by_item() -> None:
+    other = "439332a9-f837-496f-9e4a-87491689bb90"
+    page = parse_page([ITEM, {"ref": other, "status": "processing"}], offset=0, limit=100)
+    assert page == BatchPage(7, 2, (LISTED, Batch(ref=other, status=BatchStatus.PROCESSING)))
+
+
+@pytest.mark.parametrize("time", UNREADABLE_TIMES)
+def test_an_item_whose_time_is_unreadable_keeps_its_ref_and_status(time: object) -> None:
+    page = parse_page([item(createdAt=time, modifiedAt=time)])
+    assert page == BatchPage(7, 1, (Batch(ref=REF, status=BatchStatus.ERROR),), unreadable=1)
+
+
+@pytest.mark.parametrize("status", [None, "", "ERROR", "Error", "archived", {"code": "error"}, ["error"], 5, True])
+def test_an_item_whose_status_is_unreadable_keeps_its_ref(status: object) -> None:
+    page = parse_page([item(status=status)])
+    assert page == BatchPage(7, 1, (replace(LISTED, status=BatchStatus.UNKNOWN),), unreadable=1)
+
+
+@pytest.mark.parametrize(
+    "nameless",
+    [
+        *(None, 5, "error", [], [ITEM], {}, {"status": "error"}),
+        *(item(ref=ref) for ref in UNREADABLE_REFS),
+    ],
+)
+def test_an_item_without_a_ref_costs_no_other_item(nameless: object) -> None:
+    assert parse_page([nameless, ITEM]) == BatchPage(7, 2, (LISTED,), unreadable=1)
+
+
+@pytest.mark.parametrize("count", [None, "7", "", -1, 1.5, True, [], {}, 2**63])
+def test_a_page_without_a_usable_count_still_has_its_items(count: object) -> None:
+    assert parse_page([ITEM], totalCount=count) == BatchPage(None, 1, (LISTED,))
+
+
+@pytest.mark.parametrize("items", [None, {}, "error", 5])
+def test_a_page_without_a_list_of_items_is_refused(items: object) -> None:
+    with pytest.raises(MalformedBatchError, match=r"^items is not a list$"):
+        parse_page(items)
+
+
+@given(
+    st.dictionaries(st.text(max_size=8) | st.sampled_from(list(ITEM)), st.just(f"https://bucket.example/{SECRET}")),
+    st.dictionaries(st.text(max_size=8) | st.just("totalCount"), st.just(f"https://bucket.example/{SECRET}")),
+)
+def test_a_page_keeps_no_presigned_url_wherever_it_stands(of_item: dict[str, str], of_page: dict[str, str]) -> None:
+    of_page.pop("items", None)
+    page = parse_page([{**ITEM, "errorLog": {"href": SECRET}, **of_item}, of_item], log=[SECRET], **of_page)
+    assert page.length == 2
+    assert SECRET not in repr(page)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps({"totalCount": 1, "items": value}).encode()))
+def test_any_bytes_are_a_page_or_malformed(body: bytes) -> None:
+    with suppress(MalformedBatchError):
+        page = parse_batch_page(body)
+        assert page.length - len(page.batches) <= page.unreadable <= page.length
+        for batch in page.batches:
+            assert_is_sound(batch)

@@ -194,11 +194,12 @@ def test_before_the_first_request_nothing_is_said_of_the_api() -> None:
 
 def test_the_list_of_batches_has_totals_with_their_zeros() -> None:
     totals = dict.fromkeys(BatchStatus, 0) | {BatchStatus.SUCCESS: 7}
-    discovery = DiscoveryState(failure=None, totals=totals, dropped=3)
+    discovery = DiscoveryState(failure=None, totals=totals, dropped=3, unreadable=2)
     samples = samples_of(replace(snapshot(), discovery=discovery))
     assert samples["sitecore_cdp_batches"] == [({"status": status}, count) for status, count in totals.items()]
     assert samples["sitecore_cdp_discovery_success"] == [({}, 1)]
     assert samples["sitecore_cdp_discovery_dropped_batches"] == [({}, 3)]
+    assert samples["sitecore_cdp_discovery_unreadable_items"] == [({}, 2)]
     assert "sitecore_cdp_discovery_failure" not in samples
 
 

@@ -205,4 +205,4 @@ def test_the_series_of_batches_feeds_files_and_discovery(tmp_path: Path) -> None
     assert of_feeds == {"nightly": 3, "hourly": 5}
     assert [labels for _, labels in series if "file" in labels] == [{"file": "batches.yaml"}]
     of_discovery = [name for name, _ in series if re.match("sitecore_cdp_(batches|discovery_.*)$", name)]
-    assert len(of_discovery) == 8
+    assert len(of_discovery) == 9

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.poll.discovery import (
-    FINISHED,
-    MOST_BATCHES,
-    SECONDS_BETWEEN_WALKS,
-    UNFINISHED,
-    BrokenListError,
-    Discovery,
-    PageRequest,
-)
+from sitecore_cdp_exporter.poll.discovery import SECONDS_AFTER_A_PROBLEM, SECONDS_BETWEEN_WALKS, Discovery
+from sitecore_cdp_exporter.poll.walk import FINISHED, MAX_BATCHES, UNFINISHED, PageRequest
 from tests.fake_api import ref
 
 POLLED = 1.75e9
@@ -58,6 +51,8 @@ def read(
     requests = discovery.begin(now)
     while requests and not discovery.complete:
         request = requests.pop(choose(len(requests)))
+        if not discovery.wants(request):
+            continue
         requests += discovery.receive(request, server.answer(request), now, POLLED)
         between()
     assert discovery.complete
@@ -241,23 +236,53 @@ def test_batches_that_come_and_go_while_pages_are_read_do_not_hide_those_that_st
     read(discovery, server, between=change)
     stayed = {batch.ref for batch in server.batches if 10 <= (batch.created or 0) < 40}
     assert stayed <= set(discovery.known)
+    assert discovery.problem is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 100)), max_size=12), st.integers(2, 10))
+def test_a_list_that_moves_once_between_two_pages_is_no_problem(
+    changes: list[tuple[bool, int]], largest_page: int
+) -> None:
+    """Wherever a batch arrives or leaves: the order of the list is not documented."""
+    server = Server([listed(number) for number in range(30)], largest_page)
+    rest = iter(changes)
+
+    def change() -> None:
+        arrives, place = next(rest, (True, -1))
+        if arrives and place >= 0:
+            server.batches.insert(place, listed(1000 + len(server.requests)))
+        elif place >= 0 and server.batches:
+            del server.batches[place % len(server.batches)]
+
+    discovery = Discovery()
+    read(discovery, server, between=change)
+    assert discovery.problem is None
+
+
+def test_a_batch_that_was_missed_while_the_list_moved_is_found_by_the_next_poll() -> None:
+    server = Server([listed(number) for number in range(250)])
+    discovery = Discovery()
+
+    def change() -> None:
+        if len(server.requests) == 2:
+            server.batches.append(listed(1000, BatchStatus.ERROR))
+
+    read(discovery, server, between=change)
+    assert ref(1000) not in discovery.known
+    assert discovery.problem is None
+    read(discovery, server)
+    assert known(discovery)[ref(1000)] is BatchStatus.ERROR
 
 
 def test_an_empty_page_is_the_end_whatever_the_count_says() -> None:
     discovery = Discovery()
     (request,) = discovery.begin(0)
-    (more,) = discovery.receive(request, BatchPage(2, 1, (listed(1, BatchStatus.PROCESSING),)), 0, POLLED)
-    (finished,) = discovery.receive(more, BatchPage(7, 0, ()), 0, POLLED)
+    first, *_ = discovery.receive(request, BatchPage(900, 1, (listed(1, BatchStatus.PROCESSING),)), 0, POLLED)
+    (finished,) = discovery.receive(first, BatchPage(900, 0, ()), 0, POLLED)
     assert finished.statuses == FINISHED
+    assert not discovery.wants(PageRequest(UNFINISHED, 2)), "it is behind the end"
     assert discovery.receive(finished, BatchPage(0, 0, ()), 0, POLLED) == []
     assert discovery.complete
-
-
-def test_a_list_that_counts_batches_and_shows_none_is_broken() -> None:
-    discovery = Discovery()
-    (request,) = discovery.begin(0)
-    with pytest.raises(BrokenListError):
-        discovery.receive(request, BatchPage(7, 0, ()), 0, POLLED)
 
 
 def test_a_malformed_item_keeps_its_place_in_the_paging() -> None:
@@ -268,13 +293,7 @@ def test_a_malformed_item_keeps_its_place_in_the_paging() -> None:
     assert more.offset == 2
     assert discovery.receive(more, BatchPage(3, 1, (listed(3),)), 0, POLLED) == []
     assert set(discovery.known) == {ref(1), ref(3)}
-
-
-def test_a_count_that_can_not_be_is_refused() -> None:
-    discovery = Discovery()
-    (request,) = discovery.begin(0)
-    with pytest.raises(BrokenListError):
-        discovery.receive(request, BatchPage(MOST_BATCHES + 1, 1, (listed(1),)), 0, POLLED)
+    assert discovery.problem is None
 
 
 def test_a_list_that_is_cut_keeps_what_it_has_shown() -> None:
@@ -337,8 +356,9 @@ def test_a_server_that_does_not_heed_the_filter_misleads_nobody() -> None:
     (request,) = discovery.begin(0)
     (finished,) = discovery.receive(request, BatchPage(3, 3, batches), 0, POLLED)
     assert discovery.receive(finished, BatchPage(3, 3, batches), 0, POLLED) == []
-    assert set(discovery.seen_unfinished) == {ref(2), ref(3)}
+    assert set(discovery.seen_unfinished) == {ref(2)}, "the unknown one must be asked for itself"
     assert known(discovery)[ref(1)] is BatchStatus.SUCCESS
+    assert discovery.problem is None
     assert {status: count for status, count in discovery.totals.items() if count} == {"processing": 1, "success": 1}
 
 
@@ -353,3 +373,166 @@ def test_a_list_that_shrinks_and_grows_while_it_is_read_leaves_no_gap() -> None:
     assert third.offset == 20
     assert discovery.receive(third, BatchPage(25, 5, tuple(map(listed, range(20, 25)))), 0, POLLED) == []
     assert len(discovery.known) == 25
+
+
+class Liar(Server):
+    """A list endpoint whose pages do not add up, by `lie`, until it is None."""
+
+    def __init__(self, batches: Sequence[Batch], lie: Callable[[PageRequest, BatchPage], BatchPage] | None) -> None:
+        super().__init__(batches)
+        self.lie = lie
+        self.shown: set[str] = set()
+
+    def answer(self, request: PageRequest) -> BatchPage:
+        page = super().answer(request)
+        page = page if self.lie is None else self.lie(request, page)
+        self.shown |= {batch.ref for batch in page.batches}
+        return page
+
+
+def counting(count: Callable[[int], int | None]) -> Callable[[PageRequest, BatchPage], BatchPage]:
+    return lambda _, page: replace(page, total=None if page.total is None else count(page.total))
+
+
+def ending_early(request: PageRequest, page: BatchPage) -> BatchPage:
+    """Show no more than the first 200, as a search index may do."""
+    return page if request.offset < 200 else replace(page, length=0, batches=())
+
+
+def hiding_one(_: PageRequest, page: BatchPage) -> BatchPage:
+    return replace(page, length=max(page.length - 1, 0), batches=page.batches[1:])
+
+
+def showing_one_twice(_: PageRequest, page: BatchPage) -> BatchPage:
+    return replace(page, batches=page.batches[:-1] + page.batches[:1])
+
+
+def unreadable_in_part(_: PageRequest, page: BatchPage) -> BatchPage:
+    return replace(page, unreadable=min(page.length, 1))
+
+
+LIES = {
+    "a count that is too high by one": counting(lambda count: count + 1),
+    "a count that is too high by far": counting(lambda count: count + 5_000),
+    "a count that no organisation can have": counting(lambda _: MAX_BATCHES + 1),
+    "a count that is too low by one": counting(lambda count: count - 1),
+    "a count of 0": counting(lambda _: 0),
+    "no count": counting(lambda _: None),
+    "an end before the end": ending_early,
+    "a batch less than there are": hiding_one,
+    "a batch shown twice": showing_one_twice,
+    "an item that is not readable": unreadable_in_part,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("finished", [3, 101, 300])
+def test_a_list_that_does_not_add_up_has_a_problem_and_what_it_shows_is_known(lie: str, finished: int) -> None:
+    if finished < 200 and lie == "an end before the end":
+        pytest.skip("it is the end")
+    batches = [listed(number) for number in range(finished)]
+    batches += [listed(number, BatchStatus.PROCESSING) for number in range(1000, 1003)]
+    server = Liar(batches, LIES[lie])
+    discovery = Discovery()
+    assert read(discovery, server) < 60
+    assert discovery.problem is not None
+    assert set(discovery.known) == server.shown
+    assert len(server.shown) >= min(finished, 200) * 0.97, "what can be read is read"
+    server.lie = None
+    read(discovery, server, now=SECONDS_AFTER_A_PROBLEM)
+    assert discovery.problem is None
+    assert len(discovery.known) == len(batches)
+
+
+@pytest.mark.parametrize("finished", [101, 150, 199, 201, 1000])
+@pytest.mark.parametrize("largest_page", [1, 3, 100])
+@pytest.mark.parametrize("has_count", [True, False])
+def test_a_server_that_shows_the_same_page_again_has_a_problem_and_is_not_asked_for_ever(
+    finished: int,
+    largest_page: int,
+    has_count: bool,  # noqa: FBT001  A column.
+) -> None:
+    server = Liar([listed(number) for number in range(finished)], None)
+    server.largest_page = largest_page
+
+    def first_page(request: PageRequest, _: BatchPage) -> BatchPage:
+        page = Server.answer(server, replace(request, offset=0))
+        return page if has_count else replace(page, total=None)
+
+    server.lie = first_page
+    discovery = Discovery()
+    read(discovery, server)
+    assert len({request.offset for request in server.requests}) <= 3
+    assert discovery.problem is not None
+    assert len(discovery.known) == largest_page
+
+
+def test_a_list_of_garbage_ends() -> None:
+    discovery = Discovery()
+    requests = discovery.begin(0)
+    pages = 0
+    while requests:
+        requests += discovery.receive(requests.pop(), BatchPage(None, 100, (), unreadable=100), 0, POLLED)
+        pages += 1
+    assert pages <= 4
+    assert (discovery.unreadable, discovery.known) == (200, {})
+    assert discovery.problem is not None
+
+
+def test_an_unreadable_item_deep_in_the_list_stays_a_problem_until_a_walk_finds_none() -> None:
+    server = Liar(
+        [listed(number) for number in range(1000)],
+        lambda request, page: replace(page, unreadable=int(request.offset == 500)),
+    )
+    discovery = Discovery()
+    read(discovery, server)
+    assert (discovery.unreadable, discovery.problem is None) == (1, False)
+    assert read(discovery, server, now=15) == 2, "nobody reads the whole list at each scrape because of it"
+    assert (discovery.unreadable, discovery.problem is None) == (1, False)
+    server.lie = None
+    read(discovery, server, now=SECONDS_AFTER_A_PROBLEM)
+    assert (discovery.unreadable, discovery.problem) == (0, None)
+
+
+def test_an_item_of_the_first_page_that_becomes_unreadable_is_a_problem_at_once() -> None:
+    server = Liar([listed(number) for number in range(1000)], None)
+    discovery = Discovery()
+    read(discovery, server)
+    server.lie = lambda request, page: replace(
+        page, batches=page.batches[1:], unreadable=int(request.statuses == FINISHED and not request.offset)
+    )
+    read(discovery, server, now=15)
+    assert discovery.unreadable == 1
+    assert discovery.problem is not None
+
+
+@pytest.mark.parametrize("total", [0, 50, None])
+def test_a_first_page_that_contradicts_itself_is_a_problem_at_once(total: int | None) -> None:
+    server = Liar([listed(number) for number in range(1000)], None)
+    discovery = Discovery()
+    read(discovery, server)
+    server.lie = lambda _, page: replace(page, total=total)
+    read(discovery, server, now=15)
+    assert discovery.problem is not None
+
+
+def test_a_list_that_does_not_add_up_does_not_show_that_a_batch_is_gone() -> None:
+    server = Liar([listed(number) for number in range(5)], None)
+    discovery = Discovery()
+    read(discovery, server)
+    server.lie = hiding_one
+    for poll in range(4):
+        read(discovery, server, now=poll * SECONDS_BETWEEN_WALKS)
+    assert len(discovery.known) == 5
+
+
+def test_a_batch_of_an_unknown_status_is_known_but_not_seen_unfinished() -> None:
+    """So it is asked for itself, however the list spells its status."""
+    batch = listed(1, BatchStatus.UNKNOWN)
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    (finished,) = discovery.receive(request, BatchPage(0, 0, ()), 0, POLLED)
+    assert discovery.receive(finished, BatchPage(1, 1, (batch,), unreadable=1), 0, POLLED) == []
+    assert known(discovery) == {ref(1): BatchStatus.UNKNOWN}
+    assert not discovery.seen_unfinished
+    assert discovery.problem is not None

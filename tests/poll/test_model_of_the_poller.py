@@ -27,8 +27,8 @@ from prometheus_client import CollectorRegistry
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.poll.discovery import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.watchlist import Source
 from tests.fake_api import LONGEST_WAIT

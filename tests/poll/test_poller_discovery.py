@@ -1,11 +1,15 @@
 """A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
 
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
@@ -15,11 +19,12 @@ from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
 
 DAY = 86400.0
 NOW = 1.75e9
+API = {"base_url": "https://api.example", "endpoint": "inspect"}
 
 
 def make_config(**changes: Any) -> Config:  # noqa: ANN401  Sections of the config file.
     sections: dict[str, Any] = {
-        "api": {"base_url": "https://api.example", "endpoint": "inspect"},
+        "api": API,
         "discovery": {"enabled": True},
     }
     return Config.model_validate({**sections, **changes})
@@ -202,6 +207,76 @@ class TestABrokenList:
         assert state.reading is not None
         assert state.reading.batch.status is BatchStatus.ERROR
         assert (state.failure, state.accepted, snapshot.unread) == (Reason.SERVER_ERROR, None, 1)
+
+
+class LyingApi(FakeApi):
+    """An API whose list is changed on its way, by `lie`, while there is one."""
+
+    lie: Callable[[BatchPage], BatchPage] | None = None
+
+    def read_page(
+        self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
+    ) -> BatchPage:
+        page = super().read_page(statuses, offset, limit, credentials)
+        return page if self.lie is None else self.lie(page)
+
+
+class TestAListThatDoesNotAddUp:
+    def test_what_can_be_read_stays_watched_and_the_rest_is_counted(self, clock: Clock) -> None:
+        api = LyingApi()
+        api.lie = lambda page: replace(page, batches=page.batches[1:], unreadable=min(page.length, 1))
+        failed = put(api, 1, BatchStatus.ERROR, failed=3)
+        put(api, 2)
+        snapshot = poll(make_poller(api, clock), clock)
+        assert set(by_ref(snapshot)) == {failed}
+        assert snapshot.discovery is not None
+        assert (snapshot.discovery.failure, snapshot.discovery.unreadable) == (Reason.BAD_RESPONSE, 1)
+        assert snapshot.discovery.totals is None
+        assert snapshot.api_up is True
+
+    def test_a_batch_whose_status_the_list_does_not_say_is_asked_for_it(self, clock: Clock) -> None:
+        api = LyingApi()
+        failed = put(api, 1, BatchStatus.ERROR, failed=3)
+        api.lie = lambda page: replace(
+            page,
+            batches=tuple(replace(batch, status=BatchStatus.UNKNOWN) for batch in page.batches),
+            unreadable=page.length,
+        )
+        (state,) = poll(make_poller(api, clock), clock).batches
+        assert state.reading is not None
+        assert (state.reading.batch.status, state.accepted) == (BatchStatus.ERROR, False)
+        assert api.take_asked() == [failed]
+
+    def test_it_is_logged_when_it_begins_and_when_it_ends(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+        api = LyingApi()
+        poller = make_poller(api, clock)
+        put(api, 1)
+        caplog.set_level(logging.DEBUG)
+        api.lie = lambda page: replace(page, total=(page.total or 0) + 1)
+        for _ in range(3):
+            poll(poller, clock)
+        api.lie = None
+        for _ in range(3):
+            poll(poller, clock)
+        records = [record for record in caplog.records if "the list of batches" in record.getMessage()]
+        assert [(record.levelname, getattr(record, "reason", None)) for record in records] == [
+            ("WARNING", "bad_response"),
+            ("INFO", None),
+        ]
+        assert getattr(records[0], "problem", "") == "totalCount is 1, but the pages show 0 batches"
+
+    def test_a_count_that_is_far_too_high_costs_few_requests(self, clock: Clock) -> None:
+        api = LyingApi()
+        api.lie = lambda page: replace(page, total=90_000)
+        put(api, 1)
+        put(api, 2, BatchStatus.PROCESSING)
+        config = make_config(api=API | {"concurrency": 1})
+        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        snapshot = poll(poller, clock)
+        assert snapshot.discovery is not None
+        assert snapshot.discovery.failure is Reason.BAD_RESPONSE
+        assert len(snapshot.batches) == 2
+        assert api.pages == 4
 
 
 class TestFewRequests:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from sitecore_cdp_exporter.poll.discovery import PAGE_SIZE
+from sitecore_cdp_exporter.poll.walk import PAGE_SIZE
 from tools.bench.exporter_process import running_exporter
 from tools.bench.figures import Group, Measured, Settings
 from tools.bench.scrape import CONCURRENCY

@@ -1,0 +1,128 @@
+"""One walk through the API's list of batches, page by page, and whether what it was shown adds up. No I/O.
+
+The list moves while it is read. A batch that arrives or leaves shifts others over the edge of a page, so one of them
+is shown twice or not at all. Where the list was seen to move, one such change is allowed for between every two pages;
+where it stood still, everything shown must add up to `totalCount`.
+"""
+
+from dataclasses import dataclass
+
+from sitecore_cdp_exporter.api.batch import BatchPage, BatchStatus
+
+UNFINISHED = (BatchStatus.UPLOADING, BatchStatus.FILE_UPLOADED, BatchStatus.PROCESSING)
+FINISHED = (BatchStatus.SUCCESS, BatchStatus.CORRUPTED, BatchStatus.ERROR)
+PAGE_SIZE = 100
+# The API keeps 30 days. A larger count is no count of batches, and must not become as many requests.
+MAX_BATCHES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """`GET /v2/batches/inspect?status=...&offset=...&limit=...`."""
+
+    statuses: tuple[BatchStatus, ...]
+    offset: int
+    limit: int = PAGE_SIZE
+
+
+class Walk:
+    """Reads the list of some statuses to its end; the pages after the first may come in any order.
+
+    Attributes:
+        started: When it began, on the monotonic clock.
+        outstanding: The requests still to be answered, in the order in which they are to be sent.
+        total: How many batches there are, by the last usable count.
+        shown: The refs of all batches shown, in lower case.
+        unreadable: How many items were not readable, wholly or in part.
+
+    """
+
+    def __init__(self, statuses: tuple[BatchStatus, ...], started: float) -> None:
+        self.started = started
+        self.outstanding: dict[PageRequest, None] = {PageRequest(statuses, 0): None}
+        self.total = 0
+        self.shown: set[str] = set()
+        self.unreadable = 0
+        self._statuses = statuses
+        # How many batches the server grants in a page, which may be fewer than were asked for.
+        self._page_size = 0
+        self._end = 0
+        self._pages = 0
+        self._items = 0
+        self._items_without_ref = 0
+        self._totals: set[int] = set()
+        self._fault: str | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first page was read."""
+        return PageRequest(self._statuses, 0) not in self.outstanding
+
+    @property
+    def complete(self) -> bool:
+        """Whether no page is left to be read."""
+        return not self.outstanding
+
+    @property
+    def received(self) -> int:
+        """How many batches were shown, each counted once."""
+        return len(self.shown) + self._items_without_ref
+
+    @property
+    def problem(self) -> str | None:
+        """Why what a complete walk was shown does not add up; None: it does. Fit for a log."""
+        if self._fault is not None:
+            return self._fault
+        if self.unreadable:
+            return f"items that are not readable: {self.unreadable}"
+        has_moved = len(self._totals) > 1 or self._items > self.received
+        changes = self._pages - 1 if has_moved else 0
+        if min(self._totals) - changes <= self.received <= max(self._totals) + changes:
+            return None
+        return f"totalCount is {self.total}, but the pages show {self.received} batches"
+
+    def receive(self, request: PageRequest, page: BatchPage) -> list[PageRequest]:
+        """Take the answer to one of the outstanding requests; return the requests for what it shows to be missing."""
+        del self.outstanding[request]
+        if request.offset == 0:
+            self._page_size = self._end = page.length
+        refs = {batch.ref.lower() for batch in page.batches}
+        news = refs - self.shown
+        self._pages += 1
+        self._items += page.length
+        self._items_without_ref += page.length - len(page.batches)
+        self.unreadable += page.unreadable
+        self.shown |= news
+        if page.total is not None:
+            self.total = page.total
+            self._totals.add(page.total)
+        # A change of the list may have shifted one batch to a page that has no other.
+        if refs and not news and (len(refs) > 1 or self._page_size == 1):
+            self._fault = "a page shows nothing but what other pages show"
+            self.end()
+            return []
+        more = self._following(request, page, has_news=bool(news))
+        self.outstanding |= dict.fromkeys(more)
+        return more
+
+    def end(self) -> None:
+        """Read no more pages."""
+        self.outstanding.clear()
+
+    def _following(self, request: PageRequest, page: BatchPage, *, has_news: bool) -> list[PageRequest]:
+        """Return the requests for what a page shows to be missing."""
+        end, total = request.offset + page.length, page.total
+        if total is None or total > MAX_BATCHES or (page.length and total < end):
+            self._fault = "totalCount is missing or wrong"
+            # Without a count, assume another page after each that has news.
+            total = end + self._page_size if has_news and end < MAX_BATCHES else end
+        if not page.length:
+            # An empty page is the end, whatever the count says.
+            self.outstanding = {each: None for each in self.outstanding if each.offset < request.offset}
+            return []
+        # Ask from where the page ended early, and for what the count shows to be behind all that was asked for.
+        wanted = min(request.offset + min(request.limit, self._page_size), total)
+        rest = [PageRequest(self._statuses, end, wanted - end)] if end < wanted else []
+        offsets = range(self._end, total, self._page_size)
+        self._end += len(offsets) * self._page_size
+        return rest + [PageRequest(self._statuses, offset) for offset in offsets]
