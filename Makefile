@@ -58,6 +58,7 @@ check: development ## Lint, check types and licences, look up known vulnerabilit
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
 	$(call quoted,$(VENV)/bin/hadolint) Dockerfile
+	$(RUN) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 	@$(MAKE) --no-print-directory licences audit
 
 audit: development ## Look up known vulnerabilities of what is locked (ARGS=--strict fails if it can not)
