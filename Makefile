@@ -53,7 +53,7 @@ test-all: development ## Run all tests; some need Prometheus, Alertmanager or ro
 coverage: development ## Run the tests of `make test`; fail if they cover less than 95 % of the branches
 	$(PYTEST) -m '$(FAST)' --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
-check: development ## Lint, check types and licences, look up known vulnerabilities
+check: development ## Lint, check types, imports and licences, look up known vulnerabilities (needs a network)
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
@@ -61,25 +61,17 @@ check: development ## Lint, check types and licences, look up known vulnerabilit
 	$(RUN) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 	@$(MAKE) --no-print-directory licences audit
 
-audit: development ## Look up known vulnerabilities of what is locked (ARGS=--strict fails if it can not)
-	@$(RUN) -m supply_chain.audit $(ARGS)
+# requirements-dev.txt holds all that the other two lock files do.
+audit: development ## Look up known vulnerabilities of what is locked (ARGS=--strict: fail on what is not known)
+	$(RUN) -m pip_audit --require-hashes --disable-pip --requirement requirements-dev.txt --progress-spinner=off $(ARGS)
 
 licences: development ## List the licences of what is shipped, and fail on one that is not allowed
 	@$(RUN) -m piplicenses --packages $(SHIPPED) --allow-only='$(SHIPPED_LICENCES)'
 	@$(RUN) -m piplicenses --with-system --ignore-packages sitecore-cdp-batch-exporter $(SHIPPED) \
 	    --allow-only='$(DEVELOPMENT_LICENCES)' --summary --order=count
 
-# Of an environment that has nothing else, because only there the tool finds licences and who needs whom.
 sbom: development ## Write dist/sbom.cdx.json, the CycloneDX bill of what is shipped
-	@environment=$$(mktemp -d) && trap 'rm -rf "$$environment"' EXIT \
-	    && $(RUN) -m venv --without-pip "$$environment" \
-	    && $(RUN) -m pip --python "$$environment/bin/python" install --quiet --disable-pip-version-check \
-	        --no-deps --require-hashes --requirement requirements.txt \
-	    && version=$$($(RUN) -c 'from sitecore_cdp_exporter import __version__; print(__version__)') \
-	    && sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > "$$environment/pyproject.toml" \
-	    && mkdir -p dist \
-	    && $(RUN) -m cyclonedx_py environment --pyproject "$$environment/pyproject.toml" --output-reproducible \
-	        --output-file dist/sbom.cdx.json "$$environment"
+	@$(RUN) -m tools.sbom dist/sbom.cdx.json
 
 kubernetes: ## Write the PrometheusRule from prometheus/alerts.yml
 	@{ printf '%s\n' '# Made from prometheus/alerts.yml by `make kubernetes`: change it there.' \
