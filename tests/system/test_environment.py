@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exporter_program import ROOT
+from tools.exporter_program import ROOT
 
 
 def wheel(folder: Path, name: str, version: str, *metadata: str) -> str:

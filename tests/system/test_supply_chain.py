@@ -32,7 +32,7 @@ def shipped() -> set[str]:
     return {canonicalize_name(each.name) for each in requirements if not each.marker or each.marker.evaluate()}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="pip-audit takes seconds to start")
 def test_an_audit_that_cannot_ask_fails(tmp_path: Path) -> None:
     # Nothing listens there. The cache of pip could answer from before.
     nowhere = "http://127.0.0.1:1"
@@ -41,7 +41,7 @@ def test_an_audit_that_cannot_ask_fails(tmp_path: Path) -> None:
     assert "No known vulnerabilities" not in run.stdout + run.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
 def test_the_licences_of_all_that_is_shipped_are_listed_and_allowed() -> None:
     run = make("licences")
     assert run.returncode == 0, run.stderr
@@ -50,7 +50,7 @@ def test_the_licences_of_all_that_is_shipped_are_listed_and_allowed() -> None:
     assert "GPL" not in run.stdout.partition("Count")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
 @pytest.mark.parametrize(
     ("variable", "allowed", "refused"),
     [
@@ -86,7 +86,7 @@ def sbom(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
 def test_the_sbom_names_all_that_is_shipped_and_nothing_else(sbom: dict[str, Any]) -> None:
     assert sbom["bomFormat"] == "CycloneDX"
     assert {canonicalize_name(component["name"]) for component in sbom["components"]} == shipped()
@@ -98,7 +98,7 @@ def test_the_sbom_names_all_that_is_shipped_and_nothing_else(sbom: dict[str, Any
         assert component["licenses"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
 def test_the_sbom_tells_who_needs_whom(sbom: dict[str, Any]) -> None:
     root = sbom["metadata"]["component"]
     assert (root["name"], root["version"]) == ("sitecore-cdp-batch-exporter", __version__)
@@ -111,7 +111,7 @@ def test_the_sbom_tells_who_needs_whom(sbom: dict[str, Any]) -> None:
     assert len(reached) == len(shipped()) + 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
 def test_the_sbom_is_the_same_everywhere(sbom: dict[str, Any]) -> None:
     assert "serialNumber" not in sbom
     assert "timestamp" not in sbom["metadata"]
