@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -24,11 +24,11 @@ from sitecore_cdp_exporter.metrics.collector import Families, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition, encode_as_asked
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
-from sitecore_cdp_exporter.web.connection_limit import Connection, ConnectionLimit
+from sitecore_cdp_exporter.web.connections import Connections
 from sitecore_cdp_exporter.web.pages import render_landing_page
 from sitecore_cdp_exporter.web.security.access import AccessControl
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
-from sitecore_cdp_exporter.web.security.handshake import Handshake
+from sitecore_cdp_exporter.web.security.tls import CurrentContext
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,13 @@ LONGEST_SCRAPE_TIMEOUT = 120.0
 # What is kept back of the scrape timeout, at least, for the way there and back.
 SMALLEST_SCRAPE_RESERVE = 0.5
 SECONDS_TO_STOP = 3.0
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 # asyncio holds a third of a megabyte for each. Prometheus needs as many as it makes scrapes and probes at once.
-MOST_TLS_CONNECTIONS = 200
+MAX_TLS_CONNECTIONS = 200
 # For a client that sends nothing, or only a part of a request, or does not take its answer; and between two requests.
 IDLE_SECONDS = 60.0
+# For a TLS client that is silent or slow.
+HANDSHAKE_SECONDS = 10.0
 LARGEST_REQUEST_BODY = 1024
 # The page has no script, no picture and no form; its style stands in it.
 PAGE_HEADERS = {
@@ -83,7 +85,7 @@ class WebSettings:
     auto_reload: bool = False
     lifecycle_enabled: bool = False
     max_requests: int = 64
-    max_connections: int = MOST_CONNECTIONS
+    max_connections: int = MAX_CONNECTIONS
     idle_seconds: float = IDLE_SECONDS
 
 
@@ -121,7 +123,8 @@ class WebServer:
         self._stopping = False
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
-        self._limits: list[ConnectionLimit] = []
+        self._connections: list[Connections] = []
+        self._sweepers: list[asyncio.Task[None]] = []
         logger.addFilter(_is_our_fault)
 
     async def start(self, address: ListenAddress, health_address: ListenAddress | None = None) -> ListenAddress:
@@ -156,9 +159,11 @@ class WebServer:
             listener.close()
         for runner in self._runners:
             await runner.cleanup()
-        for limit in self._limits:
-            limit.drop_all()
-        # They are closed in the next round of the loop.
+        for sweeper in self._sweepers:
+            sweeper.cancel()
+        for connections in self._connections:
+            connections.close_all()
+        # The transports close in the next iteration of the loop.
         await asyncio.sleep(0)
         self._scrape_threads.shutdown(wait=False, cancel_futures=True)
         self._page_threads.shutdown(wait=False, cancel_futures=True)
@@ -167,44 +172,48 @@ class WebServer:
         self, address: ListenAddress, routes: Iterable[web.RouteDef], web_config: WebConfigFile | None
     ) -> ListenAddress:
         has_tls = web_config is not None and web_config.has_tls
-        limit = ConnectionLimit(self._most_connections(has_tls=has_tls), self._settings.idle_seconds)
-        self._limits.append(limit)
-        server = await self._server(routes, limit, web_config)
-
-        def connection(tcp: asyncio.Transport | None = None) -> Connection:
-            return Connection(limit, server, self._add_headers, tcp, logger=logger, access_log=None, lingering_time=0)
-
-        def handshake() -> Handshake:
-            return Handshake(limit, self._tls_context, connection)
-
+        connections = Connections(
+            self._max_connections(has_tls=has_tls), self._settings.idle_seconds, self._add_headers
+        )
+        server = await self._server(routes, connections, web_config)
+        tls: dict[str, Any] = {
+            "ssl": CurrentContext.of(self._tls_context),
+            "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+            # A client may still be reading its last answer, which asyncio would cut off.
+            "ssl_shutdown_timeout": self._settings.idle_seconds,
+        }
         try:
             listener = await asyncio.get_running_loop().create_server(
-                handshake if has_tls else connection,
+                lambda: connections.connection(server, logger=logger, access_log=None),
                 address.host,
                 address.port,
-                # So many are accepted in one go, and a few times as many before the limit sees the first.
+                # As many are accepted at once, and a few times as many before the limit sees the first.
                 backlog=max(1, min(1024, _share_of_open_files() // 4)),
+                **(tls if has_tls else {}),
             )
         except (OSError, UnicodeError) as error:
             raise ListenError(address, error) from None
         self._listeners.append(listener)
+        self._connections.append(connections)
+        self._sweepers.append(asyncio.create_task(connections.sweep()))
         return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
 
-    def _most_connections(self, *, has_tls: bool) -> int:
-        most = max(MOST_TLS_CONNECTIONS, 2 * self._settings.max_requests) if has_tls else MOST_CONNECTIONS
+    def _max_connections(self, *, has_tls: bool) -> int:
+        most = max(MAX_TLS_CONNECTIONS, 2 * self._settings.max_requests) if has_tls else MAX_CONNECTIONS
         return min(self._settings.max_connections, most, _share_of_open_files())
 
     async def _server(
-        self, routes: Iterable[web.RouteDef], limit: ConnectionLimit, web_config: WebConfigFile | None
+        self, routes: Iterable[web.RouteDef], connections: Connections, web_config: WebConfigFile | None
     ) -> web.Server:
         """Make what answers the requests of a listener."""
-        middlewares = [limit.track]
+        middlewares = [connections.track]
         if web_config is not None:
-            # It comes first: who is not let in stays idle for the limit.
+            # It comes first: a client that is refused stays idle.
             middlewares.insert(0, AccessControl(web_config, (self._healthy, self._ready)).check)
         application = web.Application(middlewares=middlewares, client_max_size=LARGEST_REQUEST_BODY)
         application.add_routes(routes)
         application.on_response_prepare.append(self._prepare)
+        application.on_response_prepare.append(connections.answering)
         runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()
         self._runners.append(runner)
@@ -313,7 +322,7 @@ def _scrape_timeout(header: str | None) -> float:
 def _share_of_open_files() -> int:
     """Return how many connections a listener may have, so that a third of the open files is left for all else."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
+    return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

@@ -626,10 +626,10 @@ def test_a_large_body_is_not_read(server: WebServerThread, caplog: pytest.LogCap
     assert server.get("/-/healthy").status_code == 200
 
 
-def test_a_client_that_sends_on_and_never_reads_is_slowed_down(server: WebServerThread) -> None:
+def test_a_client_that_sends_on_and_never_reads_is_held_up_or_cut_off(server: WebServerThread) -> None:
     with server.connect() as connection:
         connection.settimeout(0.3)
-        with pytest.raises(TimeoutError):
+        with pytest.raises((TimeoutError, ConnectionError)):
             send_much(connection, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
     assert server.get("/-/healthy").status_code == 200
 

@@ -1,10 +1,11 @@
-"""The TLS settings of the web config as what the server shakes hands with."""
+"""Build the server's SSLContext from tls_server_config."""
 
 import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 from sitecore_cdp_exporter.config.files import why_unread
 from sitecore_cdp_exporter.web.security.model import TlsServerConfig
@@ -17,10 +18,33 @@ VERIFY_MODES = {
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
-class TlsFilesError(Exception):
-    """Certificates or keys cannot be used. `problems` has the message for each key of `tls_server_config`.
+class CurrentContext(ssl.SSLContext):
+    """An SSLContext for asyncio's server that shakes hands with the current context, so that settings can change.
 
-    `missing` says that there is nothing wrong but files that are not there.
+    An SSLContext itself cannot: authorities can be added to it, and never removed.
+    """
+
+    current: Callable[[], ssl.SSLContext]
+
+    @classmethod
+    def of(cls, current: Callable[[], ssl.SSLContext]) -> Self:
+        """Return a context that asks `current` at each handshake."""
+        context = cls(ssl.PROTOCOL_TLS_SERVER)
+        context.current = current
+        return context
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:  # noqa: ANN401  As in ssl.
+        """Begin a handshake with the current context."""
+        return self.current().wrap_bio(*args, **kwargs)
+
+
+class TlsFilesError(Exception):
+    """Certificates or keys cannot be used.
+
+    Attributes:
+        problems: The message for each key of `tls_server_config`.
+        missing: Whether the only problem is that files are missing.
+
     """
 
     def __init__(self, problems: dict[str, str], *, missing: bool = False) -> None:

@@ -217,7 +217,7 @@ def test_the_same_password_at_once_is_compared_once(server: SecureServerThread, 
     comparisons.go_on.clear()
     with ThreadPoolExecutor(10) as threads:
         scrapes = [threads.submit(status, server) for _ in range(10)]
-        wait_until(lambda: server._server._limits[0]._open.__len__() == 10)
+        wait_until(lambda: server.connections() == 10)
         comparisons.go_on.set()
         assert [scrape.result() for scrape in scrapes] == [200] * 10
     assert len(comparisons.asked) == 1
@@ -295,7 +295,7 @@ def test_those_who_wait_for_a_comparison_keep_no_connection_from_others(
             return server.get("/metrics", auth=(USER, "wrong"), source=f"127.0.0.{number}").status_code
 
         flood: list[Future[int]] = [threads.submit(wrong, number) for number in (2, 3, 4)]
-        wait_until(lambda: len(server._server._limits[0]._open) == 3)
+        wait_until(lambda: server.connections() == 3)
         for _ in range(3):
             connection = stack.enter_context(server.connect(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"))
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")

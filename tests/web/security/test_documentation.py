@@ -9,9 +9,8 @@ import bcrypt
 import pytest
 
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.web import connection_limit
+from sitecore_cdp_exporter.web import connections
 from sitecore_cdp_exporter.web import server as web
-from sitecore_cdp_exporter.web.security import handshake as web_config_handshake
 from sitecore_cdp_exporter.web.security.model import (
     HIGHEST_COST,
     LOWEST_COST,
@@ -81,12 +80,12 @@ def test_the_sample_of_mistakes_is_true() -> None:
 
 def test_the_limits_are_told() -> None:
     for told in (
-        f"{web.MOST_TLS_CONNECTIONS} TLS connections",
-        f"{web.MOST_CONNECTIONS:,} without TLS",
-        f"more than {connection_limit.LARGEST_REQUEST // 1024} KiB",
-        f"more than {connection_limit.MOST_KEPT_BYTES // 1024**2} MiB",
-        f"more than {connection_limit.SMALL_ANSWER // 1024} KiB counts",
-        f"A handshake may take {web_config_handshake.HANDSHAKE_SECONDS:.0f} seconds",
+        f"{web.MAX_TLS_CONNECTIONS} TLS connections",
+        f"{web.MAX_CONNECTIONS:,} without TLS",
+        f"more than {connections.MAX_REQUEST // 1024} KiB",
+        f"more than {connections.MAX_UNREAD_BYTES // 1024**2} MiB",
+        f"more than {connections.MAX_SMALL_ANSWER // 1024} KiB counts",
+        f"A handshake may take {web.HANDSHAKE_SECONDS:.0f} seconds",
         f"compared at a time, and {MOST_COMPARISONS - 1} others wait",
         f"Costs from {LOWEST_COST} to {HIGHEST_COST}",
     ):

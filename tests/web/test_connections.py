@@ -1,4 +1,3 @@
-import asyncio
 import re
 import socket
 import ssl
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sitecore_cdp_exporter.web.connection_limit import ConnectionLimit
 from tests.conditions import wait_until
 from tests.web.security.web_config_server import TLS, Folder, secure_server
 from tests.web.test_server import has_been_asked
@@ -227,22 +225,3 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     except (ConnectionResetError, ssl.SSLError):
         pass
     return received
-
-
-class NotedTransport(asyncio.Transport):
-    """A transport of nothing that notes when it is aborted."""
-
-    aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-def test_a_connection_that_is_accepted_while_the_server_stops_is_dropped() -> None:
-    async def accept_late() -> bool:
-        limit, transport = ConnectionLimit(LIMIT, idle_seconds=60), NotedTransport()
-        limit.drop_all()
-        limit.opened(asyncio.Protocol(), transport)
-        return transport.aborted
-
-    assert asyncio.run(accept_late())
