@@ -1,5 +1,7 @@
 """The list of batches, read to its true end whatever the pages do."""
 
+import json
+import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus, parse_batch_page
 from sitecore_cdp_exporter.poll.discovery import SECONDS_AFTER_A_PROBLEM, SECONDS_BETWEEN_WALKS, Discovery
 from sitecore_cdp_exporter.poll.walk import FINISHED, MAX_BATCHES, UNFINISHED, PageRequest
 from tests.fake_api import ref
@@ -256,6 +258,25 @@ def test_a_list_that_moves_once_between_two_pages_is_no_problem(
 
     discovery = Discovery()
     read(discovery, server, between=change)
+    assert discovery.problem is None
+
+
+@given(st.booleans(), st.integers(0, 29), st.integers(1, 8), st.integers(2, 10), st.data())
+def test_a_list_that_moves_once_while_pages_are_read_in_any_order_is_no_problem(
+    arrives: bool,  # noqa: FBT001  Hypothesis passes it by place.
+    place: int,
+    moment: int,
+    largest_page: int,
+    data: st.DataObject,
+) -> None:
+    server = Server([listed(number) for number in range(30)], largest_page)
+
+    def change() -> None:
+        if len(server.requests) == moment:
+            server.batches[place : place + (not arrives)] = [listed(1000)] if arrives else []
+
+    discovery = Discovery()
+    read(discovery, server, choose=lambda count: data.draw(st.integers(0, count - 1)), between=change)
     assert discovery.problem is None
 
 
@@ -536,3 +557,17 @@ def test_a_batch_of_an_unknown_status_is_known_but_not_seen_unfinished() -> None
     assert known(discovery) == {ref(1): BatchStatus.UNKNOWN}
     assert not discovery.seen_unfinished
     assert discovery.problem is not None
+
+
+@given(st.sampled_from(["href", "errorLog", "status", "createdAt", "modifiedAt", "ref", "\x00"]), st.booleans())
+def test_no_presigned_url_of_the_list_is_remembered(field: str, in_page: bool) -> None:  # noqa: FBT001  Hypothesis passes it by place.
+    url = "https://bucket.example/errors.gz?X-Amz-Signature=presigned"
+    items = [{"ref": ref(1), "status": "error"}, {"ref": ref(2), "status": "error", field: url}, {field: url}, url]
+    page = {"totalCount": 4, "items": items} | ({field: url} if in_page else {})
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    (finished,) = discovery.receive(request, BatchPage(0, 0, ()), 0, POLLED)
+    discovery.receive(finished, parse_batch_page(json.dumps(page).encode()), 0, POLLED)
+    assert ref(1) in discovery.known
+    assert discovery.problem is not None
+    assert b"presigned" not in pickle.dumps(discovery)

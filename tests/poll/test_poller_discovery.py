@@ -1,5 +1,6 @@
 """A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
 
+import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,15 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.client import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
+from sitecore_cdp_exporter.metrics.collector import Families, batch_families, poll_families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
+from tests.api.api_client import API_TOKEN, CLIENT_KEY, PRESIGNED_URL, Client, assert_no_secret
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tools.raw_server import answering
 
 DAY = 86400.0
 NOW = 1.75e9
@@ -478,3 +483,28 @@ class TestReconfigure:
         put(api, 1)
         poller.reconfigure(api, make_config(api={"base_url": "https://other.example", "endpoint": "inspect"}))
         assert poll(poller, clock).api_up is True
+
+
+def test_a_presigned_url_in_the_list_is_neither_logged_nor_shown(
+    clock: Clock, new_client: Callable[..., Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The documentation of the list's items has one more string than is named: very probably the error log's URL."""
+    caplog.set_level(logging.DEBUG)
+    fields = ("errorLog", "log", "location", "createdAt", "modifiedAt", "status", "ref")
+    items: list[object] = [{"ref": ref(1), "status": "error", "errorLog": PRESIGNED_URL}, PRESIGNED_URL]
+    items += [{"ref": ref(2), "status": "success", field: PRESIGNED_URL} for field in fields]
+    page = {"totalCount": PRESIGNED_URL, "next": PRESIGNED_URL, "items": items}
+    body = json.dumps(page).encode()
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with answering(*[reply] * 20) as server:
+        environ = {"SITECORE_CDP_CLIENT_KEY": CLIENT_KEY, "SITECORE_CDP_API_TOKEN": API_TOKEN}
+        api = new_client(server.url, endpoint="inspect", environ=environ).api
+        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        snapshot = poll(poller, clock)
+    assert set(by_ref(snapshot)) == {ref(1), ref(2)}
+    assert snapshot.discovery is not None
+    assert snapshot.discovery.failure is Reason.BAD_RESPONSE
+    shown = generate_latest(Families(batch_families(snapshot), poll_families(snapshot))).decode()
+    logged = "".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+    for place in (shown, logged, repr(snapshot), repr(poller.watched)):
+        assert_no_secret(place)
