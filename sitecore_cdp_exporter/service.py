@@ -7,10 +7,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from sitecore_cdp_exporter.api.client import BatchApi, RequestMetrics
+from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
-from sitecore_cdp_exporter.metrics.collector import ExporterCollector
+from sitecore_cdp_exporter.metrics.collector import EXPORTER_GAUGES, ExporterState, RequestMetrics
+from sitecore_cdp_exporter.metrics.family import GaugeCollector
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 
@@ -48,12 +49,12 @@ class Service:
         self.reloader = ConfigReloader(path, self._apply, clock=wall_clock)
         if isinstance(config, Path):
             config = load_config(config)
-        self._metrics = RequestMetrics(registry)
+        self._observe = RequestMetrics(registry).observe
         self._batch_files = BatchFiles(config.batch_files, Path() if path is None else path.parent)
         self._batch_files.refresh()
         self._api = self._connect(config)
         self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)
-        registry.register(ExporterCollector(lambda: self.reloader.state, lambda: self._batch_files.errors))
+        registry.register(GaugeCollector(EXPORTER_GAUGES, self._state))
 
     def close(self) -> None:
         """Close the connections to the API."""
@@ -66,7 +67,10 @@ class Service:
         self.poller.reconfigure(self._api, config)
         before.close()
 
+    def _state(self) -> ExporterState:
+        return ExporterState(self.reloader.state, self._batch_files.errors)
+
     def _connect(self, config: Config) -> BatchApi:
         if config.api.tls_config.insecure_skip_verify:
             logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
-        return BatchApi(config.api, self._metrics)
+        return BatchApi(config.api, self._observe)

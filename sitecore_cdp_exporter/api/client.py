@@ -15,11 +15,10 @@ from http import HTTPStatus
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import requests
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import SecretStr
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import ContentDecodingError, ProxyError
@@ -50,6 +49,8 @@ from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import ApiConfig, TlsConfig
 
 Parsed = TypeVar("Parsed")
+# Takes the endpoint, the HTTP status or `error`, and the seconds of a request that has ended.
+ObserveRequest: TypeAlias = Callable[[str, str, float], None]
 
 USERNAME_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
 PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the variable, not the token.
@@ -68,42 +69,19 @@ class Credentials:
     password: str = field(repr=False)
 
 
-class RequestMetrics:
-    """Counts and times the requests to the API, over all clients that a process has had.
-
-    Args:
-        registry: Where the metrics are registered.
-
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "sitecore_cdp_api_requests_total",
-            "Requests sent to the Batch API, by endpoint and HTTP status; code is error where no whole answer came.",
-            ["endpoint", "code"],
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "sitecore_cdp_api_request_duration_seconds",
-            "Time from sending a request to the Batch API to the last byte of its answer, by endpoint.",
-            ["endpoint"],
-            registry=registry,
-        )
-
-
 class BatchApi:
     """Reads batches over pooled connections; safe for use by many threads.
 
     Args:
         config: Where the API is and how to reach it.
-        metrics: Where requests are counted.
+        observe: Counts and times the requests.
         environ: Where credentials are looked up that the config does not have.
 
     """
 
-    def __init__(self, config: ApiConfig, metrics: RequestMetrics, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, config: ApiConfig, observe: ObserveRequest, *, environ: Mapping[str, str] = os.environ) -> None:
         self._config = config
-        self._metrics = metrics
+        self._observe = observe
         self._environ = environ
         self._endpoint = "v2/batches" if config.endpoint == "batches" else "v2/batches/inspect"
         self._resolver = Resolver()
@@ -252,8 +230,7 @@ class BatchApi:
         except (requests.RequestException, TransportError, OSError, HTTPException) as error:
             failure = _no_answer(error)
         finally:
-            self._metrics.requests.labels(request.endpoint, code).inc()
-            self._metrics.duration.labels(request.endpoint).observe(time.monotonic() - started)
+            self._observe(request.endpoint, code, time.monotonic() - started)
         # It is raised out here, so that the causes are not chained: they hold URLs and the credentials.
         raise failure
 

@@ -17,7 +17,8 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from sitecore_cdp_exporter.metrics.collector import BATCH_FAMILIES, Families, batch_families, batch_labels
+from sitecore_cdp_exporter.metrics.collector import BATCH_GAUGES, batch_families, batch_labels
+from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 
 # What `prometheus_client.exposition.choose_encoder` chooses.
@@ -51,7 +52,7 @@ class Exposition:
             return
         # One row for each batch, one column for each family; without batches there are no columns.
         columns = zip(*self._rows(snapshot), strict=True)
-        for family, column in zip(BATCH_FAMILIES, columns, strict=False):
+        for family, column in zip(BATCH_GAUGES, columns, strict=False):
             lines = column if all(column) else tuple(filter(None, column))
             if lines:
                 yield _head(family.name, family.documentation, encoder)
@@ -107,7 +108,7 @@ def _row(state: BatchState) -> tuple[bytes, ...]:
                 for more, value in family.samples(state)
             ]
         ).encode()
-        for family in BATCH_FAMILIES
+        for family in BATCH_GAUGES
     )
 
 

@@ -20,8 +20,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
-from sitecore_cdp_exporter.metrics.collector import Families, poll_families
+from sitecore_cdp_exporter.metrics.collector import poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition, encode_as_asked
+from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 from sitecore_cdp_exporter.web.connections import Connections

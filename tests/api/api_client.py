@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.api.batch import Batch
-from sitecore_cdp_exporter.api.client import BatchApi, Credentials, RequestMetrics
+from sitecore_cdp_exporter.api.client import BatchApi, Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 # Beyond Latin-1, because requests encodes credentials in that unless told otherwise.
@@ -36,7 +37,7 @@ class Client:
     def __init__(self, base_url: str, environ: Mapping[str, str] | None = None, **settings: Any) -> None:  # noqa: ANN401  Of `api`.
         self.registry = CollectorRegistry()
         config = ApiConfig(base_url=base_url, **{"timeout": 30.0, **settings})
-        self.api = BatchApi(config, RequestMetrics(self.registry), environ=environ or {})
+        self.api = BatchApi(config, RequestMetrics(self.registry).observe, environ=environ or {})
         self._endpoint: str = config.endpoint
 
     def read(self, ref: str = REF) -> Batch:

@@ -1,7 +1,10 @@
 """A snapshot as metrics: the values, the labels, and what has no sample."""
 
+import ast
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
@@ -10,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.metrics.collector import Families, batch_families, poll_families
+from sitecore_cdp_exporter.metrics import collector
+from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
+from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.finished_batch import FINISHED_WITH_ERRORS, REF
@@ -238,3 +243,15 @@ def test_a_feed_says_what_is_expected_of_it() -> None:
 def test_no_value_is_nan() -> None:
     values = [value for samples in expose(state(FINISHED_WITH_ERRORS)).values() for _, value in samples]
     assert not any(math.isnan(value) for value in values)
+
+
+def test_every_metric_is_named_in_one_file() -> None:
+    package = Path(collector.__file__).parents[1]
+    naming = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.match("sitecore_cdp_(?!exporter[. ])", str(node.value))
+    }
+    # The encoder compares a name of its own with what the library makes of it.
+    assert naming - {"metrics/encoder.py"} == {"metrics/collector.py"}

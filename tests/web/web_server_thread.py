@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import BatchApi, Credentials, RequestMetrics
+from sitecore_cdp_exporter.api.client import BatchApi, Credentials
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
+from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
@@ -179,7 +180,7 @@ def exporter_of(
         api=ApiConfig(base_url=sandbox.base_url, basic_auth=basic_auth, timeout=timeout), batches=tuple(batches)
     )
     registry = CollectorRegistry()
-    api = BatchApi(config.api, RequestMetrics(registry))
+    api = BatchApi(config.api, RequestMetrics(registry).observe)
     poller = Poller(api, config, Lists())
     try:
         with WebServerThread(poller, registry=registry, **settings) as server:

@@ -5,14 +5,17 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.files import content_digest, digest, read_regular_file, why_unread
 from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.config.reload import ReloadState
+from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES
+from sitecore_cdp_exporter.metrics.family import GaugeCollector
 from sitecore_cdp_exporter.web.security.model import WebConfig, parse_web_config, web_config_error
 from sitecore_cdp_exporter.web.security.passwords import Comparisons, Passwords
 from sitecore_cdp_exporter.web.security.rate_limit import TokenBucket
@@ -119,17 +122,8 @@ class WebConfigFile:
         # What each file held when it was read last; None: it could not be read.
         self._digests: dict[Path, bytes | None] = {}
         self._security = self._load()
-        self._successful = Gauge(
-            "sitecore_cdp_exporter_web_config_last_reload_successful",
-            "1 if the last attempt to load the file of --web.config.file succeeded, else 0.",
-            registry=registry,
-        )
-        self._last_success = Gauge(
-            "sitecore_cdp_exporter_web_config_last_reload_success_timestamp_seconds",
-            "When the file of --web.config.file was last loaded, as Unix time.",
-            registry=registry,
-        )
-        self._note_success()
+        self._state = ReloadState(successful=True, last_success=clock())
+        registry.register(GaugeCollector(WEB_CONFIG_GAUGES, lambda: self._state))
 
     @property
     def last(self) -> WebSecurity:
@@ -160,11 +154,11 @@ class WebConfigFile:
         try:
             self._security = self._load_again()
         except ConfigError as error:
-            self._successful.set(0)
+            self._state = replace(self._state, successful=False)
             for line in error.errors:
                 logger.error("the web config is not reloaded: %s", line)  # noqa: TRY400  The line says all; a traceback says nothing more.
             return
-        self._note_success()
+        self._state = ReloadState(successful=True, last_success=self._clock())
         logger.info("the web config is reloaded", extra={"file": str(self._path)})
 
     def _load_again(self) -> WebSecurity:
@@ -172,10 +166,6 @@ class WebConfigFile:
         if refused := list(_need_a_restart(self._security.config, security.config)):
             raise ConfigError([one_line(f"{self._path}: {change} without a restart") for change in refused])
         return security
-
-    def _note_success(self) -> None:
-        self._successful.set(1)
-        self._last_success.set(self._clock())
 
     def _load(self, before: WebConfig | None = None) -> WebSecurity:
         self._digests = {}
