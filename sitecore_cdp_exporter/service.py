@@ -54,6 +54,7 @@ class Service:
         self._batch_files.refresh()
         self._api = self._connect(config)
         self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)
+        self._config = config
         registry.register(GaugeCollector(EXPORTER_GAUGES, self._state))
 
     def close(self) -> None:
@@ -63,12 +64,13 @@ class Service:
     def _apply(self, config: Config) -> None:
         """Use another config from the next poll on; connections of the one before are closed when they are free."""
         before, self._api = self._api, self._connect(config)
+        self._config = config
         self._batch_files.watch(config.batch_files)
         self.poller.reconfigure(self._api, config)
         before.close()
 
     def _state(self) -> ExporterState:
-        return ExporterState(self.reloader.state, self._batch_files.errors)
+        return ExporterState(self._config.api, self.reloader.state, self._batch_files.errors)
 
     def _connect(self, config: Config) -> BatchApi:
         if config.api.tls_config.insecure_skip_verify:

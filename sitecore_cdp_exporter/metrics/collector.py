@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics.family import Gauge, Sample, families, gauge
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
@@ -202,7 +203,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     ),
     _of_list(
         "sitecore_cdp_discovery_success",
-        "Whether the list of batches was read in the last poll.",
+        "Whether the list of batches was read in the last poll, and added up.",
         lambda discovery: discovery.failure is None,
     ),
     Gauge(
@@ -228,7 +229,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     ),
     gauge(
         "sitecore_cdp_api_last_success_timestamp_seconds",
-        "When a batch was last read from the Batch API.",
+        "When the Batch API last answered as it should, with a batch or a page of the list.",
         lambda snapshot: snapshot.api_last_success,
     ),
     Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", _sources),
@@ -255,11 +256,13 @@ class ExporterState:
     """What the exporter says of itself.
 
     Attributes:
+        api: The part of the config that is in use.
         reload: What came of the last attempt to load the config.
         batch_file_errors: Whether each batch file, by its name, has an error now.
 
     """
 
+    api: ApiConfig
     reload: ReloadState
     batch_file_errors: Mapping[str, bool]
 
@@ -279,6 +282,11 @@ EXPORTER_GAUGES: tuple[Gauge[ExporterState], ...] = (
         "sitecore_cdp_exporter_batch_file_error",
         "Whether the batch file, or an entry of it, cannot be used.",
         lambda state: [({"file": file}, float(has_error)) for file, has_error in state.batch_file_errors.items()],
+    ),
+    Gauge(
+        "sitecore_cdp_exporter_config_info",
+        "Which API the config in use names; always 1.",
+        lambda state: [({"base_url": state.api.base_url, "endpoint": state.api.endpoint}, 1.0)],
     ),
     Gauge(
         "sitecore_cdp_exporter_build_info",

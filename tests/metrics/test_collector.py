@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
@@ -17,6 +17,7 @@ from sitecore_cdp_exporter.metrics import collector
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
+from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.finished_batch import FINISHED_WITH_ERRORS, REF
 
@@ -243,6 +244,20 @@ def test_a_feed_says_what_is_expected_of_it() -> None:
 def test_no_value_is_nan() -> None:
     values = [value for samples in expose(state(FINISHED_WITH_ERRORS)).values() for _, value in samples]
     assert not any(math.isnan(value) for value in values)
+
+
+def test_the_config_in_use_is_named_after_a_reload_too(tmp_path: Path) -> None:
+    config, registry = tmp_path / "config.yaml", CollectorRegistry()
+    config.write_text("api: {base_url: https://old.example}", encoding="utf-8")
+    service = Service(config, registry)
+    labels = {"base_url": "https://old.example", "endpoint": "batches"}
+    assert registry.get_sample_value("sitecore_cdp_exporter_config_info", labels) == 1
+    config.write_text("api: {base_url: https://new.example, endpoint: inspect}", encoding="utf-8")
+    service.reloader.reload()
+    service.close()
+    assert registry.get_sample_value("sitecore_cdp_exporter_config_info", labels) is None
+    labels = {"base_url": "https://new.example", "endpoint": "inspect"}
+    assert registry.get_sample_value("sitecore_cdp_exporter_config_info", labels) == 1
 
 
 def test_every_metric_is_named_in_one_file() -> None:
