@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from prometheus_client import Metric
-from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -78,23 +77,6 @@ def compress(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         yield compressor.compress(block)
     yield compressor.flush()
-
-
-def encode_as_asked(encode: Encode, request_headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """Return the body of an answer in the format and the packing that its client asks for, and the headers of it.
-
-    `request_headers` are looked up as `Accept` and `Accept-Encoding`.
-    """
-    try:
-        encoder, content_type = choose_encoder(request_headers.get("Accept", ""))
-    except TypeError:  # The library compares a version that is not of numbers with numbers.
-        encoder, content_type = choose_encoder("")
-    blocks = encode(encoder)
-    headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-    if gzip_accepted(request_headers.get("Accept-Encoding", "")):
-        blocks = compress(blocks)
-        headers["Content-Encoding"] = "gzip"
-    return b"".join(blocks), headers
 
 
 def _row(state: BatchState) -> tuple[bytes, ...]:

