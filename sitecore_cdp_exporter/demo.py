@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
-from sitecore_cdp_exporter.sandbox.demo import FEEDS
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from sitecore_cdp_exporter.sandbox.control import FAULTS_PATH
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY, LOOPBACK, Sandbox
 
 TOKEN_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The variable's name is no secret.
-LARGEST_PORT = 65535
+MAX_PORT = 65535
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or int(port) > LARGEST_PORT:
+    if not colon or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
         raise argparse.ArgumentTypeError(f"must be HOST:PORT, not {text!r}")
     return host.removeprefix("[").removesuffix("]") or LOOPBACK, int(port)
 

@@ -21,7 +21,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def batch_body(batch: Batch, state: State, *, status: str, href: str, upload_url: str, log_url: str) -> dict[str, Any]:
-    """Give the body for one batch that says it is in `status`. `log_url` is used only when there is a log."""
+    """Return the body for one batch that says it is in `status`. `log_url` is used only when there is a log."""
     body: dict[str, Any] = {"href": href, "ref": batch.ref, "checksum": batch.checksum}
     if batch.size is not None:
         body["size"] = batch.size
@@ -29,15 +29,15 @@ def batch_body(batch: Batch, state: State, *, status: str, href: str, upload_url
     body["status"] = {"code": status}
     if state.error_log is not None:
         body["status"]["log"] = log_url
-    if stats := state.stats.body():
-        body["summaryStats"] = stats
+    if state.stats:
+        body["summaryStats"] = dict(state.stats)
     body["createdAt"] = timestamp(batch.created_at)
     body["modifiedAt"] = timestamp(state.since)
     return body
 
 
 def list_item(batch: Batch, state: State, *, href: str) -> dict[str, str]:
-    """Give the item for one batch in the list; its status is a plain string."""
+    """Return the item for one batch in the list; its status is a plain string."""
     return {
         "href": href,
         "ref": batch.ref,
@@ -48,7 +48,7 @@ def list_item(batch: Batch, state: State, *, href: str) -> dict[str, str]:
 
 
 def error_answer(status: int, message: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
-    """Give an error with a JSON body as Sitecore's REST APIs send it."""
+    """Return an error with a JSON body as Sitecore's REST APIs send it."""
     message = message or responses.get(status, "Error")
     body = {
         "status": status,

@@ -1,10 +1,4 @@
-"""Recurring uploads for the demo: five feeds, sent through the real protocol, some of which fail.
-
-In each round every feed uploads one batch. One takes long to upload, one has bad records, one sends a zip in place of
-gzip, one declares its MD5 in upper case; which feed has which trouble differs from round to round, by a seeded
-shuffle. A feed whose upload failed repairs it and uploads again. So every status but `unknown` is seen within each
-round, and a few batches a minute are made.
-"""
+"""Uploads the demo's batches through the real protocol, as `demo_upload_schedule.py` plans them."""
 
 import base64
 import gzip
@@ -16,92 +10,20 @@ import sched
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 from random import Random
 from threading import Event, Thread
-from typing import Any
 from uuid import uuid4
 
 import requests
 
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import ROUND_TIME, Feed, PlannedUpload, Trouble, plan_round
+
 logger = logging.getLogger(__name__)
 
-# All times are seconds at speed 1.
-ROUND_TIME = 180.0
-TIME_BETWEEN_UPLOADS = 8.0
-UPLOAD_TIME = 3.0
-SLOW_UPLOAD_TIME = 50.0
-# By then the status of the failed batches is known, and Alertmanager has told of them.
-REPAIR_TIME = 140.0
 # One socket operation; short, because `stop` may have to wait for it.
 REQUEST_TIMEOUT = 2.0
 BAD_RECORDS_SHARE = 0.02
-
-
-class Trouble(Enum):
-    """What is wrong with an upload."""
-
-    NONE = auto()
-    SLOW = auto()
-    BAD_RECORDS = auto()
-    ZIP = auto()
-    UPPER_CASE_CHECKSUM = auto()
-
-
-REPAIRABLE = frozenset({Trouble.BAD_RECORDS, Trouble.ZIP, Trouble.UPPER_CASE_CHECKSUM})
-
-
-@dataclass(frozen=True)
-class Feed:
-    """A recurring upload: its name, what its records hold, and about how many there are."""
-
-    name: str
-    schema: str
-    records: int
-
-    @property
-    def ref_prefix(self) -> str:
-        """The 8 hex digits that the refs of its batches begin with, so that whoever lists them knows the feed."""
-        return hashlib.md5(self.name.encode()).hexdigest()[:8]
-
-    def new_ref(self) -> str:
-        """Make up a UUID of version 4 with the prefix."""
-        return self.ref_prefix + str(uuid4())[len(self.ref_prefix) :]
-
-
-FEEDS = (
-    Feed("nightly-guests", "guest", 5000),
-    Feed("orders-hourly", "order", 1200),
-    Feed("web-events", "tracking", 3000),
-    Feed("loyalty-updates", "guest", 800),
-    Feed("product-catalog", "product", 2000),
-)
-
-
-@dataclass(frozen=True)
-class PlannedUpload:
-    """When in a round a feed allocates a batch, and what will be wrong with it."""
-
-    time: float
-    feed: Feed
-    trouble: Trouble
-
-
-def plan_round(random: Random) -> list[PlannedUpload]:
-    """Plan one upload a feed, each with another trouble, and the repaired ones later."""
-    troubles = random.sample(list(Trouble), k=len(FEEDS))
-    uploads = [
-        PlannedUpload(turn * TIME_BETWEEN_UPLOADS, feed, trouble)
-        for turn, (feed, trouble) in enumerate(zip(FEEDS, troubles, strict=True))
-    ]
-    repaired = [
-        PlannedUpload(upload.time + REPAIR_TIME, upload.feed, Trouble.NONE)
-        for upload in uploads
-        if upload.trouble in REPAIRABLE
-    ]
-    return uploads + repaired
 
 
 class DemoUploads:
@@ -160,19 +82,20 @@ class DemoUploads:
 
     def _begin_round(self) -> None:
         for upload in plan_round(self._random):
-            self._after(upload.time, partial(self._allocate, upload.feed, upload.trouble))
+            self._after(upload.time, partial(self._allocate, upload))
         self._after(ROUND_TIME, self._begin_round)
 
-    def _allocate(self, feed: Feed, trouble: Trouble) -> None:
+    def _allocate(self, upload: PlannedUpload) -> None:
         """Allocate a batch, and upload its file a while later."""
-        content = self._file(feed, trouble)
+        feed = upload.feed
+        content = self._file(feed, upload.trouble)
         checksum = hashlib.md5(content).hexdigest()
         ref = feed.new_ref()
         try:
             response = self._session.put(
                 f"{self._base_url}/v2/batches/{ref}",
                 json={
-                    "checksum": checksum.upper() if trouble is Trouble.UPPER_CASE_CHECKSUM else checksum,
+                    "checksum": checksum.upper() if upload.trouble is Trouble.UPPER_CASE_CHECKSUM else checksum,
                     "size": len(content),
                 },
                 auth=self._auth,
@@ -185,8 +108,7 @@ class DemoUploads:
             logger.warning("Demo upload of %s could not be allocated: %s", feed.name, type(error).__name__)
             return
         self._announce(ref, feed.name)
-        upload_time = SLOW_UPLOAD_TIME if trouble is Trouble.SLOW else UPLOAD_TIME
-        self._after(upload_time, partial(self._upload, feed, upload_url, content))
+        self._after(upload.upload_time, partial(self._upload, feed, upload_url, content))
 
     def _upload(self, feed: Feed, upload_url: str, content: bytes) -> None:
         headers = {
@@ -211,29 +133,15 @@ class DemoUploads:
         return _zip(content) if trouble is Trouble.ZIP else gzip.compress(content, mtime=0)
 
     def _bad_line(self, feed: Feed, number: int) -> str:
-        """Make a record with one of the mistakes that real error logs tell of."""
+        """Make a record with one of the mistakes that real error logs show."""
         line = _line(feed, number)
         return self._random.choice([line[:-1], line.replace("upsert", "replace"), line.replace('"value"', '"values"')])
 
 
 def _line(feed: Feed, number: int) -> str:
-    record = {"ref": str(uuid4()), "schema": feed.schema, "mode": "upsert", "value": _value(feed, number)}
+    value = {"referenceId": f"{feed.name}-{number}", "email": f"guest{number}@example.com"}
+    record = {"ref": str(uuid4()), "schema": feed.schema, "mode": "upsert", "value": value}
     return json.dumps(record, separators=(",", ":"))
-
-
-def _value(feed: Feed, number: int) -> dict[str, Any]:
-    match feed.schema:
-        case "guest":
-            return {"guestType": "customer", "email": f"guest{number}@example.com"}
-        case "order":
-            return {
-                "referenceId": f"ORDER-{number}",
-                "channel": "WEB",
-                "status": "PURCHASED",
-                "price": 10 + number % 90,
-            }
-        case _:
-            return {"referenceId": f"{feed.name}-{number}", "channel": "WEB"}
 
 
 def _zip(content: bytes) -> bytes:

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 # A file that unpacks to more than this is not read on; neither is one with a longer line.
-MOST_UNPACKED_BYTES = 1024**3
-LONGEST_LINE_BYTES = 16 * 1024**2
+MAX_UNPACKED_BYTES = 1024**3
+MAX_LINE_BYTES = 16 * 1024**2
 # The modes that Sitecore documents for the error log (all but the last) and for guest profiles.
 MODES = frozenset({"insert", "create", "upsert", "merge", "delete", "gdpr_delete", "migration"})
 
@@ -47,7 +47,7 @@ class RecordError:
     message: str
 
     def line(self) -> bytes:
-        """Give the line of the log, with its end."""
+        """Return the line of the log, with its end."""
         return json.dumps({"ref": self.ref, "code": self.code, "message": self.message}).encode() + b"\n"
 
 
@@ -101,7 +101,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _problem(*, schema: object, mode: object, value: object) -> tuple[str, str] | None:
-    """Give code and message for what is wrong with a record's parts."""
+    """Return code and message for what is wrong with a record's parts."""
     if not isinstance(schema, str) or not schema:
         return "400", "Validation error: schema must be a string"
     if not isinstance(value, dict):
@@ -119,9 +119,9 @@ def _lines(content: bytes) -> Iterator[bytes]:
     unpacked_bytes = 0
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         try:
-            while line := file.readline(LONGEST_LINE_BYTES + 1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 unpacked_bytes += len(line)
-                if len(line) > LONGEST_LINE_BYTES or unpacked_bytes > MOST_UNPACKED_BYTES:
+                if len(line) > MAX_LINE_BYTES or unpacked_bytes > MAX_UNPACKED_BYTES:
                     raise UnreadableFileError
                 if line.strip():
                     yield line

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sitecore_cdp_exporter.sandbox.answers import batch_body, describe, error_answer, list_item
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches, BatchExistsError, State
-from sitecore_cdp_exporter.sandbox.storage import MOST_UPLOAD_BYTES, Storage
+from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 
 BATCHES_PATH = "/v2/batches"
 INSPECT_PATH = f"{BATCHES_PATH}/inspect"
@@ -27,7 +27,7 @@ class Allocation(BaseModel):
     model_config = ConfigDict(strict=True)
 
     checksum: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")]
-    size: Annotated[int, Field(gt=0, le=MOST_UPLOAD_BYTES)]
+    size: Annotated[int, Field(gt=0, le=MAX_UPLOAD_BYTES)]
 
 
 class ListQuery(BaseModel):
@@ -40,15 +40,15 @@ class ListQuery(BaseModel):
 
 
 class BatchRoutes:
-    """Answers the requests to the Batch API. No page of the list has more than `largest_page` items."""
+    """Answers the requests to the Batch API. No page of the list has more than `max_page_size` items."""
 
-    def __init__(self, batches: Batches, storage: Storage, *, largest_page: int) -> None:
+    def __init__(self, batches: Batches, storage: Storage, *, max_page_size: int) -> None:
         self._batches = batches
         self._storage = storage
-        self._largest_page = largest_page
+        self._max_page_size = max_page_size
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes; `inspect` goes before the refs."""
+        """Return the routes; `inspect` goes before the refs."""
         return [
             web.get(INSPECT_PATH, self._list),
             web.get(INSPECT_PATH + "/{ref}", self._inspect),
@@ -89,7 +89,7 @@ class BatchRoutes:
             query = ListQuery.model_validate(dict(request.query))
         except ValidationError as error:
             return error_answer(HTTPStatus.BAD_REQUEST, describe(error))
-        limit = min(query.limit, self._largest_page)
+        limit = min(query.limit, self._max_page_size)
         created_before = query.created_before
         if created_before is not None and created_before.tzinfo is None:
             created_before = created_before.replace(tzinfo=UTC)
@@ -121,5 +121,5 @@ class BatchRoutes:
 
 
 def _origin(request: web.Request) -> str:
-    """Give scheme, host and port as the client named them, so that it can reach the storage by them too."""
+    """Return scheme, host and port as the client named them, so that it can reach the storage by them too."""
     return f"{request.scheme}://{request.headers.get(hdrs.HOST, '')}"

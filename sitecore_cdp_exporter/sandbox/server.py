@@ -1,43 +1,36 @@
-"""The sandbox as one object: it runs the server in a thread of its own, and lets tests look in and interfere."""
+"""The sandbox as one object, which runs the server in a thread of its own."""
 
 import asyncio
-import gzip
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from sitecore_cdp_exporter.sandbox.control import Control
-from sitecore_cdp_exporter.sandbox.faults import ActiveFaults, Fault
+from sitecore_cdp_exporter.sandbox.faults import ActiveFaults
 from sitecore_cdp_exporter.sandbox.gate import Gate
-from sitecore_cdp_exporter.sandbox.records import ImportStoppedError, RecordError, import_file
-from sitecore_cdp_exporter.sandbox.request_log import RequestLogEntry
+from sitecore_cdp_exporter.sandbox.records import ImportStoppedError, import_file
 from sitecore_cdp_exporter.sandbox.routes import BatchRoutes
-from sitecore_cdp_exporter.sandbox.state import Batch, Batches, State, SummaryStats
-from sitecore_cdp_exporter.sandbox.storage import MOST_UPLOAD_BYTES, Storage
+from sitecore_cdp_exporter.sandbox.state import Batch, Batches
+from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 
 LOOPBACK = "127.0.0.1"
 CLIENT_KEY = "sandbox-client"
 API_TOKEN = "sandbox-token"  # noqa: S105  The sandbox guards nothing, so its token is no secret.
 # The Batch API's sister collections give at most so many items a page.
-LARGEST_PAGE = 100
+MAX_PAGE_SIZE = 100
 # How long requests that are being answered may take when the sandbox stops, in seconds.
 STOP_GRACE = 0.05
-PLACED_CHECKSUM = "0cc175b9c0f1b6a831c399e269772661"
-PLACED_SIZE = 3456
-# The error log of a placed batch ends here, however many records failed.
-MOST_PLACED_LOG_LINES = 1000
-
-Result = TypeVar("Result")
 
 
 def utc_now() -> datetime:
-    """Give the wall clock's time."""
+    """Return the wall clock's time."""
     return datetime.now(UTC)
 
 
@@ -45,9 +38,8 @@ class Sandbox:
     """A local Batch API. `start` and `stop` it, or use it in a `with` block; it is good for one start.
 
     It listens on loopback unless another `host` is given, on any free port when `port` is 0, and with TLS when an
-    `ssl_context` is given. Every answer of the API takes `answer_delay` seconds; no page of the list is longer than
-    `largest_page`; `speed` divides how long uploaded files are queued and processed. `clock` gives the time that
-    batches live by, with its zone.
+    `ssl_context` is given. No page of the list is longer than `max_page_size`; `speed` divides how long uploaded files
+    are queued and processed. `clock` gives the time that batches live by, with its zone.
     """
 
     def __init__(  # noqa: PLR0913  Independent settings, by keyword only, each with a default.
@@ -58,9 +50,8 @@ class Sandbox:
         host: str = LOOPBACK,
         port: int = 0,
         speed: float = 1.0,
-        answer_delay: float = 0.0,
         ssl_context: ssl.SSLContext | None = None,
-        largest_page: int = LARGEST_PAGE,
+        max_page_size: int = MAX_PAGE_SIZE,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._host = host
@@ -68,10 +59,10 @@ class Sandbox:
         self._ssl_context = ssl_context
         self._batches = Batches(clock=clock, speed=speed)
         self._faults = ActiveFaults()
-        self._gate = Gate(client_key=client_key, api_token=api_token, faults=self._faults, answer_delay=answer_delay)
+        self._gate = Gate(client_key=client_key, api_token=api_token, faults=self._faults)
         storage = Storage(self._batches, self._receive_file)
-        routes = BatchRoutes(self._batches, storage, largest_page=largest_page)
-        application = web.Application(middlewares=[self._gate.middleware], client_max_size=MOST_UPLOAD_BYTES + 1)
+        routes = BatchRoutes(self._batches, storage, max_page_size=max_page_size)
+        application = web.Application(middlewares=self._middlewares(), client_max_size=MAX_UPLOAD_BYTES + 1)
         application.add_routes([*routes.routes(), *storage.routes(), *Control(self._faults).routes()])
         self._runner = web.AppRunner(
             application,
@@ -122,71 +113,9 @@ class Sandbox:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{scheme}://{host}:{self._port}"
 
-    def put_batch(  # noqa: PLR0913  Each is a field of the API's body.
-        self,
-        ref: str,
-        *,
-        status: str = "success",
-        total: int | None = None,
-        succeeded: int | None = None,
-        failed: int | None = None,
-        time_to_process_millis: int | None = None,
-        size: int | None = PLACED_SIZE,
-        created_at: datetime | None = None,
-        modified_at: datetime | None = None,
-        log: bool = False,
-    ) -> None:
-        """Place a batch in a state where it stays, in place of any that has this ref.
-
-        Any text is taken as `status`. What is None is left out of the body, save `modified_at`, which is then
-        `created_at`, which is then now. With `log` there is an error log.
-        """
-        created_at = created_at or self._batches.now()
-        stats = SummaryStats(
-            total=total, succeeded=succeeded, failed=failed, time_to_process_millis=time_to_process_millis
-        )
-        error_log = _placed_log(1 if failed is None else failed) if log else None
-        state = State(status=status, since=modified_at or created_at, stats=stats, error_log=error_log)
-        self._batches.place(Batch(ref=ref, checksum=PLACED_CHECKSUM, size=size, created_at=created_at, states=(state,)))
-
-    def remove_batch(self, ref: str) -> None:
-        """Forget a batch; the API then answers 404."""
-        self._batches.remove(ref)
-
-    def set_api_token(self, api_token: str) -> None:
-        """Change the API token; the old one then gets a 401."""
-        self._gate.set_api_token(api_token)
-
-    @property
-    def requests(self) -> list[RequestLogEntry]:
-        """The requests so far, the oldest first, without those to the sandbox's own control paths."""
-        return self._gate.log.entries()
-
-    def clear_requests(self) -> None:
-        """Forget the requests so far and the high-water mark of concurrent ones."""
-        self._gate.forget_requests()
-
-    @property
-    def most_concurrent_requests(self) -> int:
-        """The greatest number of requests to the Batch API that were being answered at the same time."""
-        return self._gate.most_concurrent_requests
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections of clients are open."""
-        return len(self._connections())
-
-    def close_idle_connections(self) -> None:
-        """Close the connections that wait for a next request, as a load balancer does."""
-        self._run(self._close_idle_connections)
-
-    def set_fault(self, fault: Fault, *, ref: str | None = None, times: int | None = None) -> None:
-        """Misbehave for one ref, or for all requests to the API: the next `times` ones, or until cleared."""
-        self._run(lambda: self._faults.set(fault, ref=ref, times=times))
-
-    def clear_faults(self) -> None:
-        """Behave again."""
-        self._run(self._faults.clear)
+    def _middlewares(self) -> Sequence[Middleware]:
+        """Return what a request passes, from the outside in. Tests put more around it."""
+        return [self._gate.middleware]
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -200,27 +129,15 @@ class Sandbox:
             return
         self._started.set_result(self._runner.addresses[0][1])
         await self._stop_serving.wait()
+        server = self._runner.server
+        transports = [connection.transport for connection in server.connections] if server else []
         await self._runner.cleanup()
-        self._gate.abort_connections()
+        for transport in transports:
+            # Over TLS a closed connection would wait for the client to say goodbye.
+            if transport is not None:
+                transport.abort()
         # The event loop closes the sockets in its next round.
         await asyncio.sleep(0)
-
-    def _run(self, function: Callable[[], Result]) -> Result:
-        """Call a function in the server's thread, where the state of connections and faults lives."""
-
-        async def call() -> Result:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
-
-    def _connections(self) -> list[web.RequestHandler]:
-        server = self._runner.server
-        return [] if server is None else server.connections
-
-    def _close_idle_connections(self) -> None:
-        for connection in self._connections():
-            if not self._gate.is_busy(connection):
-                connection.force_close()
 
     def _receive_file(self, ref: str, content: bytes) -> None:
         """Queue an uploaded file. As in real storage a batch takes one file; what comes later changes nothing."""
@@ -235,8 +152,3 @@ class Sandbox:
         except ImportStoppedError:
             return
         self._batches.finish(batch, result)
-
-
-def _placed_log(failed: int) -> bytes:
-    line = RecordError("null", "400", "Failed to parse import line").line()
-    return gzip.compress(line * min(failed, MOST_PLACED_LOG_LINES), mtime=0)

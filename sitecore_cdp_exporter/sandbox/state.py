@@ -1,7 +1,7 @@
 """The batches of the sandbox and the states that they go through. Pure: no I/O, and the clock is handed in."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import Lock
 
@@ -16,7 +16,7 @@ LISTED_FOR = timedelta(days=30)
 QUEUE_TIME = timedelta(seconds=15)
 PROCESSING_TIME = timedelta(seconds=25)
 # Beyond this many batches the oldest is forgotten when a new one is allocated, so that a long demo stays small.
-MOST_BATCHES = 10_000
+MAX_BATCHES = 10_000
 
 
 class BatchExistsError(Exception):
@@ -24,32 +24,12 @@ class BatchExistsError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummaryStats:
-    """`summaryStats` of the API. What is None is left out of the body."""
-
-    total: int | None = None
-    succeeded: int | None = None
-    failed: int | None = None
-    time_to_process_millis: int | None = None
-
-    def body(self) -> dict[str, int]:
-        """Give the JSON object; it is empty when nothing is known."""
-        fields = {
-            "timeToProcessMillis": self.time_to_process_millis,
-            "totalCount": self.total,
-            "succeededCount": self.succeeded,
-            "failedCount": self.failed,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
 class State:
-    """What a batch says of itself from `since` on. `error_log` is the gzipped log."""
+    """What a batch says of itself from `since` on. `stats` is `summaryStats`; `error_log` is the gzipped log."""
 
     status: str
     since: datetime
-    stats: SummaryStats = SummaryStats()
+    stats: Mapping[str, int] = field(default_factory=dict)
     error_log: bytes | None = None
 
 
@@ -69,7 +49,7 @@ class Batch:
         return self.created_at + UPLOAD_URL_LIFETIME
 
     def state_at(self, now: datetime) -> State:
-        """Give the newest state that has begun."""
+        """Return the newest state that has begun."""
         begun = [state for state in self.states if state.since <= now]
         return begun[-1] if begun else self.states[0]
 
@@ -95,7 +75,7 @@ class Batches:
         with self._lock:
             if ref in self._batches:
                 raise BatchExistsError
-            if len(self._batches) >= MOST_BATCHES:
+            if len(self._batches) >= MAX_BATCHES:
                 del self._batches[next(iter(self._batches))]
             self._batches[ref] = batch
         return batch
@@ -117,14 +97,14 @@ class Batches:
         """Add the final state of a batch that `receive_file` gave, unless it was removed or replaced meanwhile."""
         started = batch.states[-1].since
         ended = max(started + self._processing_time, self.now())
-        stats = SummaryStats()
+        stats = {}
         if result.total is not None and result.failed is not None:
-            stats = SummaryStats(
-                total=result.total,
-                succeeded=result.total - result.failed,
-                failed=result.failed,
-                time_to_process_millis=round((ended - started) / timedelta(milliseconds=1)),
-            )
+            stats = {
+                "timeToProcessMillis": round((ended - started) / timedelta(milliseconds=1)),
+                "totalCount": result.total,
+                "succeededCount": result.total - result.failed,
+                "failedCount": result.failed,
+            }
         final = State(status=result.status, since=ended, stats=stats, error_log=result.error_log)
         with self._lock:
             if self._batches.get(batch.ref) is batch:
@@ -141,7 +121,7 @@ class Batches:
             self._batches.pop(ref, None)
 
     def get(self, ref: str) -> Batch | None:
-        """Give the batch with this ref, None when there is none."""
+        """Return the batch with this ref, None when there is none."""
         return self._batches.get(ref)
 
     def page(

@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.sandbox.state import Batch, Batches
 STORAGE_PATH = "/storage/"
 UPLOAD_NAME = "import.json.gz"
 LOG_NAME = "error.log.gz"
-MOST_UPLOAD_BYTES = 50 * 1024**2
+MAX_UPLOAD_BYTES = 50 * 1024**2
 LOG_URL_LIFETIME = timedelta(hours=1)
 
 # Takes in a wholly received file.
@@ -33,7 +33,7 @@ class StorageError(Exception):
         self.code = code
 
     def answer(self) -> web.Response:
-        """Give the XML body that S3 sends."""
+        """Return the XML body that S3 sends."""
         error = f"<Error><Code>{self.code}</Code><Message>{self}</Message></Error>"
         return web.Response(
             text=f'<?xml version="1.0" encoding="UTF-8"?>\n{error}', status=self.status, content_type="application/xml"
@@ -49,7 +49,7 @@ class Storage:
         self._key = secrets.token_bytes(32)
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes of the storage."""
+        """Return the routes of the storage."""
         path = STORAGE_PATH + "{ref}/"
         return [web.put(path + UPLOAD_NAME, self._upload), web.get(path + LOG_NAME, self._download_log)]
 
@@ -109,7 +109,7 @@ async def _read_file(request: web.Request) -> bytes:
         raise StorageError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", "Transfer-Encoding is not implemented")
     if request.content_length is None:
         raise StorageError(HTTPStatus.LENGTH_REQUIRED, "MissingContentLength", "Content-Length is missing")
-    if request.content_length > MOST_UPLOAD_BYTES:
+    if request.content_length > MAX_UPLOAD_BYTES:
         raise StorageError(HTTPStatus.BAD_REQUEST, "EntityTooLarge", "The file is larger than the maximum allowed size")
     content = await request.read()
     if (declared := request.headers.get(hdrs.CONTENT_MD5)) is not None:

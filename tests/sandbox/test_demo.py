@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.sandbox import DemoUploads
-from sitecore_cdp_exporter.sandbox.demo import FEEDS, ROUND_TIME, SLOW_UPLOAD_TIME, UPLOAD_TIME, Trouble, plan_round
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, Trouble, plan_round
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tests.conditions import wait_until
@@ -72,7 +72,7 @@ def test_every_round_shows_each_status_within_two_minutes_to_a_scrape_every_15_s
     shown: dict[str, list[tuple[float, float]]] = defaultdict(list)
     uploads = plan_round(random)
     for upload in uploads:
-        uploaded = upload.time + (SLOW_UPLOAD_TIME if upload.trouble is Trouble.SLOW else UPLOAD_TIME)
+        uploaded = upload.time + upload.upload_time
         started = uploaded + QUEUE_TIME.total_seconds()
         ended = started + PROCESSING_TIME.total_seconds()
         shown["uploading"].append((upload.time, uploaded))
@@ -144,7 +144,7 @@ def test_uploads_go_on_after_the_api_failed(
 ) -> None:
     wait_until(lambda: bool(watcher.announced))
     watcher.sandbox.set_fault(fault)
-    with caplog.at_level(logging.WARNING, "sitecore_cdp_exporter.sandbox.demo"):
+    with caplog.at_level(logging.WARNING, "sitecore_cdp_exporter.sandbox.demo_uploader"):
         wait_until(lambda: "could not be allocated" in caplog.text)
         watcher.sandbox.clear_faults()
         known = len(watcher.announced)
@@ -154,7 +154,7 @@ def test_uploads_go_on_after_the_api_failed(
 
 def test_a_lost_file_is_logged_without_its_url(watcher: Watcher, caplog: pytest.LogCaptureFixture) -> None:
     body = json.dumps({"location": {"href": "http://127.0.0.1:1/storage?Signature=s3cret"}}).encode()
-    with caplog.at_level(logging.WARNING, "sitecore_cdp_exporter.sandbox.demo"):
+    with caplog.at_level(logging.WARNING, "sitecore_cdp_exporter.sandbox.demo_uploader"):
         watcher.sandbox.set_fault(faults.Body(body))
         wait_until(lambda: "failed: ConnectionError" in caplog.text)
     assert "s3cret" not in caplog.text

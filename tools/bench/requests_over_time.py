@@ -26,7 +26,7 @@ from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from tools.bench.upstream import ref
-from tools.sandbox import Sandbox
+from tools.sandbox import Sandbox, faults
 
 DAY = 86400.0
 LISTED_DAYS = 30
@@ -39,7 +39,9 @@ LONGEST_WAIT = 60.0
 @contextmanager
 def service_and_sandbox(*, max_batches: int = 10_000, answer_delay: float = 0.0) -> Iterator[tuple[Service, Sandbox]]:
     """Give an exporter with discovery, and the sandbox that it asks."""
-    with tempfile.TemporaryDirectory() as directory, Sandbox(answer_delay=answer_delay) as sandbox:
+    with tempfile.TemporaryDirectory() as directory, Sandbox() as sandbox:
+        if answer_delay:
+            sandbox.set_fault(faults.Delay(answer_delay))
         config = Path(directory) / "config.yaml"
         config.write_text(
             f"""

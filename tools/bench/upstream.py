@@ -13,7 +13,7 @@ from typing import Any
 import trustme
 
 from tools.exporter_program import API_TOKEN, CLIENT_KEY
-from tools.sandbox import Sandbox
+from tools.sandbox import Sandbox, faults
 
 
 def ref(number: int) -> str:
@@ -29,10 +29,10 @@ class _SandboxOverTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(context)
         self._authority = authority.cert_pem.bytes()
-        self._sandbox = Sandbox(
-            client_key=CLIENT_KEY, api_token=API_TOKEN, answer_delay=answer_time, ssl_context=context
-        )
+        self._sandbox = Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, ssl_context=context)
         self._sandbox.start()
+        if answer_time:
+            self._sandbox.set_fault(faults.Delay(answer_time))
 
     def address(self) -> tuple[str, bytes]:
         return self._sandbox.base_url, self._authority

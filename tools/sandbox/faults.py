@@ -1,89 +1,204 @@
-"""How each fault of `faults.py` is acted out on a connection."""
+"""Ways for the sandbox to misbehave that a test needs and a drill does not.
+
+`sandbox.set_fault(faults.DripBody(0.5), ref=..., times=3)` switches one on; `sandbox/faults.py` of the package says
+whom it applies to, and has `Status` and `Delay`.
+"""
 
 import asyncio
 import json
 import socket
 import struct
 import zlib
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import web
 
-from sitecore_cdp_exporter.sandbox import faults
-from sitecore_cdp_exporter.sandbox.answers import error_answer
+from sitecore_cdp_exporter.sandbox.faults import Delay, Fault, RightAnswer, Status
 
+__all__ = [
+    "Body",
+    "CloseReusedConnection",
+    "CutBody",
+    "CutConnection",
+    "Delay",
+    "DripBody",
+    "DripHeaders",
+    "Fault",
+    "GzipBomb",
+    "Hang",
+    "Html",
+    "LargeBody",
+    "MalformedJson",
+    "Redirect",
+    "SetCookie",
+    "Status",
+]
+
+# Set on a request by `Recorder`: whether its connection had brought another one before.
+CONNECTION_IS_REUSED = web.RequestKey("connection_is_reused", bool)
 MEBIBYTE = 1024**2
 # A linger time of zero: closing the socket then sends a TCP reset.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 GZIP_FORMAT = zlib.MAX_WBITS | 16
 HTML_PAGE = "<!DOCTYPE html><html><head><title>Maintenance</title></head><body><h1>Back soon</h1></body></html>"
 
-# Gives the right answer to a request.
-RightAnswer = Callable[[], Awaitable[web.Response]]
+
+@dataclass(frozen=True)
+class Hang(Fault):
+    """Do not answer until the faults are cleared or the client leaves; then answer rightly."""
+
+    async def answer(self, _request: web.Request, right_answer: RightAnswer, cleared: asyncio.Event) -> web.Response:
+        """Wait, then answer."""
+        await cleared.wait()
+        return await right_answer()
 
 
-async def misbehave(  # noqa: C901, PLR0911, PLR0912  One case a fault reads best.
-    fault: faults.Fault,
-    request: web.Request,
-    right_answer: RightAnswer,
-    wait_until_cleared: Callable[[], Awaitable[None]],
-) -> web.Response:
-    """Answer a request in the way of the fault."""
-    match fault:
-        case faults.Status():
-            return _status(fault)
-        case faults.Delay():
-            await asyncio.sleep(fault.seconds)
-            return await right_answer()
-        case faults.Hang():
-            await wait_until_cleared()
-            return await right_answer()
-        case faults.DripHeaders():
-            head, body = _serialize(await right_answer())
-            return await _send(request, [*_single_bytes(head), body], fault.interval)
-        case faults.DripBody():
-            head, body = _serialize(await right_answer())
-            return await _send(request, [head, *_single_bytes(body)], fault.interval)
-        case faults.CutBody():
-            head, body = _serialize(await right_answer())
-            return await _send(request, [head + body[: len(body) // 2]])
-        case faults.CutConnection():
-            return _reset(request) if fault.reset else await _send(request, [])
-        case faults.CloseReusedConnection():
-            return await _send(request, [])
-        case faults.MalformedJson():
-            return _half(await right_answer())
-        case faults.Body():
-            headers = {"Content-Type": fault.content_type}
-            if fault.content_encoding is not None:
-                headers["Content-Encoding"] = fault.content_encoding
-            return web.Response(body=fault.content, status=fault.status, headers=headers)
-        case faults.Html():
-            return web.Response(text=HTML_PAGE, status=fault.status, content_type="text/html")
-        case faults.LargeBody():
-            return web.Response(body=_large_json(fault.mebibytes), content_type="application/json")
-        case faults.GzipBomb():
-            bomb = await asyncio.to_thread(_gzip_bomb, fault.mebibytes)
-            return web.Response(body=bomb, content_type="application/json", headers={"Content-Encoding": "gzip"})
-        case faults.Redirect():
-            return web.Response(status=fault.status, headers={"Location": fault.location})
-        case faults.SetCookie():
-            response = await right_answer()
-            response.set_cookie(fault.name, fault.value)
-            return response
+@dataclass(frozen=True)
+class DripHeaders(Fault):
+    """Send the status line and the headers byte by byte, `interval` seconds apart, then the body at once."""
+
+    interval: float = 1.0
+
+    async def answer(self, request: web.Request, right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer, slowly."""
+        head, body = _serialize(await right_answer())
+        return await _send(request, [*_single_bytes(head), body], self.interval)
 
 
-def _status(fault: faults.Status) -> web.Response:
-    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    if fault.body is None:
-        return error_answer(fault.status, headers=headers)
-    return web.Response(text=fault.body, status=fault.status, headers=headers)
+@dataclass(frozen=True)
+class DripBody(Fault):
+    """Send the headers at once, then the body byte by byte, `interval` seconds apart."""
+
+    interval: float = 1.0
+
+    async def answer(self, request: web.Request, right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer, slowly."""
+        head, body = _serialize(await right_answer())
+        return await _send(request, [head, *_single_bytes(body)], self.interval)
 
 
-def _half(response: web.Response) -> web.Response:
-    body = _body(response)
-    return web.Response(body=body[: len(body) // 2], status=response.status, content_type=response.content_type)
+@dataclass(frozen=True)
+class CutBody(Fault):
+    """Send half of the body that Content-Length announces, then close the connection."""
+
+    async def answer(self, request: web.Request, right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer the first half."""
+        head, body = _serialize(await right_answer())
+        return await _send(request, [head + body[: len(body) // 2]])
+
+
+@dataclass(frozen=True)
+class CutConnection(Fault):
+    """Close the connection before any byte of the answer; `reset` makes it a TCP reset."""
+
+    reset: bool = False
+
+    async def answer(self, request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Close the connection."""
+        return _reset(request) if self.reset else await _send(request, [])
+
+
+@dataclass(frozen=True)
+class CloseReusedConnection(Fault):
+    """Close a connection unanswered when it brings another request than its first: the keep-alive race."""
+
+    def applies_to(self, request: web.Request) -> bool:
+        """Whether the connection was used before."""
+        return request[CONNECTION_IS_REUSED]
+
+    async def answer(self, request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Close the connection."""
+        return await _send(request, [])
+
+
+@dataclass(frozen=True)
+class MalformedJson(Fault):
+    """Answer with the first half of the right body, with a matching Content-Length."""
+
+    async def answer(self, _request: web.Request, right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer the first half, as if it were whole."""
+        response = await right_answer()
+        body = _body(response)
+        return web.Response(body=body[: len(body) // 2], status=response.status, content_type=response.content_type)
+
+
+@dataclass(frozen=True)
+class Body(Fault):
+    """Answer with this body; it is sent as it is, whatever `content_encoding` says."""
+
+    content: bytes
+    content_type: str = "application/json"
+    content_encoding: str | None = None
+    status: int = 200
+
+    async def answer(self, _request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer at once."""
+        headers = {"Content-Type": self.content_type}
+        if self.content_encoding is not None:
+            headers["Content-Encoding"] = self.content_encoding
+        return web.Response(body=self.content, status=self.status, headers=headers)
+
+
+@dataclass(frozen=True)
+class Html(Fault):
+    """Answer with an HTML page, as a captive portal or a maintenance page does."""
+
+    status: int = 200
+
+    async def answer(self, _request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer at once."""
+        return web.Response(text=HTML_PAGE, status=self.status, content_type="text/html")
+
+
+@dataclass(frozen=True)
+class LargeBody(Fault):
+    """Answer with a valid JSON body of this size."""
+
+    mebibytes: int
+
+    async def answer(self, _request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer at once."""
+        body = json.dumps({"padding": "x" * (self.mebibytes * MEBIBYTE)}).encode()
+        return web.Response(body=body, content_type="application/json")
+
+
+@dataclass(frozen=True)
+class GzipBomb(Fault):
+    """Answer with a small gzipped body that unpacks to this size."""
+
+    mebibytes: int = 256
+
+    async def answer(self, _request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer when the body is made."""
+        bomb = await asyncio.to_thread(_gzip_bomb, self.mebibytes)
+        return web.Response(body=bomb, content_type="application/json", headers={"Content-Encoding": "gzip"})
+
+
+@dataclass(frozen=True)
+class Redirect(Fault):
+    """Send the client to another URL."""
+
+    location: str
+    status: int = 302
+
+    async def answer(self, _request: web.Request, _right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer at once."""
+        return web.Response(status=self.status, headers={"Location": self.location})
+
+
+@dataclass(frozen=True)
+class SetCookie(Fault):
+    """Answer rightly and set a cookie."""
+
+    name: str = "session"
+    value: str = "sandbox"
+
+    async def answer(self, _request: web.Request, right_answer: RightAnswer, _cleared: asyncio.Event) -> web.Response:
+        """Answer at once."""
+        response = await right_answer()
+        response.set_cookie(self.name, self.value)
+        return response
 
 
 def _body(response: web.Response) -> bytes:
@@ -93,7 +208,7 @@ def _body(response: web.Response) -> bytes:
 
 
 def _serialize(response: web.Response) -> tuple[bytes, bytes]:
-    """Give status line with headers, and body, as they go over the wire."""
+    """Return status line with headers, and body, as they go over the wire."""
     body = _body(response)
     headers = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
     lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in headers.items())]
@@ -107,7 +222,7 @@ def _single_bytes(data: bytes) -> list[bytes]:
 async def _send(request: web.Request, pieces: list[bytes], interval: float = 0.0) -> web.Response:
     """Write raw bytes, with a pause after each piece, and close the connection.
 
-    The response that it gives is never sent, because the connection is closed then; aiohttp wants one.
+    The response that it returns is never sent, because the connection is closed then; aiohttp wants one.
     """
     transport = request.transport
     if transport is not None:
@@ -123,11 +238,6 @@ def _reset(request: web.Request) -> web.Response:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         transport.abort()
     return web.Response()
-
-
-def _large_json(mebibytes: int) -> bytes:
-    padding = "x" * (mebibytes * MEBIBYTE)
-    return json.dumps({"padding": padding}).encode()
 
 
 @lru_cache(maxsize=2)
