@@ -525,7 +525,7 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
             told += get(exporter, "/").text
             assert stop(exporter) == 0
             told += exporter.program.output()
-        api |= {"proxy_url": f"http://proxy:{SECRET}@127.0.0.1:1"}
+        api |= {"base_url": "https://api.example", "proxy_url": f"http://proxy:{SECRET}@127.0.0.1:1"}
         with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
             told += get(exporter, "/metrics").text + get(exporter, "/").text + exporter.program.output()
     assert "a batch can not be read" in told

@@ -1,4 +1,7 @@
-"""How the mistakes of a config file are told: each in one line with its place, and never with a secret in it."""
+"""Format config errors as `file:line: path.to.key: message`, one line each.
+
+A message says what is expected and never what was given, so that it cannot hold a secret.
+"""
 
 import difflib
 import re
@@ -8,20 +11,12 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sitecore_cdp_exporter.config.values import NOT_A_PATH
 from sitecore_cdp_exporter.config.yaml import Place, YamlDocument, YamlPath, YamlProblem
 
-# What stands under one of these keys is never shown, wherever the key is.
-SECRET_KEYS = {"username", "password", "proxy_url"}
-# Likewise a text that has swallowed such a key, a URL with credentials or a query, a bcrypt hash, or a private key.
-SECRET_INSIDE = re.compile("|".join(SECRET_KEYS) + r"|[@?]|\$2[abxy]\$|-----BEGIN")
-SECRET = "<secret>"  # noqa: S105  It stands for one.
-
-LONGEST_SHOWN = 60
-# A forgotten space or a comma too many makes a key of a secret, as in `{password:1234}`. So keys show only when they
-# look like words; labels may have digits. Of the known keys just one has a digit.
+# A forgotten space or a comma too many makes a key of a secret, as in `{password:1234}`. So a key is named only if it
+# looks like a word. Labels may have digits; of the known keys only one has.
 READABLE_KEY = re.compile("http2|[A-Za-z][A-Za-z_-]{0,31}")
-READABLE_LABEL = re.compile("[^:=@]+")
+READABLE_LABEL = re.compile("[^:=@]{0,64}")
 HIDDEN_KEY = "<key>"
 
 # What pydantic's own checks expect, by the type of its error.
@@ -40,15 +35,11 @@ EXPECTED = {
     "model_type": "expected a mapping",
     "tuple_type": "expected a list",
     "value_error": "{error}",
-    NOT_A_PATH: "expected the path of a file, which is one line, and not its content",
 }
-# A text where a mapping or a list should be is not shown: a secret without a space after its key is such a text. Nor is
-# one where a path should be: it may be a key.
-HIDDEN_TYPES = {"dict_type", "model_type", "tuple_type", NOT_A_PATH}
 
 
 def error_lines(path: Path, problems: Iterable[YamlProblem]) -> list[str]:
-    """Tell each problem in one line, in the order of the file."""
+    """Format each problem as one line, in the order of the file."""
     return [_error_line(path, problem) for problem in sorted(problems, key=lambda problem: problem.line)]
 
 
@@ -60,7 +51,7 @@ def _error_line(path: Path, problem: YamlProblem) -> str:
 def model_problems(
     error: ValidationError, document: YamlDocument, known_keys: Mapping[str, Sequence[str]], inside: YamlPath = ()
 ) -> list[YamlProblem]:
-    """Find the places of pydantic's errors in the document, and word them.
+    """Locate pydantic's errors in the document, and word them.
 
     Args:
         error: What pydantic raised. It goes no further, because it holds the values.
@@ -86,34 +77,17 @@ def _model_problem(
     message = EXPECTED[error["type"]].format_map(error.get("ctx", {}))
     if EXPECTED[error["type"]] == "expected a string" and place.is_plain:
         message += "; put it in quotes"
-    return YamlProblem(place.line, found, message + _given(error, found, place))
+    return YamlProblem(place.line, found, message)
 
 
 def _unknown_key(path: YamlPath, place: Place, known_keys: Mapping[str, Sequence[str]]) -> YamlProblem:
-    """Name an unknown key, but not its value. A key that holds nothing may itself be a value that lost its key."""
+    """Name an unknown key, and what was probably meant. A key without a value may be a value that lost its key."""
     *section, name = path
     known = known_keys[".".join(part for part in section if isinstance(part, str))]
     if similar := difflib.get_close_matches(str(name).lower(), known, n=1):
         return YamlProblem(place.line, path, f"unknown key; did you mean {similar[0]}?")
-    shown_path = (*section, HIDDEN_KEY) if place.kind == "nothing" else path
+    shown_path = (*section, HIDDEN_KEY) if place.is_empty else path
     return YamlProblem(place.line, shown_path, f"unknown key; expected one of {', '.join(known)}")
-
-
-def _given(error: ErrorDetails, path: YamlPath, place: Place) -> str:
-    if error["loc"][-1:] == ("[key]",):
-        return ""  # The key is wrong, not its value, and the path ends with the key.
-    if error["type"] == "value_error" and place.kind == "a mapping":
-        return ""  # The message is about its keys.
-    return given(path, place, is_shown=error["type"] not in HIDDEN_TYPES)
-
-
-def given(path: YamlPath, place: Place, *, is_shown: bool = True) -> str:
-    """Tell in parentheses what stands at a place; only its kind where it is not to be shown, and never a secret."""
-    if SECRET_KEYS.intersection(path) or SECRET_INSIDE.search(place.text or ""):
-        return f" ({SECRET})"
-    if place.text is None or not is_shown:
-        return f" ({place.kind})"
-    return f" ({_shortened(place.text)})" if place.is_plain else f' ("{_shortened(place.text)}")'
 
 
 def _key_path(path: YamlPath) -> str:
@@ -124,13 +98,9 @@ def _key_path(path: YamlPath) -> str:
             text += f"[{part}]"
         else:
             readable = READABLE_LABEL if section == "labels" else READABLE_KEY
-            key = _shortened(part) if readable.fullmatch(part) else HIDDEN_KEY
+            key = part if readable.fullmatch(part) else HIDDEN_KEY
             text += f".{key}" if text else key
     return text
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.config import JsonDict, JsonValue
 from pydantic.json_schema import GenerateJsonSchema
 
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
@@ -48,35 +47,13 @@ from sitecore_cdp_exporter.config.values import (
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
 
-def _section_schema(**rules: JsonValue) -> Callable[[JsonDict], None]:
-    """Add rules to a section's JSON Schema, and let it allow the null that `Section.without_empty_keys` drops."""
-
-    def extend(schema: dict[str, Any]) -> None:
-        for name, value in schema["properties"].items():
-            value.pop("title", None)  # It only repeats the key.
-            if name not in schema.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
-                told = {key: value.pop(key) for key in ("description", "default") if key in value}
-                schema["properties"][name] = {"anyOf": [value, {"type": "null"}], **told}
-        schema.update(rules)
-
-    return extend
-
-
-def _never(**values: JsonValue) -> JsonDict:
-    """Make a JSON Schema that refuses a mapping in which all of these keys have such values."""
-    return {"not": {"required": [*values], "properties": values}}
-
-
-# A schema for editors; config_rules.py has the check.
-_DISCOVERY_NEEDS_INSPECT: JsonDict = {
-    "if": {
-        "required": ["discovery"],
-        "properties": {
-            "discovery": {"type": "object", "required": ["enabled"], "properties": {"enabled": {"const": True}}}
-        },
-    },
-    "then": {"properties": {"api": {"required": ["endpoint"], "properties": {"endpoint": {"const": "inspect"}}}}},
-}
+def _describe_section(schema: dict[str, Any]) -> None:
+    """Let a section's JSON Schema allow the null that `Section.without_empty_keys` drops."""
+    for name, value in schema["properties"].items():
+        value.pop("title", None)  # It only repeats the key.
+        if name not in schema.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
+            outer = {key: value.pop(key) for key in ("description", "default") if key in value}
+            schema["properties"][name] = {"anyOf": [value, {"type": "null"}], **outer}
 
 
 def _allow_refs(schema: dict[str, Any]) -> None:
@@ -87,7 +64,7 @@ class Section(BaseModel):
     """A mapping of the config file. A key without a value counts as left out, as in Prometheus."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, json_schema_extra=_section_schema()
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, json_schema_extra=_describe_section
     )
 
     @model_validator(mode="before")
@@ -104,22 +81,8 @@ def _duration(default: str, description: str) -> Any:  # noqa: ANN401  A field w
     return Field(default=default, validate_default=True, description=description)
 
 
-def _is_set(info: ValidationInfo, field: str) -> bool:
-    """Whether a field before this one was given. One that was refused is not in `data`, but it was given."""
-    return info.data.get(field, "refused") is not None
-
-
 class BasicAuth(Section):
     """The client key and the API token. What is unset comes from SITECORE_CDP_CLIENT_KEY and SITECORE_CDP_API_TOKEN."""
-
-    model_config = ConfigDict(
-        json_schema_extra=_section_schema(
-            allOf=[
-                _never(username={"type": "string"}, username_file={"type": "string"}),
-                _never(password={"type": "string"}, password_file={"type": "string"}),
-            ]
-        )
-    )
 
     username: Username | None = Field(
         None, description="The client key. Unset: username_file, or the environment variable SITECORE_CDP_CLIENT_KEY."
@@ -134,23 +97,9 @@ class BasicAuth(Section):
         None, description="A file that holds the API token. It is read whenever it is needed. Not with password."
     )
 
-    @field_validator("username_file", "password_file")
-    @classmethod
-    def _is_alone(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        other = str(info.field_name).removesuffix("_file")
-        if value is not None and _is_set(info, other):
-            raise ValueError(f"not together with {other}; remove one of the two")
-        return value
-
 
 class TlsConfig(Section):
     """How the exporter trusts the Batch API, and how it proves itself to it."""
-
-    model_config = ConfigDict(
-        json_schema_extra=_section_schema(
-            dependentRequired={"cert_file": ["key_file"], "key_file": ["cert_file"]},
-        )
-    )
 
     ca_file: FilePath | None = Field(
         None, description="PEM file with the certificate authorities to trust instead of the usual ones."
@@ -159,31 +108,19 @@ class TlsConfig(Section):
         None, description="PEM file with the exporter's client certificate. Only with key_file."
     )
     key_file: FilePath | None = Field(
-        None, description="PEM file with the key of the client certificate. Only with cert_file.", validate_default=True
+        None, description="PEM file with the key of the client certificate. Only with cert_file."
     )
     insecure_skip_verify: bool = Field(
-        default=False, description="Do not check the server's certificate. Whoever is on the way can read the token."
+        default=False,
+        description="Do not check the server's certificate. Anyone on the network path can read the token.",
     )
-
-    @field_validator("key_file")
-    @classmethod
-    def _is_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is not None) != _is_set(info, "cert_file"):
-            raise ValueError("cert_file and key_file go together; one of the two is missing")
-        return value
 
 
 class ApiConfig(Section):
     """Where the Batch API is, and how it is asked."""
 
-    model_config = ConfigDict(
-        json_schema_extra=_section_schema(
-            **_never(proxy_url={"type": "string"}, proxy_from_environment={"const": True}),
-        )
-    )
-
     base_url: BaseUrl = Field(
-        description="The API of your region. http:// is for loopback hosts only.",
+        description="The API of your region, without /v2. http:// is for loopback hosts only.",
         examples=["https://api-engage-eu.sitecorecloud.io"],
     )
     basic_auth: BasicAuth = Field(
@@ -191,25 +128,18 @@ class ApiConfig(Section):
     )
     endpoint: Literal["batches", "inspect"] = Field(
         "batches",
-        description="batches asks GET /v2/batches/<ref>; inspect asks GET /v2/batches/inspect/<ref>, which also tells "
-        "the status file_uploaded.",
+        description="batches asks GET /v2/batches/<ref>; inspect asks GET /v2/batches/inspect/<ref>, which also "
+        "reports the status file_uploaded.",
     )
     timeout: Timeout = _duration("5s", "How long one request may take, from connecting to the last byte. At most 2m.")
     concurrency: int = Field(16, ge=1, le=256, description="How many requests are made at the same time.")
     tls_config: TlsConfig = Field(default_factory=TlsConfig, description="TLS towards the API.")
     proxy_url: ProxyUrl | None = Field(
-        None, description="The HTTP proxy for all requests, http:// or https://; it may hold credentials."
+        None, description="The HTTP proxy for all requests, http:// or https://; it may contain credentials."
     )
     proxy_from_environment: bool = Field(
         default=False, description="Take the proxy from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Not with proxy_url."
     )
-
-    @field_validator("proxy_from_environment")
-    @classmethod
-    def _is_alone(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  Pydantic calls it so.
-        if value and _is_set(info, "proxy_url"):
-            raise ValueError("not together with proxy_url; remove one of the two")
-        return value
 
 
 Labels = Annotated[Mapping[LabelName, LabelValue], Field(json_schema_extra={"propertyNames": LABEL_NAME_SCHEMA})]
@@ -222,8 +152,19 @@ class WatchedBatch(Section):
     feed: Feed | None = Field(None, description="The recurring upload that the batch belongs to; many refs share one.")
     labels: Labels = Field(
         default_factory=dict,
-        description="Labels on every series of this batch, for instance to route its alerts. They win over the feed's.",
+        description="Labels on every series of this batch, for example to route its alerts. They win over the feed's.",
     )
+
+    replaces: Annotated[tuple[Ref, ...], Field(strict=False)] = Field(
+        (), description="The failed batches that this one makes good: once it is accepted, they are superseded."
+    )
+
+    @field_validator("replaces")
+    @classmethod
+    def _are_others(cls, replaces: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("ref", "").lower() in map(str.lower, replaces):
+            raise ValueError("must name other batches, not this one")
+        return replaces
 
     @model_validator(mode="before")
     @classmethod
@@ -232,7 +173,7 @@ class WatchedBatch(Section):
         if isinstance(data, str):
             return {"ref": data}
         if not isinstance(data, dict | WatchedBatch):
-            raise ValueError("expected a ref, or a mapping with ref, feed and labels")  # noqa: TRY004  Pydantic's rule.
+            raise ValueError("expected a ref, or a mapping with ref, feed, labels and replaces")  # noqa: TRY004  Pydantic's rule.
         return data
 
 
@@ -256,8 +197,6 @@ class Discovery(Section):
 
 class FeedConfig(Section):
     """A recurring upload, and what is expected of it."""
-
-    model_config = ConfigDict(json_schema_extra=_section_schema(dependentRequired={"grace": ["expect_success_every"]}))
 
     name: Feed = Field(description="What the batches of the feed have as feed.")
     labels: Labels = Field(
@@ -283,22 +222,20 @@ class FeedConfig(Section):
     )
     ref_prefix: RefPrefix | None = Field(
         None,
-        description="Discovered batches whose refs begin so belong to the feed: 8 hex digits or more, with or without "
-        "the dashes.",
+        description="Discovered batches whose refs begin with this belong to the feed: 8 hex digits or more, with or "
+        "without the dashes.",
     )
 
     @field_validator("grace")
     @classmethod
     def _is_with_expectation(cls, value: float, info: ValidationInfo) -> float:
-        if value and not _is_set(info, "expect_success_every"):
+        if value and info.data.get("expect_success_every", "refused") is None:
             raise ValueError("only together with expect_success_every, which is missing")
         return value
 
 
 class Config(Section):
     """The config file of sitecore-cdp-batch-exporter."""
-
-    model_config = ConfigDict(json_schema_extra=_section_schema(**_DISCOVERY_NEEDS_INSPECT))
 
     api: ApiConfig = Field(description="Where the Batch API is, and how it is asked.")
     batches: Annotated[tuple[WatchedBatch, ...], Field(strict=False)] = Field(
@@ -308,16 +245,17 @@ class Config(Section):
     )
     batch_files: Annotated[tuple[FilePattern, ...], Field(strict=False)] = Field(
         (),
-        description="Files with lists like batches: paths or globs, relative to this file. Changes are seen at once.",
+        description="Files with lists like batches: paths or globs, relative to this file. Changes are seen at the "
+        "next scrape.",
     )
     retention: Retention = Field(
         default_factory=Retention, description="How long finished batches of files and of discovery are shown."
     )
     recheck_finished: Duration = _duration(
-        "24h", "How often a finished batch is asked again, in case that it changed. 0s: at every scrape."
+        "24h", "How often a finished batch is asked again, in case it changed. 0s: at every scrape."
     )
     discovery: Discovery = Field(
-        default_factory=Discovery, description="Finding the batches of the organisation without a list."
+        default_factory=Discovery, description="Finding the organisation's batches without a list."
     )
     feeds: Annotated[tuple[FeedConfig, ...], Field(strict=False)] = Field(
         (), description="Recurring uploads, and what is expected of them. A batch may have a feed that is not here."
@@ -332,7 +270,7 @@ class Config(Section):
 class ConfigError(Exception):
     """A config file cannot be used.
 
-    `errors` has one line for each mistake: `file:line: path.to.key: what is wrong (what was given)`.
+    `errors` has one line for each mistake: `file:line: path.to.key: what is wrong`.
     """
 
     def __init__(self, errors: Iterable[str]) -> None:
@@ -352,33 +290,38 @@ SECTIONS: dict[str, type[Section]] = {
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
 # As for a batch file: room for 50,000 batches with feed and labels, far more than anybody lists.
-LARGEST_FILE = 10 * 1024 * 1024
+MAX_FILE_BYTES = 10 * 1024 * 1024
 
 
-def load_config(path: Path) -> Config:
+def read_file(path: Path) -> bytes:
+    """Return the content of a config file. Raises OSError."""
+    return read_regular_file(path, MAX_FILE_BYTES)
+
+
+def load_config(path: Path, read: Callable[[Path], bytes] = read_file) -> Config:
     """Read and check the config file. Files that it names need not exist.
 
     Raises ConfigError with all that is wrong with it.
     """
-    document = read_yaml(_read_bytes(path))
-    config, problems = _validate(document, path.parent)
-    problems = [*document.problems, *problems, *broken_rules(document)]
-    if config is None or problems:
-        raise ConfigError(error_lines(path, problems))
-    return config
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
-        return read_regular_file(path, LARGEST_FILE)
+        content = read(path)
     except OSError as error:
         failure = ConfigError([one_line(f"{path}: {why_unread(error)}")])
+    else:
+        document = read_yaml(content)
+        config, problems = _validate(document, path.parent)
+        problems = [*document.problems, *problems, *broken_rules(document)]
+        if config is not None and not problems:
+            return config
+        failure = ConfigError(error_lines(path, problems))
     # It is raised out here, so that no other error is chained.
     raise failure
 
 
 def _validate(document: YamlDocument, directory: Path) -> tuple[Config | None, list[YamlProblem]]:
     """Return the config or what is wrong with it."""
+    if document.data is None and not document.problems:
+        return None, [YamlProblem(document.place.line, (), "no settings; at least api.base_url is needed")]
     try:
         return Config.model_validate(document.data, context=directory), []
     except ValidationError as error:

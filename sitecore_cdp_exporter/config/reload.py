@@ -1,5 +1,6 @@
-"""Loading the config again, by whatever asks for it: SIGHUP, `POST /-/reload`, or a changed file."""
+"""Loading the config again, whatever asks for it: SIGHUP, `POST /-/reload`, or a changed file."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -7,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sitecore_cdp_exporter.config.files import content_digest
-from sitecore_cdp_exporter.config.model import LARGEST_FILE, Config, ConfigError, load_config
+from sitecore_cdp_exporter.config.files import BackgroundLook, ReadFiles
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, Config, ConfigError, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +23,11 @@ class ReloadState:
 
 
 class ConfigReloader:
-    """Loads the config file again, and puts it to use if it is without an error.
+    """Loads the config file again, and applies it if it has no error. Safe for use by many threads.
 
     Args:
-        path: The config file, which is loaded for the first time by the caller, next. None: there is none, and nothing
-            is ever loaded again.
+        path: The config file. The caller loads it for the first time, next. None: there is none, and reloading does
+            nothing.
         apply: Puts a config to use.
         clock: Seconds since the Unix epoch.
 
@@ -39,7 +40,11 @@ class ConfigReloader:
         self._apply = apply
         self._clock = clock
         self._lock = threading.Lock()
-        self._digest = self._read_digest()
+        self._look = BackgroundLook(self._reload_if_changed)
+        self._files = ReadFiles(MAX_FILE_BYTES)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._files.read(path)
         self._state = ReloadState(successful=True, last_success=clock())
 
     @property
@@ -48,30 +53,36 @@ class ConfigReloader:
         return self._state
 
     def reload(self) -> None:
-        """Load the config and swap it whole; on an error the one before stays, and the error is logged and raised.
+        """Load the config and swap it whole; on an error the current one stays, and the error is logged and raised.
 
         Raises:
-            ConfigError: The file can not be used.
+            ConfigError: The file cannot be used.
 
         """
         with self._lock:
             self._reload()
 
-    def reload_if_changed(self) -> None:
-        """Load the config if the content of the file has changed. An error is logged, once for each content."""
-        with self._lock:
-            if self._read_digest() != self._digest:
-                try:
-                    self._reload()
-                except ConfigError:
-                    return
+    def reload_if_changed(self, timeout: float | None = None) -> None:
+        """Load the config if the content of the file has changed. An error is logged, once for each content.
+
+        Args:
+            timeout: How many seconds to wait for a slow disk. None: as long as it takes.
+
+        """
+        if self._path is not None:
+            self._look.wait(timeout)
+
+    def _reload_if_changed(self) -> None:
+        with self._lock, contextlib.suppress(ConfigError):
+            if self._files.changed():
+                self._reload()
 
     def _reload(self) -> None:
         if self._path is None:
             return
-        self._digest = self._read_digest()
+        self._files = ReadFiles(MAX_FILE_BYTES)
         try:
-            config = load_config(self._path)
+            config = load_config(self._path, self._files.read)
         except ConfigError as error:
             self._state = ReloadState(successful=False, last_success=self._state.last_success)
             for line in error.errors:
@@ -80,6 +91,3 @@ class ConfigReloader:
         self._apply(config)
         self._state = ReloadState(successful=True, last_success=self._clock())
         logger.info("the config is reloaded", extra={"file": str(self._path), "batches": len(config.batches)})
-
-    def _read_digest(self) -> bytes | None:
-        return None if self._path is None else content_digest(self._path, LARGEST_FILE)

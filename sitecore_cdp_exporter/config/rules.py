@@ -1,63 +1,101 @@
 """Rules of the config file that concern several of its keys or entries.
 
-They look at the data, not at the models, so that other mistakes do not hide them.
+They look at the data and not at the models, so that other mistakes do not hide them.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import PurePath
 
-from sitecore_cdp_exporter.config.errors import given
 from sitecore_cdp_exporter.config.values import REF, REF_PREFIX, to_ref_prefix
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlPath, YamlProblem
+
+# Of each pair, the first key cannot be set together with the second.
+EXCLUSIVE: tuple[tuple[YamlPath, YamlPath], ...] = (
+    (("api", "basic_auth", "username_file"), ("api", "basic_auth", "username")),
+    (("api", "basic_auth", "password_file"), ("api", "basic_auth", "password")),
+    (("api", "proxy_from_environment"), ("api", "proxy_url")),
+)
 
 
 def broken_rules(document: YamlDocument) -> Iterator[YamlProblem]:
     """Find all that breaks a rule. What is no valid value anyway is left to the models."""
-    yield from _duplicate_refs(document)
-    yield from _duplicate_patterns(document)
+    yield from _exclusive_keys(document)
+    yield from _half_a_certificate(document)
+    yield from _proxy_without_tls(document)
     yield from _discovery_without_inspect(document)
-    yield from _duplicate_feeds(document)
+    yield from _duplicates(document, "duplicate ref", _refs(document))
+    yield from _duplicates(document, "duplicate", _patterns(document))
+    yield from _duplicates(document, "duplicate name", _feed_names(document))
     yield from _overlapping_prefixes(document)
 
 
-def _duplicate_refs(document: YamlDocument) -> Iterator[YamlProblem]:
-    first: dict[str, int] = {}
-    for index, item in enumerate(_items(document, "batches")):
-        ref = item.get("ref") if isinstance(item, dict) else item
-        if not isinstance(ref, str) or not re.fullmatch(REF, ref):
-            continue
-        if (earlier := first.setdefault(ref.lower(), index)) != index:
-            path, place = document.locate(("batches", index, "ref"))
-            yield YamlProblem(place.line, path, f"duplicate ref; batches[{earlier}] is the same batch ({ref})")
+def _exclusive_keys(document: YamlDocument) -> Iterator[YamlProblem]:
+    for key, other in EXCLUSIVE:
+        if document.value(key) not in (None, False) and document.value(other) is not None:
+            yield _problem(document, key, f"not together with {other[-1]}; remove one of the two")
 
 
-def _duplicate_patterns(document: YamlDocument) -> Iterator[YamlProblem]:
-    first: dict[PurePath, int] = {}
-    for index, pattern in enumerate(_items(document, "batch_files")):
-        if isinstance(pattern, str) and (earlier := first.setdefault(PurePath(pattern), index)) != index:
-            yield _problem(document, ("batch_files", index), f"duplicate; batch_files[{earlier}] is the same")
+def _half_a_certificate(document: YamlDocument) -> Iterator[YamlProblem]:
+    certificate, key = ("api", "tls_config", "cert_file"), ("api", "tls_config", "key_file")
+    for path, other in ((certificate, key), (key, certificate)):
+        if document.value(path) is not None and document.value(other) is None:
+            yield _problem(document, path, f"only together with {other[-1]}, which is missing")
+
+
+def _proxy_without_tls(document: YamlDocument) -> Iterator[YamlProblem]:
+    """Find a proxy in front of an http:// base_url: it would get the token in plain text."""
+    proxy_url, base_url = ("api", "proxy_url"), document.value(("api", "base_url"))
+    if document.value(proxy_url) is not None and isinstance(base_url, str) and base_url.lower().startswith("http://"):
+        yield _problem(
+            document, proxy_url, "not together with an http:// base_url, which is on this machine; remove it"
+        )
 
 
 def _discovery_without_inspect(document: YamlDocument) -> Iterator[YamlProblem]:
-    api, discovery = (_section(document, name) for name in ("api", "discovery"))
-    if discovery.get("enabled") is True and api.get("endpoint") in (None, "batches"):
-        yield _problem(document, ("discovery", "enabled"), "needs api.endpoint: inspect, whose list it reads")
+    enabled = ("discovery", "enabled")
+    if document.value(enabled) is True and document.value(("api", "endpoint")) in (None, "batches"):
+        yield _problem(document, enabled, "needs api.endpoint: inspect, whose list it reads")
 
 
-def _duplicate_feeds(document: YamlDocument) -> Iterator[YamlProblem]:
-    first: dict[str, int] = {}
-    for index, feed in enumerate(_items(document, "feeds")):
-        name = feed.get("name") if isinstance(feed, dict) else None
-        if isinstance(name, str) and (earlier := first.setdefault(name, index)) != index:
-            yield _problem(document, ("feeds", index, "name"), f"duplicate name; feeds[{earlier}] has it already")
+def _duplicates(
+    document: YamlDocument, message: str, entries: Iterable[tuple[YamlPath, Hashable]]
+) -> Iterator[YamlProblem]:
+    """Find the entries that are the same as one before them."""
+    first: dict[Hashable, int] = {}
+    for path, identity in entries:
+        found, place = document.locate(path)
+        if identity in first:
+            yield YamlProblem(place.line, found, f"{message}; line {first[identity]} has it already")
+        else:
+            first[identity] = place.line
+
+
+def _refs(document: YamlDocument) -> Iterator[tuple[YamlPath, Hashable]]:
+    for index, item in enumerate(_items(document, "batches")):
+        ref = item.get("ref") if isinstance(item, dict) else item
+        if isinstance(ref, str) and re.fullmatch(REF, ref):
+            yield ("batches", index, "ref"), ref.lower()
+
+
+def _patterns(document: YamlDocument) -> Iterator[tuple[YamlPath, Hashable]]:
+    for index, pattern in enumerate(_items(document, "batch_files")):
+        if isinstance(pattern, str):
+            yield ("batch_files", index), PurePath(pattern)
+
+
+def _feed_names(document: YamlDocument) -> Iterator[tuple[YamlPath, Hashable]]:
+    for index in range(len(_items(document, "feeds"))):
+        name = document.value(("feeds", index, "name"))
+        if isinstance(name, str):
+            yield ("feeds", index, "name"), name
 
 
 def _overlapping_prefixes(document: YamlDocument) -> Iterator[YamlProblem]:
     """Find prefixes of which one begins with the other: a ref could belong to both feeds."""
     earlier: dict[str, int] = {}
-    for index, feed in enumerate(_items(document, "feeds")):
-        text = feed.get("ref_prefix") if isinstance(feed, dict) else None
+    for index in range(len(_items(document, "feeds"))):
+        text = document.value(("feeds", index, "ref_prefix"))
         if not isinstance(text, str) or not re.fullmatch(REF_PREFIX, text):
             continue
         prefix = to_ref_prefix(text)
@@ -69,16 +107,11 @@ def _overlapping_prefixes(document: YamlDocument) -> Iterator[YamlProblem]:
         earlier.setdefault(prefix, index)
 
 
-def _section(document: YamlDocument, name: str) -> dict[str, object]:
-    section = document.data.get(name) if isinstance(document.data, dict) else None
-    return section if isinstance(section, dict) else {}
-
-
 def _items(document: YamlDocument, name: str) -> list[object]:
-    items = document.data.get(name) if isinstance(document.data, dict) else None
+    items = document.value((name,))
     return items if isinstance(items, list) else []
 
 
 def _problem(document: YamlDocument, path: YamlPath, message: str) -> YamlProblem:
     found, place = document.locate(path)
-    return YamlProblem(place.line, found, message + given(found, place))
+    return YamlProblem(place.line, found, message)

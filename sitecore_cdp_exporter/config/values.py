@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema
 from pydantic.config import JsonDict
-from pydantic_core import PydanticCustomError
 
 from sitecore_cdp_exporter.config.yaml import DecimalText
 
@@ -21,8 +20,8 @@ from sitecore_cdp_exporter.config.yaml import DecimalText
 DURATION = r"^(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 # Prometheus counts nanoseconds in 63 bits, which is a little more than this.
-LONGEST_DURATION = 292 * UNITS["y"]
-LONGEST_TIMEOUT = 2 * UNITS["m"]
+MAX_DURATION = 292 * UNITS["y"]
+MAX_TIMEOUT = 2 * UNITS["m"]
 # More than 50 MB of gzip, the largest upload, can hold. Metrics are floats, which cannot hold every number.
 MAX_RECORDS = 1_000_000_000
 
@@ -60,9 +59,6 @@ LABEL_NAME_SCHEMA: JsonDict = {
     "not": {"anyOf": [{"enum": [*RESERVED_LABELS]}, {"pattern": "^__"}]},
 }
 
-# The type of the error about the content of a file in place of its path.
-NOT_A_PATH = "not_a_path"
-
 
 def _seconds(value: object, info: ValidationInfo) -> object:
     """Seconds of a duration such as `1m30s`. A file has to name the unit; only code may give seconds as a float."""
@@ -71,18 +67,18 @@ def _seconds(value: object, info: ValidationInfo) -> object:
     if value == "0" or (type(value) is int and value == 0):
         return 0.0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError("a duration needs a unit: write 5s for five seconds")  # noqa: TRY004  Pydantic's rule.
+        raise ValueError("needs a unit; write 5s for five seconds")  # noqa: TRY004  Pydantic's rule.
     if not isinstance(value, str) or not re.fullmatch(DURATION, value):
         raise ValueError("expected a duration such as 5s, 1m30s or 500ms; the units are y w d h m s ms, in this order")
     seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall("([0-9]+)([a-z]+)", value))
-    if seconds > LONGEST_DURATION:
+    if seconds > MAX_DURATION:
         raise ValueError("expected a duration of at most 292y")
     return seconds
 
 
 def _check_timeout(seconds: float) -> float:
     """Refuse a timeout that ends no request in reasonable time, or every one at once."""
-    if not 0 < seconds <= LONGEST_TIMEOUT:
+    if not 0 < seconds <= MAX_TIMEOUT:
         raise ValueError("expected more than 0s and at most 2m")
     return seconds
 
@@ -209,8 +205,8 @@ def _to_path(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
     if _has(value, "Cc") or "-----BEGIN" in value:
-        # It may be a private key. A path is shown wherever the file cannot be read, so this must not become one.
-        raise PydanticCustomError(NOT_A_PATH, "expected a path")
+        # It may be a private key. A path is logged when its file cannot be read, so this must not become one.
+        raise ValueError("expected the path of a file, not its content")
     if not value:
         raise ValueError("expected the path of a file")
     return (info.context or Path()) / value

@@ -1,9 +1,9 @@
 """YAML text as plain data that remembers where each part of it stood.
 
-PyYAML's events are read here, not the objects that it would make of them: only events show duplicate keys and the
-line of an alias, and no tag in a file can choose a class. The parser is the one in C. It is twenty times as fast, and
-its messages are fixed texts, so that they never quote a file that may hold a password. For the same reason no repr here
-shows what stands in a file.
+It reads PyYAML's events and not the objects that PyYAML would make of them: only events show duplicate keys and the
+line of an alias, and no tag in a file can choose a class. The parser is the one in C: it is twenty times as fast, and
+its messages are fixed texts that never quote a file, which may hold a password. For the same reason no repr here shows
+what is in a file.
 """
 
 import re
@@ -17,7 +17,7 @@ from yaml.resolver import Resolver
 YamlPath = tuple[str | int, ...]
 
 # The config file has five levels. The bound keeps a file of a million brackets from exhausting the stack.
-MAXIMUM_DEPTH = 32
+MAX_DEPTH = 32
 
 # The path of what stands under a key that is no string. It is how YAML itself marks such a key.
 NO_STRING = "?"
@@ -45,43 +45,23 @@ class DecimalText(str):
 
 
 class Place(NamedTuple):
-    """Where a value stands, and what was typed there.
+    """Where a value stands: the line of its key, or of the item in a list.
 
-    `line` is that of the key, or of the item in a list. `text` is set only for a scalar that stands wholly on that
-    line: a slip can pull other lines of the file into a value. `is_plain` says that the scalar has no quotes, so that
-    YAML may take it for a number.
+    `is_plain` says that it is a scalar without quotes, so that YAML may take it for a number; `is_empty`, that it is
+    nothing at all.
     """
 
     line: int
-    kind: str
-    text: str | None = None
     is_plain: bool = False
+    is_empty: bool = False
 
     @classmethod
     def of(cls, event: yaml.Event) -> Self:
         """Where an event of PyYAML begins."""
-        line, end = event.start_mark.line, event.end_mark.line  # type: ignore[union-attr]  # The parser sets both.
-        match event:
-            case yaml.MappingStartEvent():
-                return cls(line + 1, "a mapping")
-            case yaml.SequenceStartEvent():
-                return cls(line + 1, "a list")
-            case yaml.AliasEvent():
-                return cls(line + 1, "an alias")
-            case yaml.ScalarEvent(value="", implicit=(True, _)):
-                return cls(line + 1, "nothing")
-            case yaml.ScalarEvent(value=text, implicit=(is_plain, _)) if line == end:
-                return cls(line + 1, "a single value", text, is_plain)
-            case _:
-                return cls(line + 1, "a text of several lines")
-
-    def __repr__(self) -> str:
-        return f"Place(line={self.line}, kind={self.kind!r})"
-
-    def under(self, key: Self) -> Self:
-        """Return the place of this value as that of a key."""
-        text = self.text if self.line == key.line else None
-        return self._replace(line=key.line, text=text)
+        line = event.start_mark.line + 1  # type: ignore[union-attr]  # The parser sets it.
+        if not isinstance(event, yaml.ScalarEvent) or not event.implicit[0]:
+            return cls(line)
+        return cls(line, is_plain=bool(event.value), is_empty=not event.value)
 
 
 class YamlMapping(dict[str, object]):
@@ -133,8 +113,17 @@ class YamlDocument(NamedTuple):
     def __repr__(self) -> str:
         return f"YamlDocument(place={self.place!r}, problems={self.problems!r})"
 
+    def value(self, path: YamlPath) -> object:
+        """Return what stands at a path; None if nothing does."""
+        found, data, _ = self._follow(path)
+        return data if found == path else None
+
     def locate(self, path: YamlPath) -> tuple[YamlPath, Place]:
         """Follow a path as far as it exists; return that part of it, and the place where it ends."""
+        found, _, place = self._follow(path)
+        return found, place
+
+    def _follow(self, path: YamlPath) -> tuple[YamlPath, object, Place]:
         data, place = self.data, self.place
         for depth, part in enumerate(path):
             match data, part:
@@ -143,8 +132,8 @@ class YamlDocument(NamedTuple):
                 case YamlList() as items, int() as index:
                     data, place = items[index], items.places[index]
                 case _:
-                    return path[:depth], place
-        return path, place
+                    return path[:depth], data, place
+        return path, data, place
 
 
 def read_yaml(content: str | bytes) -> YamlDocument:
@@ -153,15 +142,15 @@ def read_yaml(content: str | bytes) -> YamlDocument:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        return YamlDocument(None, Place(1, "nothing"), [YamlProblem(line, (), "not UTF-8", is_unread=True)])
+        return YamlDocument(None, Place(1, is_empty=True), [YamlProblem(line, (), "not UTF-8", is_unread=True)])
     if unprintable := Reader.NON_PRINTABLE.search(text):
         problem = _unprintable_problem(text, unprintable.start())
-        return YamlDocument(None, Place(1, "nothing"), [problem])
+        return YamlDocument(None, Place(1, is_empty=True), [problem])
     reader = _Reader(text)
     try:
         data, place = reader.document()
     except yaml.MarkedYAMLError as error:
-        return YamlDocument(None, Place(1, "nothing"), [*reader.problems, _syntax_problem(error)])
+        return YamlDocument(None, Place(1, is_empty=True), [*reader.problems, _syntax_problem(error)])
     return YamlDocument(data, place, reader.problems)
 
 
@@ -196,7 +185,7 @@ class _Reader:
     def document(self) -> tuple[object, Place]:
         next(self._events)  # The stream begins.
         if isinstance(next(self._events), yaml.StreamEndEvent):
-            return None, Place(1, "nothing")
+            return None, Place(1, is_empty=True)
         event = next(self._events)
         data, place = self._value(event, ()), Place.of(event)
         next(self._events)  # The document ends.
@@ -205,7 +194,7 @@ class _Reader:
         return data, place
 
     def _value(self, event: yaml.Event, path: YamlPath) -> object:
-        if len(path) > MAXIMUM_DEPTH:
+        if len(path) > MAX_DEPTH:
             raise yaml.MarkedYAMLError(
                 problem="nested too deeply",
                 problem_mark=event.start_mark,  # type: ignore[arg-type]  # The stubs know the mark of Python only.
@@ -224,7 +213,7 @@ class _Reader:
                 raise AssertionError("no other event begins a node")
         if event.tag not in (None, _TAG + "str"):
             return self._unread(event, path, "YAML tags are not supported; quote a value that begins with !")
-        if event.anchor and Place.of(event).kind == "nothing":
+        if event.anchor and Place.of(event).is_empty:
             return self._unread(event, path, "an anchor without a value; quote a value that begins with &")
         if event.anchor:
             # It counts from here on only, so that nothing contains itself.
@@ -275,7 +264,7 @@ class _Reader:
                 self._note(key_event, value_path, f"duplicate key; line {target.places[key].line} has it already")
             else:
                 target[key] = value
-                target.places[key] = Place.of(value_event).under(key_place)
+                target.places[key] = Place.of(value_event)._replace(line=key_place.line)
         if merge:
             self._merge(mapping, merge[_MERGE], merge.places[_MERGE], path)
         return mapping

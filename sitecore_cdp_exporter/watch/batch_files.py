@@ -1,59 +1,117 @@
-"""The batch files that the globs of the config file match, as they appear, change and vanish."""
+"""The batch files that the globs of the config file match, as they appear, change and vanish.
+
+A batch file is a list like `batches` of the config file, in YAML or JSON.
+"""
 
 import glob
-import hashlib
 import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from sitecore_cdp_exporter.config.errors import one_line
-from sitecore_cdp_exporter.config.files import why_unread
+from pydantic import ValidationError
+
+from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
+from sitecore_cdp_exporter.config.files import BackgroundLook, digest, read_regular_file, why_unread
 from sitecore_cdp_exporter.config.model import WatchedBatch
-from sitecore_cdp_exporter.watch.batch_file import BatchFile, BatchFileError, is_same, parse_batch_file, read_content
+from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
 logger = logging.getLogger(__name__)
 
-# A second change within one tick of the file system's clock leaves the times as they are. The longest tick is that of
-# FAT, two seconds. Until it is over, a file is read again each time.
-TICK = 2.0
+# Room for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
+MAX_FILE_BYTES = 10 * 1024 * 1024
 
-# How many lines one refresh logs at most about the entries of a file, and likewise about conflicts.
-MOST_TOLD = 20
+# One refresh logs at most this many errors per file, and at most this many conflicts between files.
+MAX_WARNINGS = 20
+
+KNOWN_KEYS = {"": tuple(WatchedBatch.model_fields)}
 
 
-class _Stamp(NamedTuple):
-    """What changes with a file, or when another one takes its place. Times are in nanoseconds."""
+class BatchFileError(Exception):
+    """A batch file has no list of batches. The text is one line: `file:line:column: what is wrong`."""
 
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
 
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+class BatchFile(NamedTuple):
+    """What is in a batch file: its good entries, in their order, and a line for each mistake in the others.
 
-    def is_settled(self, now: float) -> bool:
-        """Whether the next change is sure to change the times."""
-        return now - max(self.modified, self.changed) / 1e9 >= TICK
+    A line is `file:line: [3].ref: what is wrong`. No ref is twice in `batches`, in either case.
+    """
+
+    batches: tuple[WatchedBatch, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+def parse_batch_file(path: Path, content: bytes) -> BatchFile:
+    """Parse the content of a batch file. Raises BatchFileError for what is not YAML, or not a list."""
+    document = read_yaml(content)
+    if problem := _fatal_problem(document):
+        raise BatchFileError(*error_lines(path, [problem]))
+    batches, problems = _validate(document)
+    problems += _contradictions(document, batches)
+    watched: dict[str, WatchedBatch] = {}
+    for batch in batches.values():
+        watched.setdefault(batch.ref.lower(), batch)
+    return BatchFile(tuple(watched.values()), tuple(error_lines(path, [*document.problems, *problems])))
+
+
+def is_same(batch: WatchedBatch, other: WatchedBatch) -> bool:
+    """Whether two entries for a ref agree."""
+    return _content(batch) == _content(other)
+
+
+def _content(batch: WatchedBatch) -> tuple[object, ...]:
+    return batch.feed, batch.labels, frozenset(map(str.lower, batch.replaces))
+
+
+def _fatal_problem(document: YamlDocument) -> YamlProblem | None:
+    for problem in document.problems:
+        if not problem.path:
+            return problem
+    if document.data is None or isinstance(document.data, list):
+        return None
+    return YamlProblem(document.place.line, (), "expected a list of batches")
+
+
+def _validate(document: YamlDocument) -> tuple[dict[int, WatchedBatch], list[YamlProblem]]:
+    """Return the good entries, by their place in the list, and what is wrong with the others."""
+    batches: dict[int, WatchedBatch] = {}
+    problems: list[YamlProblem] = []
+    misread = {problem.path[0] for problem in document.problems}
+    items = document.data if isinstance(document.data, list) else []
+    for index, item in enumerate(items):
+        try:
+            batch = WatchedBatch.model_validate(item)
+        except ValidationError as error:
+            problems += model_problems(error, document, KNOWN_KEYS, inside=(index,))
+        else:
+            if index not in misread:
+                batches[index] = batch
+    return batches, problems
+
+
+def _contradictions(document: YamlDocument, batches: dict[int, WatchedBatch]) -> Iterable[YamlProblem]:
+    """Find entries that contradict an earlier entry for the same ref."""
+    first: dict[str, int] = {}
+    for index, batch in batches.items():
+        earlier = first.setdefault(batch.ref.lower(), index)
+        if not is_same(batch, batches[earlier]):
+            path, place = document.locate((index, "ref"))
+            line = document.locate((earlier, "ref"))[1].line
+            message = f"duplicate ref with a different feed, labels or replaces; line {line} counts"
+            yield YamlProblem(place.line, path, message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
     """A file as it was seen last.
 
-    `stamp` is None when it has to be read again, and `digest` when it could not be read. `failure` says why nothing
-    can be made of it; `content` is then what it had before.
+    `digest` is None if it could not be read. `failure` says why it could not be used; `content` is then what it had
+    before.
     """
 
     pattern: str
-    stamp: _Stamp | None = None
     digest: bytes | None = None
     content: BatchFile = field(default_factory=BatchFile)
     failure: str | None = None
@@ -64,33 +122,32 @@ class _File:
 
 
 class _Conflict(NamedTuple):
-    """Two files that do not say the same of a ref."""
+    """Two files that disagree about a ref."""
 
     ref: str
     file: str
     other: str
 
     def __str__(self) -> str:
-        return f"{self.other}: another feed or other labels for {self.ref} than in {self.file}, which counts"
+        return f"{self.other}: {self.ref} has a different feed, labels or replaces than in {self.file}, which counts"
 
 
 class BatchFiles:
-    """The batches of all batch files. `refresh` looks at the files; only what changed is read.
+    """The batches of all batch files. `refresh` looks at the files; only what changed is parsed.
 
-    Safe for use by many threads: what the properties return is replaced, never changed.
+    Safe for use by many threads: what the properties return is replaced, never changed. Only `refresh` waits for the
+    disk, and no longer than it is asked to.
 
     Args:
         patterns: Paths and globs, absolute. Files may appear, change and vanish at any time.
         directory: The folder of the config file. Files below it are named relative to it.
-        clock: Seconds since 1970.
 
     """
 
-    def __init__(self, patterns: Iterable[str], directory: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, patterns: Iterable[str], directory: Path) -> None:
         self._patterns = tuple(patterns)
         self._directory = directory.absolute()
-        self._clock = clock
-        self._lock = threading.Lock()
+        self._look = BackgroundLook(self._refresh)
         self._files: Mapping[Path, _File] = {}
         self._conflicts: set[_Conflict] = set()
         self._batches: Mapping[str, WatchedBatch] = {}
@@ -108,77 +165,78 @@ class BatchFiles:
 
     def watch(self, patterns: Iterable[str]) -> None:
         """Look for other files from the next refresh on. A file that still matches keeps its last good content."""
-        with self._lock:
-            self._patterns = tuple(patterns)
+        self._patterns = tuple(patterns)
 
-    def refresh(self) -> None:
-        """Look at the files, and log what changed. Nothing is raised."""
-        with self._lock:
-            files = {}
-            for path, pattern in sorted(self._candidates(), key=lambda candidate: self._name(candidate[0])):
-                known = self._files.get(path, _File(pattern=pattern))
-                if file := self._look_at(path, replace(known, pattern=pattern)):
-                    files[path] = file
-            for path in self._files.keys() - files.keys():
-                logger.info("batch file is gone", extra={"file": self._name(path)})
-            if files != self._files:
-                self._publish(files)
-            self._files = files
+    def refresh(self, timeout: float | None = None) -> None:
+        """Look at the files, and log what changed. Nothing is raised.
 
-    def _candidates(self) -> list[tuple[Path, str]]:
+        Args:
+            timeout: How many seconds to wait for a slow disk. Then the batches stay as they are for now. None: as long
+                as it takes.
+
+        """
+        self._look.wait(timeout)
+
+    def _refresh(self) -> None:
+        patterns = self._patterns
+        files = {}
+        for path, pattern in sorted(self._candidates(patterns), key=lambda candidate: self._name(candidate[0])):
+            known = self._files.get(path, _File(pattern=pattern))
+            if file := self._look_at(path, replace(known, pattern=pattern)):
+                files[path] = file
+        for path in self._files.keys() - files.keys():
+            logger.info("batch file is gone", extra={"file": self._name(path)})
+        if files != self._files:
+            self._publish(files)
+        self._files = files
+
+    def _candidates(self, patterns: Sequence[str]) -> list[tuple[Path, str]]:
         """Find the paths to look at, with the pattern of each.
 
-        A folder that cannot be listed does not look like an empty one: what was known in it is asked for by name.
+        A folder that cannot be listed must not look like an empty one, so its known files are looked for by name.
         """
         found = {
             path: file.pattern
             for path, file in self._files.items()
-            if file.pattern in self._patterns and not os.path.isdir(path)  # noqa: PTH112  Path's raises PermissionError.
+            if file.pattern in patterns and not os.path.isdir(path)  # noqa: PTH112  Path's raises PermissionError.
         }
-        for pattern in self._patterns:
+        for pattern in patterns:
             found |= dict.fromkeys(_matches(pattern), pattern)
         return list(found.items())
 
     def _look_at(self, path: Path, known: _File) -> _File | None:
-        """Read a file if it changed; None if it is gone."""
+        """Read a file, and parse it if its content changed; None if it is gone."""
         try:
-            stamp = _Stamp.of(path.stat())
-            if stamp == known.stamp:
-                return known
-            content = read_content(path)
+            content = read_regular_file(path, MAX_FILE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return self._unread(path, known, one_line(f"{path}: {why_unread(error)}"))
-        digest = hashlib.sha256(content).digest()
-        seen = replace(known, stamp=stamp if stamp.is_settled(self._clock()) else None, digest=digest)
-        return seen if digest == known.digest else self._parsed(path, known, seen, content)
-
-    def _unread(self, path: Path, known: _File, failure: str) -> _File:
-        """Note that a file cannot be read. It is tried again, because what stops a read may leave no trace on it."""
-        self._tell_failure(path, known, failure)
-        return replace(known, stamp=None, digest=None, failure=failure)
+            failure = one_line(f"{path}: {why_unread(error)}")
+            self._log_failure(path, known, failure)
+            return replace(known, digest=None, failure=failure)
+        seen = replace(known, digest=digest(content))
+        return known if seen == known else self._parsed(path, known, seen, content)
 
     def _parsed(self, path: Path, known: _File, seen: _File, content: bytes) -> _File:
         try:
             batch_file = parse_batch_file(path, content)
         except BatchFileError as error:
-            self._tell_failure(path, known, str(error))
+            self._log_failure(path, known, str(error))
             return replace(seen, failure=str(error))
         if batch_file != known.content or known.failure or not known.digest:
-            self._tell_content(path, known, batch_file)
+            self._log_content(path, known, batch_file)
         return replace(seen, content=batch_file, failure=None)
 
-    def _tell_failure(self, path: Path, known: _File, failure: str) -> None:
+    def _log_failure(self, path: Path, known: _File, failure: str) -> None:
         if failure != known.failure:
             kept = {"file": self._name(path), "batches_kept": len(known.content.batches)}
             logger.error("%s", failure, extra=kept)
 
-    def _tell_content(self, path: Path, known: _File, content: BatchFile) -> None:
-        about = {"file": self._name(path), "batches": len(content.batches), "errors": len(content.errors)}
-        logger.info("batch file loaded", extra=about)
-        told = set(known.content.errors)
-        _warn([error for error in content.errors if error not in told])
+    def _log_content(self, path: Path, known: _File, content: BatchFile) -> None:
+        counts = {"batches": len(content.batches), "errors": len(content.errors)}
+        logger.info("batch file loaded", extra={"file": self._name(path), **counts})
+        logged = set(known.content.errors)
+        _warn([error for error in content.errors if error not in logged])
 
     def _publish(self, files: Mapping[Path, _File]) -> None:
         batches: dict[str, WatchedBatch] = {}
@@ -203,13 +261,13 @@ class BatchFiles:
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    """Find what a pattern means: itself if it has no wildcard, else what it matches, save folders."""
+    """Find what a pattern means: itself if it has no wildcard, else what it matches, except folders."""
     if glob.escape(pattern) == pattern:
         yield Path(pattern)
         return
     folder = next(parent for parent in Path(pattern).parents if glob.escape(str(parent)) == str(parent))
     if not _can_be_listed(folder):
-        # It counts as a file that cannot be read. `glob` would find nothing in it, and say nothing.
+        # It counts as a file that cannot be read. `glob` would find nothing in it, and raise nothing.
         yield folder
     matches = glob.iglob(pattern)  # noqa: PTH207  Path.glob also finds hidden files, which are still being written.
     yield from (Path(match) for match in matches if not os.path.isdir(match))  # noqa: PTH112  Likewise as above.
@@ -226,7 +284,7 @@ def _can_be_listed(folder: Path) -> bool:
 
 
 def _warn(messages: Sequence[str]) -> None:
-    for message in messages[:MOST_TOLD]:
+    for message in messages[:MAX_WARNINGS]:
         logger.warning("%s", message)
-    if len(messages) > MOST_TOLD:
-        logger.warning("and %d more like this", len(messages) - MOST_TOLD)
+    if len(messages) > MAX_WARNINGS:
+        logger.warning("and %d more like this", len(messages) - MAX_WARNINGS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sitecore_cdp_exporter.config.model import Config, FeedConfig, WatchedBatch
-from sitecore_cdp_exporter.watch.batch_file import is_same
+from sitecore_cdp_exporter.watch.batch_files import is_same
 
 
 class Source(enum.StrEnum):
@@ -19,12 +19,16 @@ class Source(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A watched batch, with the labels of its feed and its own, which win."""
+    """A watched batch, with the labels of its feed and its own, which win.
+
+    `replaces` has the refs of other batches, in lower case.
+    """
 
     ref: str
     feed: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     source: Source = Source.CONFIG
+    replaces: frozenset[str] = frozenset()
 
 
 class BatchLists(Protocol):
@@ -47,7 +51,8 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
     for source, batches in ((Source.CONFIG, config.batches), (Source.FILE, of_files)):
         for batch in batches:
             labels = {**_labels(config.feeds_by_name.get(batch.feed or "")), **batch.labels}
-            watched.setdefault(batch.ref.lower(), Watched(batch.ref, batch.feed, labels, source))
+            replaces = frozenset(map(str.lower, batch.replaces))
+            watched.setdefault(batch.ref.lower(), Watched(batch.ref, batch.feed, labels, source, replaces))
     prefixes = [(feed.ref_prefix, feed) for feed in config.feeds if feed.ref_prefix]
     for ref in discovered:
         key = ref.lower()
@@ -58,7 +63,7 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
 
 
 def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
-    """Return the refs, in lower case, that files list with another feed or other labels than the config."""
+    """Return the refs, in lower case, that files list with a different feed, labels or replaces than the config."""
     listed = ((batch.ref.lower(), batch) for batch in config.batches)
     return {ref for ref, batch in listed if ref in of_files and not is_same(batch, of_files[ref])}
 

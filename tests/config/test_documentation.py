@@ -1,4 +1,4 @@
-"""`docs/configuration.md` against the models, both ways; its examples load, and its mistakes are told as it says."""
+"""`docs/configuration.md` against the models, both ways; its examples load, and mistakes give what it says."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import yaml
 
 from sitecore_cdp_exporter.config.model import ConfigError, load_config
 from sitecore_cdp_exporter.config.values import RESERVED_LABELS
-from sitecore_cdp_exporter.watch.batch_file import LARGEST_FILE
+from sitecore_cdp_exporter.watch.batch_files import MAX_FILE_BYTES
 from tests.watch.test_batch_file import read_batch_file
 
 ROOT = Path(__file__).parents[2]
@@ -99,14 +99,14 @@ def test_the_example_of_a_key_loads(row: Row, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
-def test_a_mistake_is_told_as_documented(row: Row, tmp_path: Path) -> None:
-    value, told = row.mistake.removeprefix("`").split("`: ")
+def test_a_mistake_gives_what_is_documented(row: Row, tmp_path: Path) -> None:
+    value, message = row.mistake.removeprefix("`").split("`: ")
     path = tmp_path / "config.yaml"
     path.write_text(config_with({unquoted(row.key): value}))
     with pytest.raises(ConfigError) as raised:
         load_config(path)
     (error,) = raised.value.errors
-    assert told in error
+    assert message in error
 
 
 def test_the_yaml_in_the_documentation_loads(tmp_path: Path) -> None:
@@ -118,11 +118,20 @@ def test_the_yaml_in_the_documentation_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_the_sample_of_a_batch_file_has_no_mistake(suffix: str, tmp_path: Path) -> None:
-    (sample,) = re.findall(rf"(?s)```{suffix}\n(- .*?|\[.*?)```", TEXT)
+    sample = re.findall(rf"(?s)```{suffix}\n(- .*?|\[.*?)```", TEXT)[-1]
     path = tmp_path / f"tonight.{suffix}"
     path.write_text(sample)
     batches, errors = read_batch_file(path)
     assert [(batch.feed, batch.labels) for batch in batches] == [(None, {}), ("nightly-guests", {"team": "crm"})]
+    assert errors == ()
+
+
+def test_the_sample_of_an_entry_that_replaces_another_has_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "tonight.yaml"
+    (sample,) = re.findall(r"(?s)```yaml\n(- ref: .*?replaces.*?)```", TEXT)
+    path.write_text(sample)
+    batches, errors = read_batch_file(path)
+    assert [batch.replaces for batch in batches] == [("5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11",)]
     assert errors == ()
 
 
@@ -132,13 +141,13 @@ def test_the_sample_of_errors_in_batch_files_is_true(tmp_path: Path) -> None:
     path.write_text(
         f"- {ref}\n- 12af3453\n- ref: 12af3453-62da-4b31-b646-631b7b5f3009\n  fed: guests\n- ref: {ref}\n  feed: x\n"
     )
-    told = [error.replace(str(path), "/etc/exporter/batches.d/tonight.yaml") for error in read_batch_file(path).errors]
-    assert len(told) == 3
-    assert "\n".join(told) in TEXT
+    lines = [error.replace(str(path), "/etc/exporter/batches.d/tonight.yaml") for error in read_batch_file(path).errors]
+    assert len(lines) == 3
+    assert "\n".join(lines) in TEXT
 
 
-def test_the_limit_of_a_batch_file_is_told() -> None:
-    assert f"{LARGEST_FILE // 1024**2} MiB" in TEXT
+def test_the_limit_of_a_batch_file_is_documented() -> None:
+    assert f"{MAX_FILE_BYTES // 1024**2} MiB" in TEXT
 
 
 def test_the_sample_of_errors_is_true(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 import os
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sitecore_cdp_exporter.config.files import (
     CHUNK,
+    BackgroundLook,
+    ReadFiles,
     UnusableFileError,
-    content_digest,
     read_regular_file,
     why_unread,
 )
@@ -53,14 +56,79 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path: Path) -> None:
     }
 
 
-def test_a_digest_is_of_the_content_and_none_of_what_cannot_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    assert content_digest(path, 10) is None
-    path.write_bytes(b"one")
-    one = content_digest(path, 10)
-    path.write_bytes(b"two")
-    assert None not in (one, two := content_digest(path, 10))
-    assert one != two
-    path.write_bytes(b"one")
-    assert content_digest(path, 10) == one
-    assert content_digest(path, 2) is None
+def test_a_change_of_content_is_seen_and_nothing_else(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"one")
+    files = ReadFiles(10)
+    assert not files.changed()
+    assert files.read(one) == b"one"
+    with pytest.raises(FileNotFoundError):
+        files.read(other)
+    one.write_bytes(b"one")
+    assert not files.changed()
+    other.write_bytes(b"")
+    assert files.changed()
+    other.unlink()
+    one.write_bytes(b"two")
+    assert files.changed()
+    one.write_bytes(b"one" * 10)
+    assert files.changed()
+    one.unlink()
+    assert files.changed()
+
+
+class SlowDisk:
+    """A look at files that lasts until somebody lets it end. Each look is counted when it begins."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.begins = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+
+    def look(self) -> None:
+        self.begun += 1
+        self.begins.release()
+        self.may_end.acquire()
+
+
+def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait() -> None:
+    disk = SlowDisk()
+    look = BackgroundLook(disk.look)
+    assert not look.wait(0)
+    disk.begins.acquire()
+    # However many come, one look is under way and one is yet to begin.
+    assert not any(look.wait(0.001) for _ in range(50))
+    assert disk.begun == 1
+    disk.may_end.release(2)
+    disk.begins.acquire()
+    disk.may_end.release()
+    assert look.wait(None)
+    assert disk.begun == 3
+
+
+def test_who_waits_gets_a_look_that_began_after_they_came() -> None:
+    disk = SlowDisk()
+    look = BackgroundLook(disk.look)
+    assert not look.wait(0)
+    disk.begins.acquire()
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(look.wait, None) for _ in range(4)]
+        disk.may_end.release()
+        disk.begins.acquire()
+        assert not all(each.done() for each in waiting)
+        disk.may_end.release(5)
+        assert all(each.result() for each in waiting)
+
+
+def test_a_look_that_raises_is_logged_and_the_next_one_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    looks = []
+
+    def fail() -> None:
+        looks.append(1)
+        raise RuntimeError("a bug")
+
+    look = BackgroundLook(fail)
+    assert look.wait(None)
+    assert look.wait(None)
+    assert len(looks) == 2
+    assert caplog.text.count("RuntimeError: a bug") == 2

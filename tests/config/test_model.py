@@ -1,4 +1,4 @@
-"""The config file: what is taken, what is refused with which words, and that no secret is ever shown."""
+"""The config file: what is taken, and what is refused. `test_mistakes.py` has the words."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sitecore_cdp_exporter.config.model import (
-    LARGEST_FILE,
+    MAX_FILE_BYTES,
     ApiConfig,
     BasicAuth,
     Config,
@@ -32,7 +32,6 @@ from sitecore_cdp_exporter.config.values import REF_PREFIX
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 VALID = HERE / "valid"
-INVALID = sorted((HERE / "invalid").glob("*.yaml"))
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
 BASE_URL = "https://api-engage-eu.sitecorecloud.io"
@@ -58,29 +57,6 @@ def errors_of(text: str | bytes, tmp_path: Path) -> tuple[str, ...]:
         load_config(path)
     assert all(error.startswith(f"{path}:") for error in raised.value.errors)
     return tuple(error.removeprefix(f"{path}:") for error in raised.value.errors)
-
-
-def expected_errors(path: Path) -> list[str]:
-    """What the comments in a bad file announce: `# error: …` for their own line, `# error at 6:1: …` for another."""
-    expected = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        for place, message in re.findall(r"# error(?: at ([\d:]+))?: (.*?)(?=  # error|$)", line):
-            expected.append(f"{path}:{place or number}: {message}")
-    return expected
-
-
-@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
-def test_a_mistake_gives_the_lines_that_the_bad_file_announces(path: Path) -> None:
-    with pytest.raises(ConfigError) as raised:
-        load_config(path)
-    assert list(raised.value.errors) == expected_errors(path)
-    assert str(raised.value) == "\n".join(raised.value.errors)
-    assert not re.search("hunter2|correcthorse", str(raised.value))
-
-
-def test_there_is_a_bad_file_for_every_section_and_each_announces_an_error() -> None:
-    assert len(INVALID) > 100
-    assert all(expected_errors(path) for path in INVALID)
 
 
 def test_a_minimal_file_has_the_defaults() -> None:
@@ -252,14 +228,14 @@ def test_anchors_aliases_and_merge_keys_work() -> None:
 def test_an_error_in_merged_keys_points_to_where_they_stand(tmp_path: Path) -> None:
     text = API + f"batches:\n  - &a\n    ref: {REF}\n    feed: 7\n  - <<: *a\n    ref: {OTHER_REF}\n"
     assert errors_of(text, tmp_path) == (
-        "6: batches[0].feed: expected a string; put it in quotes (7)",
-        "6: batches[1].feed: expected a string; put it in quotes (7)",
+        "6: batches[0].feed: expected a string; put it in quotes",
+        "6: batches[1].feed: expected a string; put it in quotes",
     )
 
 
 def test_a_duplicate_by_alias_is_told_at_the_alias(tmp_path: Path) -> None:
     assert errors_of(API + f"batches:\n  - &a {REF}\n  - *a\n", tmp_path) == (
-        f"5: batches[1]: duplicate ref; batches[0] is the same batch ({REF})",
+        "5: batches[1]: duplicate ref; line 4 has it already",
     )
 
 
@@ -303,7 +279,7 @@ def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, tmp_pa
 def test_what_prometheus_would_not_read_is_no_duration(text: str, tmp_path: Path) -> None:
     (error,) = errors_of(f"{API}recheck_finished: {text}\n", tmp_path)
     assert error.startswith("3: recheck_finished: ")
-    assert "duration" in error
+    assert "duration" in error or "needs a unit" in error
 
 
 @pytest.mark.parametrize(
@@ -381,7 +357,7 @@ HUGE = ["9" * 20, "9" * 309, "1" + "0" * 400, "9" * 4000, "9" * 5000, "-" + "9" 
 )
 def test_a_number_that_no_metric_can_hold_is_refused(config: str, number: str, tmp_path: Path) -> None:
     (error,) = errors_of(API + config.format(number), tmp_path)
-    assert re.search("expected|a number with too many digits|a duration needs a unit", error)
+    assert re.search("expected|a number with too many digits|needs a unit", error)
 
 
 def test_the_largest_numbers_become_metrics(tmp_path: Path) -> None:
@@ -510,11 +486,11 @@ def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"", "1: expected a mapping (nothing)"),
-        (b"# a comment only\n", "1: expected a mapping (nothing)"),
-        (b"---\n", "2: expected a mapping (nothing)"),
-        (b"null\n", "1: expected a mapping (a single value)"),
-        (b"\n\n- 1\n", "3: expected a mapping (a list)"),
+        (b"", "1: no settings; at least api.base_url is needed"),
+        (b"# a comment only\n", "1: no settings"),
+        (b"---\n", "2: no settings"),
+        (b"null\n", "1: no settings"),
+        (b"\n\n- 1\n", "3: expected a mapping"),
         ("api:\n".encode("utf-16"), "1: not UTF-8"),
         (b"api:\n  base_url: \xe9\n", "2: not UTF-8"),
         (b"api:\n  base_url: a\0b\n", "2:14: character U+0000 is not allowed in YAML"),
@@ -553,7 +529,7 @@ def test_a_path_that_cannot_be_read_gives_one_line(tmp_path: Path) -> None:
 def test_what_is_no_file_or_too_large_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
-    large.write_bytes(b"#" * (LARGEST_FILE + 1))
+    large.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     for path, problem in {pipe: "not a file", large: "larger than 10,485,760 bytes"}.items():
         with pytest.raises(ConfigError) as raised:
             load_config(path)

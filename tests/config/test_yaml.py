@@ -51,33 +51,31 @@ fourth:
 
 
 @pytest.mark.parametrize(
-    ("path", "found", "line", "kind", "text"),
+    ("path", "found", "line"),
     [
-        ((), (), 2, "a mapping", None),
-        (("first",), ("first",), 2, "a mapping", None),
-        (("first", "list"), ("first", "list"), 3, "a list", None),
-        (("first", "list", 0), ("first", "list", 0), 4, "a single value", "one"),
-        (("first", "list", 0, "ref"), ("first", "list", 0), 4, "a single value", "one"),
-        (("first", "list", 1, "two"), ("first", "list", 1, "two"), 6, "a single value", "2"),
-        (("first", "text"), ("first", "text"), 7, "a single value", "a b"),
-        (("first", "below"), ("first", "below"), 8, "a single value", None),
-        (("first", "folded"), ("first", "folded"), 10, "a text of several lines", None),
-        (("first", "empty"), ("first", "empty"), 12, "nothing", None),
-        (("second", "inner"), ("second", "inner"), 13, "a single value", "x"),
-        (("third",), ("third",), 14, "an alias", None),
-        (("third", "inner"), ("third", "inner"), 13, "a single value", "x"),
-        (("fourth", "inner"), ("fourth", "inner"), 13, "a single value", "x"),
-        (("fourth", "own"), ("fourth", "own"), 17, "a single value", "y"),
-        (("first", "none"), ("first",), 2, "a mapping", None),
+        ((), (), 2),
+        (("first",), ("first",), 2),
+        (("first", "list"), ("first", "list"), 3),
+        (("first", "list", 0), ("first", "list", 0), 4),
+        (("first", "list", 0, "ref"), ("first", "list", 0), 4),
+        (("first", "list", 1, "two"), ("first", "list", 1, "two"), 6),
+        (("first", "text"), ("first", "text"), 7),
+        (("first", "below"), ("first", "below"), 8),
+        (("first", "folded"), ("first", "folded"), 10),
+        (("first", "empty"), ("first", "empty"), 12),
+        (("second", "inner"), ("second", "inner"), 13),
+        (("third",), ("third",), 14),
+        (("third", "inner"), ("third", "inner"), 13),
+        (("fourth", "inner"), ("fourth", "inner"), 13),
+        (("fourth", "own"), ("fourth", "own"), 17),
+        (("first", "none"), ("first",), 2),
     ],
 )
-def test_a_place_has_the_line_and_what_was_typed(
-    path: YamlPath, found: YamlPath, line: int, kind: str, text: str | None
-) -> None:
+def test_a_place_has_the_line_of_its_key_or_item(path: YamlPath, found: YamlPath, line: int) -> None:
     document = read_yaml(TEXT)
     assert document.problems == []
     where, place = document.locate(path)
-    assert (where, place.line, place.kind, place.text) == (found, line, kind, text)
+    assert (where, place.line) == (found, line)
 
 
 @pytest.mark.parametrize("text", ["5", "true", "~", "x"])

@@ -346,8 +346,9 @@ def test_no_object_shows_a_secret(folder: Folder) -> None:
         sandbox.put_batch(GOOD_REF, status="error", log=True)
         document = yaml.safe_load(config_file.read_bytes())
         document["api"] |= {"base_url": sandbox.base_url, "tls_config": {"ca_file": "server_ca.crt"}}
-        for proxy in (document["api"].pop("proxy_url"), None):
-            config_file.write_text(yaml.safe_dump(document | {"api": document["api"] | {"proxy_url": proxy}}))
+        proxied = {"base_url": "https://api.example", "proxy_url": document["api"].pop("proxy_url")}
+        for api in (document["api"] | proxied, document["api"]):
+            config_file.write_text(yaml.safe_dump(document | {"api": api}))
             service = Service(config_file, CollectorRegistry())
             kept += [service, service.poller.poll(time.monotonic() + PATIENCE)]
         # Objects that only a request under way has.

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import WatchedBatch
-from sitecore_cdp_exporter.watch.batch_file import (
-    LARGEST_FILE,
+from sitecore_cdp_exporter.watch.batch_files import (
+    MAX_FILE_BYTES,
     BatchFile,
     BatchFileError,
     parse_batch_file,
-    read_content,
 )
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -29,7 +29,7 @@ def parse(content: str | bytes) -> BatchFile:
 
 
 def read_batch_file(path: Path) -> BatchFile:
-    return parse_batch_file(path, read_content(path))
+    return parse_batch_file(path, read_regular_file(path, MAX_FILE_BYTES))
 
 
 def failure_of(path: Path) -> str:
@@ -58,6 +58,16 @@ def test_the_entries_are_those_of_batches_in_yaml_and_in_json(content: str, tmp_
     assert read_batch_file(path) == BatchFile(expected, ())
 
 
+def test_an_entry_names_the_batches_that_it_replaces() -> None:
+    text = f"- {{ref: {REF}, replaces: [{OTHER_REF.upper()}]}}\n- {{ref: {REF}, replaces: [{OTHER_REF}]}}\n"
+    assert parse(text) == BatchFile((WatchedBatch(ref=REF, replaces=(OTHER_REF.upper(),)),), ())
+    _, errors = parse(f"{text}- {REF}\n- {{ref: {OTHER_REF}, replaces: [{OTHER_REF.upper()}]}}\n")
+    assert errors == (
+        f"{PATH}:3: [2]: duplicate ref with a different feed, labels or replaces; line 1 counts",
+        f"{PATH}:4: [3].replaces: must name other batches, not this one",
+    )
+
+
 @pytest.mark.parametrize("content", ["", "\n", "# nothing tonight\n", "[]", "---\n", "null", "~\n", "\ufeff"])
 def test_an_empty_file_is_an_empty_list(content: str) -> None:
     assert parse(content) == BatchFile((), ())
@@ -66,40 +76,43 @@ def test_an_empty_file_is_an_empty_list(content: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "error"),
     [
-        ("nightly", f"[1]: {NO_UUID} (nightly)"),
-        ("12af3453-62da-4b31-b646-631b7b5f30", f"[1]: {NO_UUID} (12af3453-62da-4b31-b646-631b7b5f30)"),
-        ("", "[1]: expected a ref, or a mapping with ref, feed and labels (nothing)"),
-        ("7", "[1]: expected a ref, or a mapping with ref, feed and labels (7)"),
-        ("[]", "[1]: expected a ref, or a mapping with ref, feed and labels (a list)"),
+        ("nightly", f"[1]: {NO_UUID}"),
+        ("12af3453-62da-4b31-b646-631b7b5f30", f"[1]: {NO_UUID}"),
+        ("", "[1]: expected a ref, or a mapping with ref, feed, labels and replaces"),
+        ("7", "[1]: expected a ref, or a mapping with ref, feed, labels and replaces"),
+        ("[]", "[1]: expected a ref, or a mapping with ref, feed, labels and replaces"),
         ("{}", "[1].ref: is missing"),
         ("{feed: guests}", "[1].ref: is missing"),
-        ("{ref: 7}", "[1].ref: expected a string; put it in quotes (7)"),
+        ("{ref: 7}", "[1].ref: expected a string; put it in quotes"),
         (f"{{ref: {OTHER_REF}, fed: guests}}", "[1].fed: unknown key; did you mean feed?"),
-        (f"{{ref: {OTHER_REF}, retention: 1d}}", "[1].retention: unknown key; expected one of ref, feed, labels"),
+        (
+            f"{{ref: {OTHER_REF}, retention: 1d}}",
+            "[1].retention: unknown key; expected one of ref, feed, labels, replaces",
+        ),
         (
             f"{{ref: {OTHER_REF}, feed: ''}}",
-            '[1].feed: expected a name of at least one character, and no control characters ("")',
+            "[1].feed: expected a name of at least one character, and no control characters",
         ),
-        (f"{{ref: {OTHER_REF}, labels: crm}}", "[1].labels: expected a mapping (a single value)"),
-        (f"{{ref: {OTHER_REF}, labels: {{team: 7}}}}", "[1].labels.team: expected a string; put it in quotes (7)"),
+        (f"{{ref: {OTHER_REF}, labels: crm}}", "[1].labels: expected a mapping"),
+        (f"{{ref: {OTHER_REF}, labels: {{team: 7}}}}", "[1].labels.team: expected a string; put it in quotes"),
         (
             f"{{ref: {OTHER_REF}, labels: {{a-b: x}}}}",
             "[1].labels.a-b: a label name has letters, digits and _ only, and no digit first",
         ),
         (f"{{ref: {OTHER_REF}, ref: {OTHER_REF}}}", "[1].ref: duplicate key; line 2 has it already"),
         (f"{{ref: {OTHER_REF}, 7: x}}", "[1]: a key that is not a string; quote it if it is meant to be one"),
-        ("!!str x", f'[1]: {NO_UUID} ("x")'),
+        ("!!str x", f"[1]: {NO_UUID}"),
         ("!python x", "[1]: YAML tags are not supported; quote a value that begins with !"),
         ("*nightly", "[1]: an alias of no anchor above it; quote a value that begins with *"),
         (
             f"{{ref: {REF}, feed: orders}}",
-            f"[1].ref: duplicate ref with another feed or other labels; [0] counts ({REF})",
+            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 counts",
         ),
         (
             f"{{ref: {REF.upper()}, feed: guests}}",
-            f"[1].ref: duplicate ref with another feed or other labels; [0] counts ({REF.upper()})",
+            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 counts",
         ),
-        (REF, f"[1]: duplicate ref with another feed or other labels; [0] counts ({REF})"),
+        (REF, "[1]: duplicate ref with a different feed, labels or replaces; line 1 counts"),
     ],
 )
 def test_a_bad_entry_is_told_with_its_place_and_the_others_count(entry: str, error: str) -> None:
@@ -115,7 +128,7 @@ def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
     assert [batch.ref for batch in batches] == [OTHER_REF]
     assert [error.removeprefix(f"{PATH}:").rpartition(": ")[0] for error in errors] == [
         "1: [0]",
-        "2: [1].feed: expected a string; put it in quotes (7)".rpartition(": ")[0],
+        "2: [1].feed: expected a string; put it in quotes".rpartition(": ")[0],
         "2: [1].labels.job",
         "2: [1].job: unknown key".rpartition(": ")[0],
         "4: [3]",
@@ -144,11 +157,11 @@ def test_a_bad_entry_does_not_take_the_place_of_a_good_one_with_its_ref() -> Non
         (f'["{REF}",\n'.encode(), "2:1: not valid YAML: did not find expected node content"),
         (b"- a\n- \xff\n", "2: not UTF-8"),
         (b"- a\0\n", "1:4: character U+0000 is not allowed in YAML"),
-        (f"batches:\n- {REF}\n".encode(), "1: expected a list of batches (a mapping)"),
-        (b"{}", "1: expected a list of batches (a mapping)"),
-        (REF.encode(), "1: expected a list of batches (a single value)"),
-        (b"password: hunter2", "1: expected a list of batches (a mapping)"),
-        (b"\n7\n", "2: expected a list of batches (a single value)"),
+        (f"batches:\n- {REF}\n".encode(), "1: expected a list of batches"),
+        (b"{}", "1: expected a list of batches"),
+        (REF.encode(), "1: expected a list of batches"),
+        (b"password: hunter2", "1: expected a list of batches"),
+        (b"\n7\n", "2: expected a list of batches"),
         (b"[]\n---\n[]\n", "2: a second YAML document begins here; expected one only"),
         (b"!x []", "1: YAML tags are not supported; quote a value that begins with !"),
         (b"[" * 100_000, "1:34: not valid YAML: nested too deeply"),
@@ -166,7 +179,7 @@ def test_a_file_of_which_nothing_can_be_made_is_told_in_one_line(content: bytes,
 
 def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
-    path.write_bytes(f"- {REF}\n".encode().ljust(LARGEST_FILE, b"#"))
+    path.write_bytes(f"- {REF}\n".encode().ljust(MAX_FILE_BYTES, b"#"))
     assert len(read_batch_file(path).batches) == 1
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.watch import batch_files as module
-from sitecore_cdp_exporter.watch.batch_file import LARGEST_FILE, parse_batch_file, read_content
-from sitecore_cdp_exporter.watch.batch_files import MOST_TOLD, TICK, BatchFiles
+from sitecore_cdp_exporter.watch.batch_files import MAX_FILE_BYTES, MAX_WARNINGS, BatchFiles, parse_batch_file
 
 REFS = [f"3ee694e5-0b77-2d1e-af19-{number:012x}" for number in range(10)]
 LOGGER = "sitecore_cdp_exporter.watch.batch_files"
-
-
-# So far ahead that every file was settled long ago.
-FUTURE = 4e9
-
-
-class Clock:
-    """Seconds since 1970: the true ones, unless `now` is set."""
-
-    def __init__(self) -> None:
-        self.now: float | None = None
-
-    def __call__(self) -> float:
-        return time.time() if self.now is None else self.now
 
 
 class Folder:
@@ -43,8 +28,7 @@ class Folder:
         self.path = path
         self.batches = path / "batches.d"
         self.batches.mkdir()
-        self.clock = Clock()
-        self.files = BatchFiles([str(self.batches / "*.yaml")], path, self.clock)
+        self.files = BatchFiles([str(self.batches / "*.yaml")], path)
 
     def write(self, name: str, content: str) -> Path:
         """Write a file aside and rename it, as a careful pipeline does."""
@@ -154,25 +138,6 @@ def test_a_file_is_parsed_only_when_it_changed(folder: Folder, parsed: list[str]
     assert parsed == ["a.yaml", "b.yaml", "b.yaml"]
 
 
-def test_a_file_that_settled_is_not_even_read(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.write("a.yaml", entry(1))
-    folder.write("b.yaml", "- [")
-    read: list[str] = []
-
-    def note(path: Path) -> bytes:
-        read.append(path.name)
-        return read_content(path)
-
-    monkeypatch.setattr(module, "read_content", note)
-    folder.clock.now = FUTURE
-    for _ in range(3):
-        assert folder.watched() == ["1 None"]
-    assert read == ["a.yaml", "b.yaml"]
-    folder.write("b.yaml", entry(2))
-    assert folder.watched() == ["1 None", "2 None"]
-    assert read == ["a.yaml", "b.yaml", "b.yaml"]
-
-
 def test_what_is_exposed_stays_the_same_object_while_nothing_changes(folder: Folder) -> None:
     folder.write("a.yaml", entry(1))
     folder.files.refresh()
@@ -185,41 +150,13 @@ def test_what_is_exposed_stays_the_same_object_while_nothing_changes(folder: Fol
     assert list(batches) == [REFS[1]]
 
 
-def rewrite_with_the_same_time(path: Path, content: str) -> None:
-    """Change a file so that its size stays and the time of its last modification too."""
+def test_a_change_that_leaves_size_and_time_as_they_were_is_seen(folder: Folder) -> None:
+    path = folder.write("a.yaml", entry(1))
+    assert folder.watched() == ["1 None"]
     before = path.stat()
-    assert len(content) == before.st_size
-    path.write_text(content)
+    path.write_text(entry(2))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def test_a_second_change_within_one_tick_of_the_clock_is_seen(
-    folder: Folder, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The time of the last change of status cannot be set, so it is left out here.
-    monkeypatch.setattr(module._Stamp, "of", classmethod(lambda cls, s: cls(1, 1, s.st_size, s.st_mtime_ns, 0)))
-    path = folder.write("a.yaml", entry(1))
-    folder.clock.now = path.stat().st_mtime + TICK / 2
-    assert folder.watched() == ["1 None"]
-    rewrite_with_the_same_time(path, entry(2))
-    assert folder.watched() == ["2 None"]
-    assert len(log.lines()) == 2
-    # Meanwhile nothing is logged, and once the tick is over the file counts as settled.
-    for seconds in (TICK / 2, TICK, TICK * 2):
-        folder.clock.now = path.stat().st_mtime + seconds
-        assert folder.watched() == ["2 None"]
-    assert log.lines() == []
-    rewrite_with_the_same_time(path, entry(3))
-    assert folder.watched() == ["2 None"]
-
-
-def test_a_change_that_sets_its_time_back_is_seen(folder: Folder) -> None:
-    path = folder.write("a.yaml", entry(1))
-    folder.clock.now = FUTURE
-    assert folder.watched() == ["1 None"]
-    changed = path.stat().st_ctime_ns
-    while path.stat().st_ctime_ns == changed:  # The next tick of the file system's clock.
-        rewrite_with_the_same_time(path, entry(2))
+    assert path.stat().st_size == before.st_size
     assert folder.watched() == ["2 None"]
 
 
@@ -291,10 +228,10 @@ def test_good_entries_count_and_each_bad_one_is_told_once(folder: Folder, log: L
 
 
 def test_a_file_of_mistakes_does_not_flood_the_log(folder: Folder, log: Log) -> None:
-    folder.write("a.yaml", "- x\n" * (MOST_TOLD + 7))
+    folder.write("a.yaml", "- x\n" * (MAX_WARNINGS + 7))
     folder.files.refresh()
     lines = log.lines()
-    assert len(lines) == 1 + MOST_TOLD + 1
+    assert len(lines) == 1 + MAX_WARNINGS + 1
     assert lines[-1] == "WARNING and 7 more like this"
 
 
@@ -308,7 +245,7 @@ def test_of_two_files_that_do_not_agree_the_first_name_counts_and_one_warning_is
     folder.write("c.yaml", entry(1, "guests"))
     for _ in range(3):
         assert folder.watched() == ["2 None", "1 guests"]
-    warning = f"another feed or other labels for {REFS[1]} than in batches.d/a.yaml, which counts"
+    warning = f"{REFS[1]} has a different feed, labels or replaces than in batches.d/a.yaml, which counts"
     assert [line for line in log.lines() if "loaded" not in line] == [f"WARNING batches.d/b.yaml: {warning}"]
     assert not any(folder.files.errors.values())
 
@@ -383,7 +320,7 @@ def test_a_file_that_cannot_be_read_keeps_its_content_and_is_tried_again(folder:
 def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, log: Log) -> None:
     (tmp_path / "a\nb").symlink_to("a\nb")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "large").write_bytes(b"#" * (LARGEST_FILE + 1))
+    (tmp_path / "large").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     os.mkfifo(tmp_path / "pipe")
     BatchFiles([str(tmp_path / name) for name in ("a\nb", "folder", "large", "none", "pipe")], tmp_path).refresh()
     assert log.lines() == [
@@ -396,7 +333,6 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, log: Log) -> No
 
 def test_a_file_that_could_not_be_reached_for_a_while_is_good_again_though_it_did_not_change(folder: Folder) -> None:
     folder.write("a.yaml", entry(1))
-    folder.clock.now = FUTURE
     folder.files.refresh()
     folder.batches.rename(folder.path / "away")
     folder.batches.symlink_to("batches.d")
@@ -429,11 +365,11 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_no_error(
 ) -> None:
     folder.write("a.yaml", entry(1))
 
-    def unlink_and_read(path: Path) -> bytes:
+    def unlink_and_read(path: Path, _max_bytes: int) -> bytes:
         path.unlink()
         return path.read_bytes()
 
-    monkeypatch.setattr(module, "read_content", unlink_and_read)
+    monkeypatch.setattr(module, "read_regular_file", unlink_and_read)
     assert folder.watched() == []
     assert (folder.files.errors, log.lines()) == ({}, [])
 
@@ -443,13 +379,13 @@ def test_a_file_that_is_replaced_between_looking_and_reading_is_read_again(
 ) -> None:
     folder.write("a.yaml", entry(1))
 
-    def read_and_replace(path: Path) -> bytes:
-        content = read_content(path)
-        monkeypatch.setattr(module, "read_content", read_content)
+    def read_and_replace(path: Path, max_bytes: int) -> bytes:
+        content = read_regular_file(path, max_bytes)
+        monkeypatch.setattr(module, "read_regular_file", read_regular_file)
         folder.write("a.yaml", entry(2))
         return content
 
-    monkeypatch.setattr(module, "read_content", read_and_replace)
+    monkeypatch.setattr(module, "read_regular_file", read_and_replace)
     assert folder.watched() == ["1 None"]
     assert folder.watched() == ["2 None"]
 
@@ -534,6 +470,30 @@ def test_other_patterns_forget_the_files_of_before_and_keep_what_still_matches(f
     assert folder.watched() == []
 
 
+def test_a_disk_that_hangs_leaves_the_batches_and_blocks_neither_readers_nor_a_reload(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("a.yaml", entry(1))
+    assert folder.watched() == ["1 None"]
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hang(path: Path, max_bytes: int) -> bytes:
+        reading.set()
+        assert go_on.wait(60)
+        return read_regular_file(path, max_bytes)
+
+    monkeypatch.setattr(module, "read_regular_file", hang)
+    folder.write("a.yaml", entry(2))
+    folder.files.refresh(timeout=0)
+    assert reading.wait(60)
+    for _ in range(20):
+        folder.files.refresh(timeout=0)
+    assert (list(folder.files.batches), folder.files.errors) == ([REFS[1]], {"batches.d/a.yaml": False})
+    folder.files.watch([str(folder.batches / "b*")])
+    go_on.set()
+    assert folder.watched() == []
+
+
 def test_many_threads_may_refresh_while_files_change(folder: Folder) -> None:
     seen: list[set[str]] = []
     stop = threading.Event()
@@ -589,7 +549,6 @@ class ChangingFiles(RuleBasedStateMachine):
         self.on_disk: dict[str, str] = {}
         self.good: dict[str, list[tuple[int, str]]] = {}
         self.wrong: dict[str, bool] = {}
-        self.modified = time.time_ns()
 
     def teardown(self) -> None:
         if hasattr(self, "directory"):
@@ -600,9 +559,6 @@ class ChangingFiles(RuleBasedStateMachine):
             (self.folder.batches / name).write_text(content)
         else:
             self.folder.write(name, content)
-        # The steps follow each other faster than the file system's clock ticks.
-        self.modified += 1
-        os.utime(self.folder.batches / name, ns=(self.modified, self.modified))
         self.on_disk[name] = content
 
     @rule(name=NAMES, entries=GOOD, bad_entry=st.booleans(), in_place=st.booleans())
@@ -624,12 +580,6 @@ class ChangingFiles(RuleBasedStateMachine):
         if name in self.on_disk:
             (self.folder.batches / name).rename(self.folder.batches / other)
             self.on_disk[other] = self.on_disk.pop(name)
-
-    @rule(seconds=st.sampled_from([0.0, TICK / 2, TICK * 2]))
-    def wait(self, seconds: float) -> None:
-        """Let time pass for the exporter, from when the youngest file was written."""
-        youngest = max((path.stat().st_ctime for path in self.folder.batches.iterdir()), default=0.0)
-        self.folder.clock.now = youngest + seconds
 
     @rule()
     def refresh(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from tools.faults.certificates import Upstream
 from tools.faults.relay import Wire
 from tools.faults.row import Row, command, hold
 from tools.faults.trial import (
@@ -116,16 +117,17 @@ def filled_backlog(listener: socket.socket) -> Iterator[None]:
 
 def proxy_asks_for_a_password(directory: Path) -> str:
     """Ask by an HTTP proxy that begins to refuse."""
+    upstream = Upstream(directory)
     with (
-        new_sandbox() as sandbox,
+        new_sandbox(ssl_context=upstream.context) as sandbox,
         Proxy() as proxy,
-        running_trial(directory, sandbox=sandbox, api={"proxy_url": proxy.url}) as trial,
+        running_trial(directory, sandbox=sandbox, api={**upstream.api, "proxy_url": proxy.url}) as trial,
     ):
         trial.expect(HEALTHY)
         hold("the requests went by the proxy", proxy.heads)
         proxy.refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
         sandbox.close_idle_connections()
-        during = trial.expect(all_fail("http_error"), up=0)
+        during = trial.expect(all_fail("connection"), up=0)
         proxy.refusal = None
         return f"{during}; {trial.recovered()}"
 

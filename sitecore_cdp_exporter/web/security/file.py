@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.config.errors import one_line
-from sitecore_cdp_exporter.config.files import content_digest, digest, read_regular_file, why_unread
+from sitecore_cdp_exporter.config.files import ReadFiles, read_regular_file, why_unread
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES
@@ -119,8 +119,7 @@ class WebConfigFile:
         self._clock = clock
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
         self._comparisons = Comparisons(self._threads)
-        # What each file held when it was read last; None: it could not be read.
-        self._digests: dict[Path, bytes | None] = {}
+        self._files = ReadFiles(LARGEST_FILE)
         self._security = self._load()
         self._state = ReloadState(successful=True, last_success=clock())
         registry.register(GaugeCollector(WEB_CONFIG_GAUGES, lambda: self._state))
@@ -142,7 +141,7 @@ class WebConfigFile:
 
     def current(self) -> WebSecurity:
         """Return what counts now. It looks at the files; nothing is raised."""
-        if any(content_digest(path, LARGEST_FILE) != known for path, known in self._digests.items()):
+        if self._files.changed():
             self._reload()
         return self._security
 
@@ -168,8 +167,8 @@ class WebConfigFile:
         return security
 
     def _load(self, before: WebConfig | None = None) -> WebSecurity:
-        self._digests = {}
-        config, tls = load_web_config(self._path, self._read, before=before)
+        self._files = ReadFiles(LARGEST_FILE)
+        config, tls = load_web_config(self._path, self._files.read, before=before)
         users, limit = config.basic_auth_users, config.rate_limit
         return WebSecurity(
             config=config,
@@ -178,12 +177,6 @@ class WebConfigFile:
             passwords=Passwords(users, self._comparisons) if users else None,
             rate_limit=TokenBucket(limit.interval, limit.burst) if limit.interval else None,
         )
-
-    def _read(self, path: Path) -> bytes:
-        self._digests[path] = None
-        content = read_file(path)
-        self._digests[path] = digest(content)
-        return content
 
 
 def _need_a_restart(before: WebConfig, after: WebConfig) -> Iterator[str]:

@@ -24,7 +24,7 @@ from pydantic import (
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems
 from sitecore_cdp_exporter.config.model import ConfigError, Section
 from sitecore_cdp_exporter.config.values import Duration, FilePath
-from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlMapping, YamlProblem, read_yaml
+from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
 # Version and cost, 22 characters of salt of which the last one is of two bits, 31 of the hash.
 BCRYPT_HASH = re.compile(r"\$2[abxy]\$(?P<cost>[0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
@@ -254,7 +254,6 @@ def parse_web_config(path: Path, content: bytes) -> ParsedWebConfig:
     Raises ConfigError with all that is wrong with it.
     """
     document = read_yaml(content)
-    _hide_secrets(document.data)
     config, problems = _validate(document, path.parent)
     problems = [*document.problems, *problems]
     if config is None or problems:
@@ -273,24 +272,3 @@ def _validate(document: YamlDocument, directory: Path) -> tuple[WebConfig | None
         return WebConfig.model_validate(document.data, context=directory), []
     except ValidationError as error:
         return None, model_problems(error, document, _KNOWN_KEYS)
-
-
-def _hide_secrets(data: object) -> None:
-    """Forget how hashes and keys were typed, so that no mistake quotes them."""
-    if not isinstance(data, YamlMapping):
-        return
-    users, tls = data.get("basic_auth_users"), data.get("tls_server_config")
-    if isinstance(users, YamlMapping):
-        _hide(users, *users)
-    else:
-        _hide(data, "basic_auth_users")
-    if isinstance(tls, YamlMapping):
-        _hide(tls, "key")
-    else:
-        _hide(data, "tls_server_config")
-
-
-def _hide(mapping: YamlMapping, *keys: str) -> None:
-    for key in keys:
-        if key in mapping.places:
-            mapping.places[key] = mapping.places[key]._replace(text=None)

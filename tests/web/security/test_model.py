@@ -130,8 +130,8 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         ("tls_sever_config:\n", "web.yml:1: tls_sever_config: unknown key; did you mean tls_server_config?"),
         (f"{TLS}  cert_fle: a\n", "web.yml:4: tls_server_config.cert_fle: unknown key; did you mean cert_file?"),
         ("rate_limit: {bust: 1}", "web.yml:1: rate_limit.bust: unknown key; did you mean burst?"),
-        ("- a", "web.yml:1: expected a mapping (a list)"),
-        ("tls_server_config: server.crt", "web.yml:1: tls_server_config: expected a mapping (a single value)"),
+        ("- a", "web.yml:1: expected a mapping"),
+        ("tls_server_config: server.crt", "web.yml:1: tls_server_config: expected a mapping"),
         (f"{TLS}  cert_file: b\n", "web.yml:4: tls_server_config.cert_file: duplicate key; line 2 has it already"),
         # Templates that were not filled in must not switch off what they are for.
         (
@@ -161,12 +161,12 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
             for key in ("min_version", "max_version")
             for name in ("TLS10", "TLS11")
         ],
-        (f"{TLS}  min_version: TLS111\n", ":4: tls_server_config.min_version: expected TLS12 or TLS13 (TLS111)"),
-        (f"{TLS}  min_version: 1.2\n", ":4: tls_server_config.min_version: expected a string; put it in quotes (1.2)"),
-        (f"{TLS}  min_version: TLS13\n  max_version: TLS12\n", ".max_version: less than min_version (TLS12)"),
-        (f"{TLS}  prefer_server_cipher_suites: 1\n", ".prefer_server_cipher_suites: expected true or false (1)"),
-        ("http_server_config: {http2: 'yes'}", 'http_server_config.http2: expected true or false ("yes")'),
-        ("http_server_config: {headers: [a]}", "http_server_config.headers: expected a mapping (a list)"),
+        (f"{TLS}  min_version: TLS111\n", ":4: tls_server_config.min_version: expected TLS12 or TLS13"),
+        (f"{TLS}  min_version: 1.2\n", ":4: tls_server_config.min_version: expected a string; put it in quotes"),
+        (f"{TLS}  min_version: TLS13\n  max_version: TLS12\n", ".max_version: less than min_version"),
+        (f"{TLS}  prefer_server_cipher_suites: 1\n", ".prefer_server_cipher_suites: expected true or false"),
+        ("http_server_config: {http2: 'yes'}", "http_server_config.http2: expected true or false"),
+        ("http_server_config: {headers: [a]}", "http_server_config.headers: expected a mapping"),
         (
             "http_server_config:\n  headers:\n    Server: a",
             ":3: http_server_config.headers.Server: unknown key; expect",
@@ -181,14 +181,14 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         ('http_server_config: {headers: {X-XSS-Protection: "ä"}}', "X-XSS-Protection: expected printable ASCII"),
         ("http_server_config: {headers: {X-XSS-Protection: true}}", "X-XSS-Protection: expected a string"),
         ("basic_auth_users: [a]", "web.yml:1: basic_auth_users: expected a mapping"),
-        ("basic_auth_users:\n  a:\n", "web.yml:2: basic_auth_users.a: expected a string (nothing)"),
+        ("basic_auth_users:\n  a:\n", "web.yml:2: basic_auth_users.a: expected a string"),
         ("basic_auth_users: {1: x}", "basic_auth_users: a key that is not a string; quote it"),
         ("basic_auth_users:\n  a: doe\n", "web.yml:2: basic_auth_users.a: expected a bcrypt hash of 60 characters"),
         (f"basic_auth_users: {{'a:b': {HASH}}}", "basic_auth_users.<key>: must not contain a colon"),
         ("rate_limit: {interval: 1s}", "web.yml:1: rate_limit: burst is missing or 0, so that no request"),
         ("rate_limit: {interval: 1s, burst: 0}", "rate_limit.burst: burst is missing or 0, so that no request"),
-        ("rate_limit: {interval: 1, burst: 1}", "rate_limit.interval: a duration needs a unit"),
-        ("rate_limit: {burst: -1}", "rate_limit.burst: expected at least 0 (-1)"),
+        ("rate_limit: {interval: 1, burst: 1}", "rate_limit.interval: needs a unit"),
+        ("rate_limit: {burst: -1}", "rate_limit.burst: expected at least 0"),
         ("a: b: c", "web.yml:1:5: not valid YAML"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_text_in_place_of_a_path_is_refused_without_quoting_it(key: str, style
         f"  {name}: {value}" for name, value in paths.items()
     )
     [told] = errors(text)
-    assert f"tls_server_config.{key}: expected the path of a file, which is one line, and not its content" in told
+    assert f"tls_server_config.{key}: expected the path of a file, not its content" in told
     assert SECRET not in told
 
 
