@@ -9,8 +9,9 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -18,15 +19,16 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from sitecore_cdp_exporter import __version__, systemd
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
-from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, demo_config, demo_sandbox, demo_uploads
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
-from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from sitecore_cdp_exporter.watch.watchlist import watch
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 from sitecore_cdp_exporter.web.security.file import WebConfigFile, load_web_config
 from sitecore_cdp_exporter.web.server import WebServer, WebSettings
+
+if TYPE_CHECKING:
+    from sitecore_cdp_exporter.demo import Demo
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _ending_with_its_reader():
             return _check(flags.config_file, flags.web_config_file)
     try:
-        with demo_sandbox() if flags.demo else nullcontext() as sandbox:
-            return asyncio.run(_serve(flags, sandbox))
+        with _start_demo() if flags.demo else nullcontext() as demo:
+            return asyncio.run(_serve(flags, demo))
     except ConfigError as error:
-        return _fail(error.errors)
+        return _fail(_missing(flags.config_file) or error.errors)
     except ListenError as error:
-        return _fail([str(error)])
+        flag = "--web.health-listen-address" if error.address == flags.health_listen_address else "--web.listen-address"
+        return _fail([f"{error}; choose another with {flag}=HOST:PORT, with make by ARGS={flag}=HOST:PORT"])
+
+
+def _start_demo() -> AbstractContextManager["Demo"]:
+    from sitecore_cdp_exporter.demo import start_demo  # noqa: PLC0415  Only the demo needs the sandbox.
+
+    return start_demo()
 
 
 def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +76,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config.file", dest="config_file", type=Path, metavar="PATH", help="config file (default: config.yaml)")
+    add("--config.file", dest="config_file", type=_path, metavar="PATH", help="config file (default: config.yaml)")
     add(
         "--config.check",
         dest="config_check",
@@ -87,10 +96,11 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--web.listen-address",
-        dest="listen_address",
+        dest="listen_addresses",
+        action="append",
         type=_listen_address,
         metavar="ADDRESS",
-        help=f"host:port to listen on (default: :{PORT}, with --demo 127.0.0.1:{PORT})",
+        help=f"host:port to listen on; may be repeated (default: :{PORT}, with --demo 127.0.0.1:{PORT})",
     )
     add(
         "--web.health-listen-address",
@@ -118,7 +128,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--web.config.file",
         dest="web_config_file",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="file that switches on TLS and passwords, as in all official exporters (default: none)",
     )
@@ -146,9 +156,17 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(argv)
     if flags.demo and (flags.config_file or flags.config_check):
         parser.error("--demo takes no config file")
-    flags.config_file = flags.config_file or Path("config.yaml")
-    flags.listen_address = flags.listen_address or ListenAddress("127.0.0.1" if flags.demo else None, PORT)
+    if not flags.demo:
+        flags.config_file = flags.config_file or Path("config.yaml")
+    flags.listen_addresses = flags.listen_addresses or [ListenAddress("127.0.0.1" if flags.demo else None, PORT)]
     return flags
+
+
+def _path(text: str) -> Path:
+    # Path("") is the current folder.
+    if not text:
+        raise argparse.ArgumentTypeError("expected the path of a file")
+    return Path(text)
 
 
 def _listen_address(text: str) -> ListenAddress:
@@ -206,7 +224,7 @@ def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, Sequ
     try:
         config = load_config(path)
     except ConfigError as error:
-        errors += error.errors
+        errors += _missing(path) or error.errors
     try:
         if web_config is not None:
             load_web_config(web_config, files_may_be_missing=True)
@@ -215,13 +233,25 @@ def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, Sequ
     return config, errors
 
 
+def _missing(path: Path | None) -> list[str]:
+    """Say what to do about a config file that is not there."""
+    try:
+        if path is not None:
+            path.stat()
+    except FileNotFoundError as error:
+        return [f"{path}: {error.strerror}; name yours with --config.file, or try --demo, which needs none"]
+    except OSError:
+        pass  # Whoever reads it says why that fails.
+    return []
+
+
 def _fail(errors: Sequence[str]) -> int:
     for error in errors:
         logger.error("%s", error)
     return 1
 
 
-async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
+async def _serve(flags: argparse.Namespace, demo: "Demo | None") -> int:
     """Serve until a signal says to stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -237,7 +267,7 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file, registry)
-        service = Service(flags.config_file if sandbox is None else demo_config(sandbox), registry)
+        service = Service(flags.config_file if demo is None else demo.config, registry)
         settings = WebSettings(
             telemetry_path=flags.telemetry_path,
             auto_reload=flags.auto_reload,
@@ -246,24 +276,27 @@ async def _serve(flags: argparse.Namespace, sandbox: Sandbox | None) -> int:
         )
         web = WebServer(service.poller, service.reloader, registry, settings, web_config)
         has_tls = web_config is not None and web_config.has_tls
-        with ExitStack() as demo:
+        with ExitStack() as uploads:
             try:
-                address = await web.start(flags.listen_address, flags.health_listen_address)
+                addresses = await web.start(flags.listen_addresses, flags.health_listen_address)
                 systemd.notify("READY=1")
-                logger.info(
-                    "listening",
-                    extra={
-                        "version": __version__,
-                        "address": str(address),
-                        "tls": has_tls,
-                        "basic_auth": web_config is not None and web_config.has_users,
-                        "watched_batches": len(service.poller.watched),
-                    },
-                )
-                if sandbox is not None:
-                    demo.enter_context(demo_uploads(sandbox, service.poller))
-                    url = f"{'https' if has_tls else 'http'}://{_reachable(address)}"
-                    _print_demo(url, flags.telemetry_path, sandbox.base_url)
+                for address in addresses:
+                    logger.info(
+                        "listening",
+                        extra={
+                            "version": __version__,
+                            "address": str(address),
+                            "tls": has_tls,
+                            "basic_auth": web_config is not None and web_config.has_users,
+                            "base_url": service.config.api.base_url,
+                            "endpoint": service.config.api.endpoint,
+                            "watched_batches": len(service.poller.watched),
+                        },
+                    )
+                if demo is not None:
+                    uploads.enter_context(demo.uploads(service.poller))
+                    url = f"{'https' if has_tls else 'http'}://{_reachable(addresses[0])}"
+                    print(demo.banner(url, flags.telemetry_path), flush=True)  # noqa: T201  The output of the command.
                 await stopping.wait()
                 systemd.notify("STOPPING=1")
                 logger.info("stopping")
@@ -297,22 +330,8 @@ def _reload(reloader: ConfigReloader) -> None:
 
 
 def _reachable(address: ListenAddress) -> ListenAddress:
-    return ListenAddress(address.host or "localhost", address.port)
-
-
-def _print_demo(url: str, telemetry_path: str, base_url: str) -> None:
-    print(  # noqa: T201  The output of the command.
-        "\n"
-        "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"
-        "Every few seconds a batch is uploaded to it; watch the batches go through their states:\n"
-        "\n"
-        f"    {url}/  what is watched; reload the page to see it move\n"
-        f"    {url}{telemetry_path}  the metrics\n"
-        f"    {base_url}  the sandbox itself, for curl: client key {CLIENT_KEY}, API token {API_TOKEN}\n"
-        "\n"
-        "Ctrl-C ends it.\n",
-        flush=True,
-    )
+    any_address = address.host in {None, "0.0.0.0", "::"}  # noqa: S104  Nothing is bound here.
+    return ListenAddress("localhost" if any_address else address.host, address.port)
 
 
 def _raise_open_file_limit() -> None:

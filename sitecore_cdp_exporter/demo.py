@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
-from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, TIME_BETWEEN_UPLOADS
 
 logger = logging.getLogger(__name__)
 
@@ -20,58 +21,89 @@ WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A sandbox, and what the exporter needs to show it. `speed` divides all times."""
+
+    sandbox: Sandbox
+    speed: float = 1.0
+
+    @property
+    def config(self) -> Config:
+        """A config for the sandbox: its batches are discovered, and each feed is known by the prefix of its refs."""
+        return Config.model_validate(
+            {
+                "api": {
+                    "base_url": self.sandbox.base_url,
+                    "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
+                    "endpoint": "inspect",
+                },
+                "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
+                "feeds": [
+                    {
+                        "name": feed.name,
+                        "ref_prefix": feed.ref_prefix,
+                        "expect_success_every": "5m",
+                        "next_success_resolves": True,
+                    }
+                    for feed in FEEDS
+                ],
+            }
+        )
+
+    @contextmanager
+    def uploads(self, poller: Poller) -> Iterator[None]:
+        """Upload batches, and poll like a Prometheus that scrapes every 5 s."""
+
+        def announce(ref: str, feed: str) -> None:
+            logger.info("the demo uploads a batch", extra={"ref": ref, "feed": feed})
+
+        def poll() -> None:
+            while not stopping.wait(SECONDS_BETWEEN_POLLS / self.speed):
+                poller.poll(time.monotonic() + SECONDS_BETWEEN_POLLS)
+
+        stopping = threading.Event()
+        polls = threading.Thread(target=poll, name="demo-polls", daemon=True)
+        uploads = DemoUploads(
+            self.sandbox.base_url,
+            client_key=CLIENT_KEY,
+            api_token=API_TOKEN,
+            announce=announce,
+            speed=self.speed,
+        )
+        uploads.start()
+        polls.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            uploads.stop()
+            polls.join()
+
+    def banner(self, url: str, telemetry_path: str) -> str:
+        """Return what to look at, and how. `url` is that of the exporter."""
+        base_url = self.sandbox.base_url
+        return (
+            "\n"
+            "This is a demo: a sandbox in this process stands in for Sitecore CDP. Nothing leaves this machine.\n"
+            f"Every {ROUND_TIME:.0f} seconds each of its {len(FEEDS)} feeds uploads a batch, "
+            f"{TIME_BETWEEN_UPLOADS:.0f} seconds after the one before.\n"
+            "Some fail, and are repaired and uploaded again. Watch them go through their states:\n"
+            "\n"
+            f"    {url}/  what is watched\n"
+            f"    {url}{telemetry_path}  the metrics\n"
+            f"    {base_url}  the sandbox itself, for curl: client key {CLIENT_KEY}, API token {API_TOKEN}\n"
+            "\n"
+            "For example, to list its batches as Sitecore CDP would:\n"
+            "\n"
+            f"    curl --user {CLIENT_KEY}:{API_TOKEN} '{base_url}/v2/batches/inspect?limit=100'\n"
+            "\n"
+            "Ctrl-C ends it.\n"
+        )
+
+
 @contextmanager
-def demo_sandbox(*, speed: float = 1.0) -> Iterator[Sandbox]:
-    """Run the sandbox. `speed` divides how long a batch takes."""
+def start_demo(*, speed: float = 1.0) -> Iterator[Demo]:
+    """Run the sandbox of a demo."""
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, speed=speed) as sandbox:
-        yield sandbox
-
-
-def demo_config(sandbox: Sandbox) -> Config:
-    """Return a config for the sandbox: its batches are discovered, and each feed is known by the prefix of its refs."""
-    return Config.model_validate(
-        {
-            "api": {
-                "base_url": sandbox.base_url,
-                "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
-                "endpoint": "inspect",
-            },
-            "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
-            "feeds": [
-                {
-                    "name": feed.name,
-                    "ref_prefix": feed.ref_prefix,
-                    "expect_success_every": "5m",
-                    "next_success_resolves": True,
-                }
-                for feed in FEEDS
-            ],
-        }
-    )
-
-
-@contextmanager
-def demo_uploads(sandbox: Sandbox, poller: Poller, *, speed: float = 1.0) -> Iterator[None]:
-    """Upload batches, and poll like a Prometheus that scrapes every 5 s.
-
-    `speed` is that of the sandbox; it divides the time between uploads and between polls, too.
-    """
-
-    def announce(ref: str, feed: str) -> None:
-        logger.info("the demo uploads a batch", extra={"ref": ref, "feed": feed})
-
-    def poll() -> None:
-        while not stopping.wait(SECONDS_BETWEEN_POLLS / speed):
-            poller.poll(time.monotonic() + SECONDS_BETWEEN_POLLS)
-
-    stopping = threading.Event()
-    polls = threading.Thread(target=poll, name="demo-polls", daemon=True)
-    uploads = DemoUploads(sandbox.base_url, client_key=CLIENT_KEY, api_token=API_TOKEN, announce=announce, speed=speed)
-    uploads.start()
-    polls.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        uploads.stop()
-        polls.join()
+        yield Demo(sandbox, speed)

@@ -24,6 +24,7 @@ class Service:
     Attributes:
         poller: Answers scrapes and probes.
         reloader: Puts a changed config to use.
+        config: The config in use.
 
     Args:
         config: The config file, or a config that never changes.
@@ -54,7 +55,7 @@ class Service:
         self._batch_files.refresh()
         self._api = self._connect(config)
         self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)
-        self._config = config
+        self.config = config
         registry.register(GaugeCollector(EXPORTER_GAUGES, self._state))
 
     def close(self) -> None:
@@ -64,13 +65,13 @@ class Service:
     def _apply(self, config: Config) -> None:
         """Use another config from the next poll on; connections of the one before are closed when they are free."""
         before, self._api = self._api, self._connect(config)
-        self._config = config
+        self.config = config
         self._batch_files.watch(config.batch_files)
         self.poller.reconfigure(self._api, config)
         before.close()
 
     def _state(self) -> ExporterState:
-        return ExporterState(self._config.api, self.reloader.state, self._batch_files.errors)
+        return ExporterState(self.config.api, self.reloader.state, self._batch_files.errors)
 
     def _connect(self, config: Config) -> BatchApi:
         if config.api.tls_config.insecure_skip_verify:

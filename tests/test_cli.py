@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import socket
@@ -7,21 +8,25 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 import pytest
 import requests
 import yaml
 
-from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter import __version__, cli
 from sitecore_cdp_exporter.cli import _parse_flags, main
+from sitecore_cdp_exporter.config.model import Config, load_config
+from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.web.address import ListenAddress
+from sitecore_cdp_exporter.web.server import WebServer
 from tests.conditions import wait_until
-from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, forked, running_demo, running_exporter
 from tests.logging_state import logging_as_before
 from tests.web.security.web_config_server import TLS, USERS, Folder
 from tests.web.web_server_thread import PATIENCE
-from tools.program import running, wait_for
+from tools.program import answers_ok
 from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
@@ -72,12 +77,6 @@ def write_config(directory: Path, **api: object) -> Path:
     return path
 
 
-def run(*flags: str, program: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, or a program that calls it."""
-    command = [sys.executable, str(ROOT / "exporter.py")] if program is None else [sys.executable, "-c", program]
-    return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
 def stop(exporter: Exporter, number: int = signal.SIGTERM) -> int:
     """Send a signal, and return the exit status."""
     exporter.program.process.send_signal(number)
@@ -120,6 +119,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         ["--log.level=INFO"],
         ["--log.format=text"],
         ["--config.file"],
+        ["--config.file="],
+        ["--web.config.file="],
         *[[f"--web.max-requests={value}"] for value in ("0", "-1", "1.5", "many", "", "\u0661", "9" * 5000)],
         *[[f"--web.listen-address={value}"] for value in ("10311", ":99999", "::1", "host:", "", ":http", "9" * 5000)],
         *[[f"--web.health-listen-address={value}"] for value in ("10311", "a:b:1")],
@@ -143,15 +144,25 @@ def test_wrong_flags_end_with_usage_and_2(flags: list[str], capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("flags", "address"),
+    ("flags", "addresses"),
     [
-        ([], ListenAddress(None, 10311)),
-        (["--demo"], ListenAddress("127.0.0.1", 10311)),
-        (["--demo", "--web.listen-address=:80"], ListenAddress(None, 80)),
+        ([], [ListenAddress(None, 10311)]),
+        (["--demo"], [ListenAddress("127.0.0.1", 10311)]),
+        (["--demo", "--web.listen-address=:80"], [ListenAddress(None, 80)]),
+        (
+            ["--web.listen-address=:80", "--web.listen-address=[::1]:81"],
+            [ListenAddress(None, 80), ListenAddress("::1", 81)],
+        ),
     ],
 )
-def test_the_demo_is_for_this_machine_unless_told_otherwise(flags: list[str], address: ListenAddress) -> None:
-    assert _parse_flags(flags).listen_address == address
+def test_the_demo_is_for_this_machine_unless_told_otherwise(flags: list[str], addresses: list[ListenAddress]) -> None:
+    assert _parse_flags(flags).listen_addresses == addresses
+
+
+def test_a_url_as_address_is_refused_with_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--web.listen-address=http://localhost:10311"])
+    assert "expected host:port or :port, without http://" in capsys.readouterr().err
 
 
 # --config.check
@@ -193,14 +204,15 @@ def test_every_mistake_of_a_config_is_one_plain_line(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("flags", [["--config.check"], []])
-def test_a_missing_config_is_one_line_and_1(
+def test_a_missing_config_is_one_line_that_says_what_to_do(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*flags, f"--config.file={tmp_path / 'none.yaml'}"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert len(output.err.splitlines()) == 1
-    assert "none.yaml: cannot be read: No such file or directory" in output.err
+    (line,) = output.err.splitlines()
+    remedy = "name yours with --config.file, or try --demo, which needs none"
+    assert f"none.yaml: No such file or directory; {remedy}" in line
 
 
 def test_the_config_file_has_a_default(
@@ -273,14 +285,17 @@ def test_the_log_says_whether_tls_and_passwords_are_on(sandbox: Sandbox, tmp_pat
         assert "tls=false basic_auth=false" in exporter.program.output()
 
 
+def test_the_log_says_which_api_is_asked(sandbox: Sandbox, tmp_path: Path) -> None:
+    with running_exporter(sandbox, tmp_path, api={"endpoint": "batches"}) as exporter:
+        assert f"base_url={sandbox.base_url} endpoint=batches " in exporter.program.output()
+
+
 def test_the_demo_names_its_url_with_tls(tmp_path: Path) -> None:
     web_config = Folder(tmp_path).write(TLS)
-    flags = ["--demo", "--web.listen-address=127.0.0.1:0", f"--web.config.file={web_config}"]
-    with running([sys.executable, str(ROOT / "exporter.py"), *flags], log=tmp_path / "demo.log") as program:
-        pattern = r"https://127\.0\.0\.1:\d+/metrics"
-        url = wait_for("the URL", lambda: re.search(pattern, program.output()), programs=[program]).group()
-        response = requests.get(url, verify=str(tmp_path / "server_ca.crt"), timeout=PATIENCE)
-        assert "sitecore_cdp_up" in response.text
+    with running_demo(tmp_path, flags=[f"--web.config.file={web_config}"]) as (exporter, _):
+        response = requests.get(f"{exporter.url}/metrics", verify=str(tmp_path / "server_ca.crt"), timeout=PATIENCE)
+    assert exporter.url.startswith("https://127.0.0.1:")
+    assert "sitecore_cdp_up" in response.text
 
 
 # Addresses
@@ -292,24 +307,25 @@ def taken_address() -> Iterator[str]:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_a_port_in_use_is_one_line_and_1(config: Path, taken_address: str) -> None:
-    ended = run(f"--config.file={config}", f"--web.listen-address={taken_address}")
-    assert (ended.returncode, ended.stdout) == (1, "")
-    (line,) = ended.stderr.splitlines()
-    assert line.endswith(f'level=error source=cli msg="can not listen on {taken_address}: Address already in use"')
-
-
 @pytest.mark.parametrize(
-    "flags", [["--web.listen-address=127.0.0.1:0", "--web.health-listen-address="], ["--demo", "--web.listen-address="]]
+    "flags",
+    [
+        ["--web.listen-address="],
+        ["--web.listen-address=127.0.0.1:0", "--web.listen-address="],
+        ["--web.listen-address=127.0.0.1:0", "--web.health-listen-address="],
+        ["--demo", "--web.listen-address="],
+    ],
 )
-def test_so_is_one_for_health_or_for_the_demo(
+def test_a_port_in_use_is_one_line_that_names_the_flag(
     config: Path, taken_address: str, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config_flags = [] if "--demo" in flags else [f"--config.file={config}"]
     assert main([*config_flags, *flags[:-1], f"{flags[-1]}{taken_address}"]) == 1
     output = capsys.readouterr()
-    assert (output.out, len(output.err.splitlines())) == ("", 1)
-    assert f"can not listen on {taken_address}: Address already in use" in output.err
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    remedy = f"choose another with {flags[-1]}HOST:PORT, with make by ARGS={flags[-1]}HOST:PORT"
+    assert line.endswith(f'source=cli msg="cannot listen on {taken_address}: Address already in use; {remedy}"')
 
 
 @pytest.mark.parametrize(
@@ -326,7 +342,7 @@ def test_an_address_that_is_not_of_this_machine_is_one_line_and_1(
 ) -> None:
     assert main([f"--config.file={config}", f"--web.listen-address={address}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(f'msg="can not listen on {re.escape(address)}: {reason}"$', line)
+    assert re.search(f'msg="cannot listen on {re.escape(address)}: {reason}; ', line)
 
 
 def test_a_host_without_an_address_is_told_in_words(
@@ -338,7 +354,7 @@ def test_a_host_without_an_address_is_told_in_words(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     assert main([f"--config.file={config}", "--web.listen-address=none.invalid:10311"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith('msg="can not listen on none.invalid:10311: Name or service not known"')
+    assert line.partition("msg=")[2].startswith('"cannot listen on none.invalid:10311: Name or service not known; ')
 
 
 # Signals
@@ -394,9 +410,9 @@ def stuck(host, *arguments, **options):
     return look_up(host, *arguments, **options)
 
 async def start(self, *addresses):
-    address = await start_server(self, *addresses)
+    [address] = await start_server(self, *addresses)
     threading.Thread(target=lambda: print(urllib.request.urlopen(f"http://{address}/metrics").status)).start()
-    return address
+    return [address]
 
 socket.getaddrinfo = stuck
 web.SECONDS_TO_STOP = 0.5
@@ -407,30 +423,44 @@ sys.exit(cli.main())
 
 def test_a_resolver_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     config = write_config(tmp_path, basic_auth={"username": "a", "password": "b"})
-    ended = run(f"--config.file={config}", "--web.listen-address=127.0.0.1:0", program=STUCK_RESOLVER)
+    flags = [f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
+    command = [sys.executable, "-c", STUCK_RESOLVER, *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ended.returncode, ended.stdout) == (0, "200\n"), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-# A signal before the server listens.
-SIGNAL_DURING_START = """
-import os, signal, sys
-from sitecore_cdp_exporter import cli
-from sitecore_cdp_exporter.web import server as web
+def test_a_signal_during_the_start_ends_it_with_0(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = WebServer.start
 
-async def start(self, *addresses):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return await start_server(self, *addresses)
+    async def start_after_a_signal(self: WebServer, *addresses: Any) -> list[ListenAddress]:  # noqa: ANN401  Those of start.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await start(self, *addresses)
 
-start_server, web.WebServer.start = web.WebServer.start, start
-sys.exit(cli.main())
-"""
+    monkeypatch.setattr(WebServer, "start", start_after_a_signal)
+    before = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+    assert main([f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_signal_during_the_start_ends_it_with_0(config: Path) -> None:
-    ended = run(f"--config.file={config}", "--web.listen-address=127.0.0.1:0", program=SIGNAL_DURING_START)
-    assert ended.returncode == 0, ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_a_sighup_while_the_config_is_read_loads_it_again(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = load_config
+
+    def load_then_change(path: Path) -> Config:
+        loaded = load(path)
+        os.kill(os.getpid(), signal.SIGHUP)
+        return loaded
+
+    reloaded: list[ConfigReloader] = []
+
+    def reload(reloader: ConfigReloader) -> None:
+        reloaded.append(reloader)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("sitecore_cdp_exporter.service.load_config", load_then_change)
+    monkeypatch.setattr(cli, "_reload", reload)
+    assert main([f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]) == 0
+    assert len(reloaded) == 1
 
 
 # Logs
@@ -459,25 +489,16 @@ def test_the_remaining_flags_do_what_they_say(sandbox: Sandbox, tmp_path: Path, 
 
 def test_the_log_is_json_if_asked_for(sandbox: Sandbox, tmp_path: Path, free_address: str) -> None:
     config = write_config(tmp_path, base_url=sandbox.base_url, tls_config={"insecure_skip_verify": True})
-    command = [sys.executable, str(ROOT / "exporter.py"), f"--config.file={config}", "--log.format=json"]
-    command.append(f"--web.listen-address={free_address}")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: process.poll() is not None or is_up(free_address))
-        process.terminate()
-        output, log = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output) == (0, "")
-    insecure, listening, stopping = [json.loads(line) for line in log.splitlines()]
+    flags = [f"--config.file={config}", f"--web.listen-address={free_address}", "--log.format=json"]
+    with forked(flags, log=tmp_path / "log") as program:
+        wait_until(lambda: program.process.poll() is not None or answers_ok(f"http://{free_address}/-/ready"))
+        program.process.terminate()
+        assert program.process.wait(PATIENCE) == 0
+    insecure, listening, stopping = [json.loads(line) for line in program.output().splitlines()]
     assert listening.items() >= {"version": __version__, "address": free_address, "watched_batches": 2}.items()
     assert insecure["level"] == "warn"
     assert "insecure_skip_verify" in insecure["msg"]
     assert stopping["msg"] == "stopping"
-
-
-def is_up(address: str) -> bool:
-    try:
-        return requests.get(f"http://{address}/-/ready", timeout=PATIENCE).ok
-    except requests.ConnectionError:
-        return False
 
 
 def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:

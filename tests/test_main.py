@@ -94,3 +94,9 @@ sys.exit(__main__.main())
 """
     ended = run([sys.executable, "-c", program], directory=tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_only_the_demo_imports_the_sandbox() -> None:
+    program = "import sys, sitecore_cdp_exporter.cli; print(*(name for name in sys.modules if '.sandbox' in name))"
+    ended = run([sys.executable, "-c", program])
+    assert (ended.returncode, ended.stdout) == (0, "\n")

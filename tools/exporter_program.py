@@ -122,7 +122,7 @@ def running_demo(
     with start(all_flags, log=directory / "demo.log", own_session=False, environment=environment) as program:
         urls = wait_for(
             "the demo to say where it is",
-            lambda: re.search(r"(http://\S+)/ .*\n.*\n +(http://\S+)  the sandbox", program.output()),
+            lambda: re.search(r"(https?://\S+)/ .*\n.*\n +(http://\S+)  the sandbox", program.output()),
             programs=[program],
         )
         yield Exporter(program, urls[1]), urls[2]

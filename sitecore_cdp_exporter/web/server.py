@@ -9,7 +9,7 @@ import logging
 import resource
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from sitecore_cdp_exporter.metrics.collector import poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
+from sitecore_cdp_exporter.web.address import ListenAddress, listen
 from sitecore_cdp_exporter.web.connections import Connections
 from sitecore_cdp_exporter.web.deadline import SCRAPE_TIMEOUT_HEADER, seconds_to_collect
 from sitecore_cdp_exporter.web.negotiation import encode_as_asked
@@ -121,15 +121,18 @@ class WebServer:
         self._stopping = False
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
+        self._listener_count = 0
         self._connections: list[Connections] = []
         self._sweepers: list[asyncio.Task[None]] = []
         logger.addFilter(_is_our_fault)
 
-    async def start(self, address: ListenAddress, health_address: ListenAddress | None = None) -> ListenAddress:
-        """Listen on the address, and on another one for the health paths alone if there is one.
+    async def start(
+        self, addresses: Sequence[ListenAddress], health_address: ListenAddress | None = None
+    ) -> list[ListenAddress]:
+        """Listen on the addresses, and on another one for the health paths alone if there is one.
 
         Returns:
-            The address, with the port that it really is.
+            The addresses, with the ports that they really have.
 
         Raises:
             ListenError: An address is taken, or not of this machine.
@@ -142,7 +145,8 @@ class WebServer:
             web.get("/", self._landing_page),
             web.post("/-/reload", self._reload),
         ]
-        listening = await self._listen(address, [*routes, *health_routes], self._web_config)
+        self._listener_count = len(addresses) + (health_address is not None)
+        listening = [await self._listen(address, [*routes, *health_routes], self._web_config) for address in addresses]
         if health_address is not None:
             await self._listen(health_address, health_routes, None)
         return listening
@@ -180,17 +184,13 @@ class WebServer:
             # A client may still be reading its last answer, which asyncio would cut off.
             "ssl_shutdown_timeout": self._settings.idle_seconds,
         }
-        try:
-            listener = await asyncio.get_running_loop().create_server(
-                lambda: connections.connection(server, logger=logger, access_log=None),
-                address.host,
-                address.port,
-                # As many are accepted at once, and a few times as many before the limit sees the first.
-                backlog=max(1, min(1024, _share_of_open_files() // 4)),
-                **(tls if has_tls else {}),
-            )
-        except (OSError, UnicodeError) as error:
-            raise ListenError(address, error) from None
+        listener = await listen(
+            address,
+            lambda: connections.connection(server, logger=logger, access_log=None),
+            # As many are accepted at once, and a few times as many before the limit sees the first.
+            backlog=max(1, min(1024, _share_of_open_files(self._listener_count) // 4)),
+            **(tls if has_tls else {}),
+        )
         self._listeners.append(listener)
         self._connections.append(connections)
         self._sweepers.append(asyncio.create_task(connections.sweep()))
@@ -198,7 +198,7 @@ class WebServer:
 
     def _max_connections(self, *, has_tls: bool) -> int:
         most = max(MAX_TLS_CONNECTIONS, 2 * self._settings.max_requests) if has_tls else MAX_CONNECTIONS
-        return min(self._settings.max_connections, most, _share_of_open_files())
+        return min(self._settings.max_connections, most, _share_of_open_files(self._listener_count))
 
     async def _server(
         self, routes: Iterable[web.RouteDef], connections: Connections, web_config: WebConfigFile | None
@@ -307,10 +307,10 @@ class WebServer:
         return web.Response(body=body, headers=headers)
 
 
-def _share_of_open_files() -> int:
-    """Return how many connections a listener may have, so that a third of the open files is left for all else."""
+def _share_of_open_files(listeners: int) -> int:
+    """Return how many connections each listener may have, so that a third of the open files is left for all else."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit // 3)
+    return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit * 2 // 3 // max(2, listeners))
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

@@ -1,20 +1,25 @@
 import re
+import shlex
 import signal
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import requests
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.demo import WATCHED_BATCHES, demo_config, demo_sandbox, demo_uploads
+from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, WATCHED_BATCHES, start_demo
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import Trouble, plan_round
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
 from tests.web.web_server_thread import PATIENCE
 from tools.exporter_program import ROOT
 from tools.program import running
 
+REF = "12af3453-62da-4b31-b646-631b7b5f3009"
+ALLOCATION = {"checksum": "0" * 32, "size": 1}
 FEEDS = {"nightly-guests", "orders-hourly", "web-events", "loyalty-updates", "product-catalog"}
 
 
@@ -33,15 +38,42 @@ def test_the_demo_needs_nothing_and_ends_by_ctrl_c(tmp_path: Path) -> None:
         assert "Traceback" not in demo.output()
 
 
+def test_the_curl_command_of_the_banner_lists_the_batches_of_the_sandbox() -> None:
+    with start_demo() as demo:
+        requests.put(
+            f"{demo.sandbox.base_url}/v2/batches/{REF}", json=ALLOCATION, auth=(CLIENT_KEY, API_TOKEN), timeout=PATIENCE
+        )
+        [command] = [line for line in demo.banner("http://localhost:1", "/metrics").splitlines() if " curl " in line]
+        [curl, user, credentials, url] = shlex.split(command)
+        assert (curl, user, credentials) == ("curl", "--user", f"{CLIENT_KEY}:{API_TOKEN}")
+        listed = requests.get(url, auth=(CLIENT_KEY, API_TOKEN), timeout=PATIENCE).json()
+    assert [item["ref"] for item in listed["items"]] == [REF]
+
+
+def test_the_banner_says_how_often_a_batch_is_uploaded() -> None:
+    with start_demo() as demo:
+        banner = demo.banner("http://localhost:1", "/metrics")
+    said = re.search(r"Every (\d+) seconds each of its (\d+) feeds uploads a batch, (\d+) seconds after the", banner)
+    assert said
+    seconds, feeds, between = map(int, said.groups())
+    planned = plan_round(Random(0))  # noqa: S311  As the demo does.
+    # What was repaired is uploaded again, later.
+    first = [upload.time for upload in planned[:feeds]]
+    assert first == [turn * between for turn in range(feeds)]
+    assert {upload.feed.name for upload in planned[:feeds]} == FEEDS
+    assert {upload.trouble for upload in planned[feeds:]} == {Trouble.NONE}
+    assert max(upload.time for upload in planned) < seconds
+
+
 def test_the_demo_shows_every_status_and_again() -> None:
     speed = 150.0
     everything = set(BatchStatus) - {BatchStatus.UNKNOWN}
-    with demo_sandbox(speed=speed) as sandbox:
-        service = Service(demo_config(sandbox), CollectorRegistry())
+    with start_demo(speed=speed) as demo:
+        service = Service(demo.config, CollectorRegistry())
         poller = service.poller
 
         def look() -> set[tuple[str, str | None, BatchStatus]]:
-            """Tell what the demo's own polls have found."""
+            """Return what the demo's own polls have found."""
             states = () if poller.latest is None else poller.latest.batches
             assert len(states) <= WATCHED_BATCHES
             read = [(state.watched, state.reading.batch) for state in states if state.reading is not None]
@@ -54,7 +86,7 @@ def test_the_demo_shows_every_status_and_again() -> None:
                 time.sleep(0.005)
             return seen
 
-        with demo_uploads(sandbox, poller, speed=speed):
+        with demo.uploads(poller):
             first = see_everything(set())
             # A second time, with other batches.
             second = see_everything({ref for ref, _, _ in first})

@@ -22,7 +22,6 @@ from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.web import server as web
-from sitecore_cdp_exporter.web.address import ListenAddress
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of
@@ -660,29 +659,3 @@ def test_stopping_leaves_no_thread_behind(sandbox: Sandbox) -> None:
         assert exporter.get("/metrics").status_code == 200
         assert exporter.get("/").status_code == 200
     wait_until(lambda: set(threading.enumerate()) <= before)
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        (":10311", ListenAddress(None, 10311)),
-        ("127.0.0.1:0", ListenAddress("127.0.0.1", 0)),
-        ("[::1]:65535", ListenAddress("::1", 65535)),
-        ("localhost:80", ListenAddress("localhost", 80)),
-        ("[]:80", ListenAddress(None, 80)),
-    ],
-)
-def test_an_address_is_read_and_written(text: str, address: ListenAddress) -> None:
-    assert ListenAddress.parse(text) == address
-    assert ListenAddress.parse(str(address)) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", "10311", "host", "host:", "host:x", ":65536", ":-1", ": 1", "::1", "::1:80", ":\uff11", "a:1:2"]
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected host:port|brackets"):
-        ListenAddress.parse(text)

@@ -96,7 +96,8 @@ class WebServerThread:
         self._stopping = asyncio.Event()
         self._server = server = WebServer(*self._arguments)
         try:
-            self.port = (await server.start(LOOPBACK, LOOPBACK)).port
+            [address] = await server.start([LOOPBACK], LOOPBACK)
+            self.port = address.port
         except BaseException as error:  # noqa: BLE001  It is raised in the thread that waits.
             self._started.set_exception(error)
             return
