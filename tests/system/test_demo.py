@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import signal
@@ -19,7 +20,7 @@ from tools.exporter_program import ROOT
 from tools.program import running
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
-ALLOCATION = {"checksum": "0" * 32, "size": 1}
+ALLOCATION = json.dumps({"checksum": "0" * 32, "size": 1})
 FEEDS = {"nightly-guests", "orders-hourly", "web-events", "loyalty-updates", "product-catalog"}
 
 
@@ -41,7 +42,7 @@ def test_the_demo_needs_nothing_and_ends_by_ctrl_c(tmp_path: Path) -> None:
 def test_the_curl_command_of_the_banner_lists_the_batches_of_the_sandbox() -> None:
     with start_demo() as demo:
         requests.put(
-            f"{demo.sandbox.base_url}/v2/batches/{REF}", json=ALLOCATION, auth=(CLIENT_KEY, API_TOKEN), timeout=PATIENCE
+            f"{demo.sandbox.base_url}/v2/batches/{REF}", data=ALLOCATION, auth=(CLIENT_KEY, API_TOKEN), timeout=PATIENCE
         )
         [command] = [line for line in demo.banner("http://localhost:1", "/metrics").splitlines() if " curl " in line]
         [curl, user, credentials, url] = shlex.split(command)
