@@ -10,19 +10,24 @@ import pytest
 
 MARKS = ("slow", "e2e")
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+# By test, without its parameters; the tests that are left out are here, too.
+REASONS = pytest.StashKey[dict[str, str | None]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = Counter()
+    config.stash[REASONS] = {}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse slow tests without a reason."""
+    """Note the reasons of slow tests, and refuse one without."""
     for item in items:
-        for mark in item.iter_markers("slow"):
-            if mark.args or not (mark.kwargs.keys() == {"reason"} and mark.kwargs["reason"]):
-                raise pytest.UsageError(f'{item.nodeid}: say why: @pytest.mark.slow(reason="...")')
+        mark = item.get_closest_marker("slow")
+        if mark is not None and (mark.args or not mark.kwargs.get("reason")):
+            raise pytest.UsageError(f'{item.nodeid}: say why: @pytest.mark.slow(reason="...")')
+        if item.get_closest_marker("e2e") is None:
+            item.config.stash[REASONS][item.nodeid.partition("[")[0]] = mark and mark.kwargs["reason"]
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -43,6 +43,9 @@ HTTPServer((host, int(port)), Handler).serve_forever()
 """
 
 
+measuring = pytest.mark.slow(reason="starts exporters and their competitors again and again to measure them")
+
+
 def settings(json_exporter: Path | None = None) -> Settings:
     return Settings(rounds=1, json_exporter=json_exporter)
 
@@ -72,6 +75,7 @@ def test_a_quick_run_measures_the_same_figures_for_fewer_batches() -> None:
         assert group.quick_sizes
 
 
+@measuring
 def test_a_scrape_makes_no_request_too_many() -> None:
     measured = requests_of_a_scrape.measure(101, settings())
     assert measured[requests_of_a_scrape.LISTED].value == 101
@@ -84,6 +88,7 @@ def test_encoding_is_measured() -> None:
     assert encoding.measure(10, settings()).keys() == names_of(encoding.GROUPS)
 
 
+@measuring
 def test_resources_are_measured() -> None:
     measured = resources.measure(20, settings())
     assert measured.keys() == names_of(resources.GROUPS)
@@ -97,6 +102,7 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "SIZE_OF_FEW", 0)
 
 
+@measuring
 @pytest.mark.usefixtures("once")
 def test_a_scrape_is_measured_beside_what_else_one_could_run(tmp_path: Path) -> None:
     program = tmp_path / "json_exporter"
@@ -109,6 +115,7 @@ def test_a_scrape_is_measured_beside_what_else_one_could_run(tmp_path: Path) -> 
     assert measured[scrape.LOOP].value > 2 * scrape.ANSWER_TIME
 
 
+@measuring
 @pytest.mark.usefixtures("once")
 def test_without_its_path_json_exporter_is_not_measured() -> None:
     measured = scrape.measure_scrape(1, settings())
@@ -116,6 +123,7 @@ def test_without_its_path_json_exporter_is_not_measured() -> None:
     assert row(scrape.JSON_EXPORTER, 10, None)[2] == "not given"
 
 
+@measuring
 def test_a_start_is_measured() -> None:
     measured = scrape.measure_start(2, settings())[scrape.START]
     assert measured.limit is not None

@@ -97,6 +97,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow(reason="starts an exporter with its sandbox for each fault, and warms it up by several scrapes")
 @pytest.mark.parametrize("row", QUICK, ids=[row.fault for row in QUICK])
 def test_a_quick_row_holds(row: Row) -> None:
     result = row.run()
@@ -110,6 +111,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow(reason="starts an exporter with its sandbox for each fault, and warms it up by several scrapes")
 @pytest.mark.parametrize("attempt", BROKEN.values(), ids=BROKEN)
 def test_a_row_fails_when_the_exporter_does_something_else(attempt: partial[str]) -> None:
     result = Row(fault="a fault", must_hold="What it does not.", attempt=attempt).run()

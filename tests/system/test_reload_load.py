@@ -79,6 +79,9 @@ def reload_many_times(service: Service, path: Path, sandboxes: tuple[Sandbox, Sa
         sandbox.clear_requests()
 
 
+@pytest.mark.slow(
+    reason="reloads 500 times under load; test_reload_exporter does so 200 times, but does not measure memory"
+)
 def test_hundreds_of_reloads_under_load_leave_everything_where_it_was(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

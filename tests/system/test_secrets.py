@@ -94,11 +94,15 @@ def test_the_search_finds_a_secret_in_any_form(told: str) -> None:
 
 # The real program
 
+walking = pytest.mark.slow(reason="leads four exporters, one for each log level, through all that can go wrong")
 
+
+@walking
 def test_no_page_and_no_log_tells_a_secret(evidence: Evidence) -> None:
     assert Search(evidence.keys).leaks(evidence.told) == {}
 
 
+@walking
 def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> None:
     samples = [
         sample
@@ -128,6 +132,7 @@ def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> 
         assert ("level=debug" in log) is (level == "debug")
 
 
+@walking
 def test_nothing_but_get_is_sent(evidence: Evidence) -> None:
     sent = [*evidence.direct.requests(), *evidence.tunnelled.requests()]
     assert {request.method for request in sent} == {"GET"}
@@ -140,6 +145,7 @@ def test_nothing_but_get_is_sent(evidence: Evidence) -> None:
     }
 
 
+@walking
 def test_credentials_go_to_the_api_and_to_nobody_else(evidence: Evidence) -> None:
     sent = [*evidence.direct.requests(), *evidence.tunnelled.requests()]
     assert {request.headers["authorization"] for request in sent} == {
