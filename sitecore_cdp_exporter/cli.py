@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import io
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.service import Service
-from sitecore_cdp_exporter.watch.batch_files import BatchFiles
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
 from sitecore_cdp_exporter.watch.watchlist import watch
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 from sitecore_cdp_exporter.web.security.file import WebConfigFile, load_web_config
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if flags.config_check:
-        with _ending_with_its_reader():
+        with _printing():
             return _check(flags.config_file, flags.web_config_file)
     try:
         with _start_demo() if flags.demo else nullcontext() as demo:
@@ -190,35 +191,50 @@ def _positive(text: str) -> int:
 
 
 @contextmanager
-def _ending_with_its_reader() -> Iterator[None]:
-    """Let a reader such as head, which has seen enough, end the command quietly."""
+def _printing() -> Iterator[None]:
+    """Print whatever the encoding of the output is, with no log between; a reader such as head may end it quietly."""
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    logging.disable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
     finally:
+        logging.disable(logging.NOTSET)
         signal.signal(signal.SIGPIPE, before)
 
 
 def _check(path: Path, web_config: Path | None) -> int:
-    """Print what would be watched, or what is wrong, as `file:line: ...`: editors and CI find the place by that."""
+    """Print what would be watched, or all that is wrong as `file:line: ...`, by which editors and CI find the place."""
     config, errors = _load_both(path, web_config)
-    if config is None or errors:
-        print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
-        return 1
+    if config is None:
+        return _print_errors(errors)
     files = BatchFiles(config.batch_files, path.parent)
     files.refresh()
+    errors += files.problems
+    if errors:
+        return _print_errors(errors)
+    missing = [
+        f"{path}: batch_files: {missing}: No such file or directory" for missing in find_missing(config.batch_files)
+    ]
+    for warning in (*missing, *files.conflicts):
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201  The output of the command. So too below.
     watched = watch(config, files.batches.values(), ())
     discovered = ", and what discovery finds" if config.discovery.enabled else ""
-    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201  Likewise.
+    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
-        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201  Likewise.
-    # What is wrong with a batch file was told by the log. It does not stop the exporter, but it is no good config.
-    return int(any(files.errors.values()))
+        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
+    return 0
 
 
-def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, Sequence[str]]:
+def _print_errors(errors: Sequence[str]) -> int:
+    print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
+    return 1
+
+
+def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, list[str]]:
     """Return the config, and what is wrong with it or with the web config. Secret files need not be there."""
     config, errors = None, list[str]()
     try:

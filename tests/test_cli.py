@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -232,6 +233,69 @@ def test_an_invalid_config_does_not_start(tmp_path: Path, capsys: pytest.Capture
     messages = [json.loads(line)["msg"] for line in output.err.splitlines()]
     assert [message.removeprefix(f"{config}:")[:1] for message in messages] == ["1", "2", "2"]
     assert SECRET not in output.err
+
+
+def write_batch_files(config: Path, *patterns: str, **files: str) -> None:
+    """Let the config name batch files, and write them."""
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump({**document, "batch_files": patterns}), encoding="utf-8")
+    for name, text in files.items():
+        (config.parent / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_mistake_in_a_batch_file_is_the_only_verdict(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_batch_files(config, "one.yaml", "t*.yaml", one=f"- {REF}\n- abc\n- def\n", two="a: b\n")
+    assert main(["--config.check", f"--config.file={config}"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    places = [line.removeprefix(f"{config.parent}/").split(": ")[0] for line in output.err.splitlines()]
+    assert places == ["one.yaml:2", "one.yaml:3", "two.yaml:1"]
+
+
+def test_mistakes_of_a_web_config_and_of_a_batch_file_are_shown_together(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_batch_files(config, "one.yaml", one="- abc\n")
+    web_config = config.parent / "web.yml"
+    web_config.write_text("more: 1\n", encoding="utf-8")
+    assert main(["--config.check", f"--config.file={config}", f"--web.config.file={web_config}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [Path(line.split(":")[0]).name for line in lines] == ["web.yml", "one.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "missing"),
+    [("none.yaml", "none.yaml"), ("none/*.yaml", "none"), ("no[n]e/x/*.yaml", None), ("*.none", None)],
+)
+def test_a_batch_file_that_is_not_there_is_a_warning(
+    config: Path, pattern: str, missing: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_batch_files(config, pattern)
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    output = capsys.readouterr()
+    assert "is valid" in output.out
+    path = config.parent / (missing or "")
+    warning = f"warning: {config}: batch_files: {path}: No such file or directory\n"
+    assert output.err == (warning if missing else "")
+
+
+def test_batch_files_that_disagree_are_a_warning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {name: f"- {{ref: {OTHER_REF}, feed: {name}}}\n" for name in ("one", "two")}
+    write_batch_files(config, "*e.yaml", "two.yaml", **files)
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    output = capsys.readouterr()
+    assert output.err.startswith(f"warning: two.yaml: {OTHER_REF} has a different feed")
+    assert "is valid" in output.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_a_valid_config_is_shown_in_any_encoding(config: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_batch_files(config, "one.yaml", one=f"- {{ref: {REF[:-1]}a, labels: {{town: Gda\u0144sk}}}}\n")
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding=encoding))
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    town = "Gda\u0144sk" if encoding == "utf-8" else r"Gda\u0144sk"
+    assert f'town="{town}"' in output.getvalue().decode(encoding)
 
 
 # --web.config.file

@@ -163,6 +163,17 @@ class BatchFiles:
         """For each file, by its name, whether it or one of its entries has an error now."""
         return self._errors
 
+    @property
+    def problems(self) -> list[str]:
+        """A line for each error that a file or one of its entries has now."""
+        files = self._files.values()
+        return [line for file in files for line in ([file.failure] if file.failure else file.content.errors)]
+
+    @property
+    def conflicts(self) -> list[str]:
+        """A line for each ref about which two files disagree now."""
+        return sorted(map(str, self._conflicts))
+
     def watch(self, patterns: Iterable[str]) -> None:
         """Look for other files from the next refresh on. A file that still matches keeps its last good content."""
         self._patterns = tuple(patterns)
@@ -260,12 +271,29 @@ class BatchFiles:
         return one_line(str(path.relative_to(self._directory) if is_below else path))
 
 
+def find_missing(patterns: Iterable[str]) -> Iterator[Path]:
+    """Find paths that are not there: those without a wildcard, and the folders in which wildcards match."""
+    for path in map(_fixed_part, patterns):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            yield path
+        except OSError:
+            pass  # Whether it is there cannot be seen. `refresh` reports that as an error.
+
+
+def _fixed_part(pattern: str) -> Path:
+    """Return a path without a wildcard as it is; of another, the innermost folder whose name has none."""
+    path = Path(pattern)
+    return next(each for each in (path, *path.parents) if glob.escape(str(each)) == str(each))
+
+
 def _matches(pattern: str) -> Iterator[Path]:
     """Find what a pattern means: itself if it has no wildcard, else what it matches, except folders."""
     if glob.escape(pattern) == pattern:
         yield Path(pattern)
         return
-    folder = next(parent for parent in Path(pattern).parents if glob.escape(str(parent)) == str(parent))
+    folder = _fixed_part(pattern)
     if not _can_be_listed(folder):
         # It counts as a file that cannot be read. `glob` would find nothing in it, and raise nothing.
         yield folder
