@@ -155,8 +155,8 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     ),
     gauge(
         "sitecore_cdp_batch_superseded",
-        "Whether a batch of the feed that was created later was accepted; failed batches of feeds with "
-        "next_success_resolves.",
+        "Whether a batch was accepted that replaces this failed one or, for feeds with next_success_resolves, that was "
+        "created later.",
         lambda state: state.superseded,
     ),
     gauge(

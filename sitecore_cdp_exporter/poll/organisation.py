@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.config.model import Config
-from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, foresee_accepted, newest_accepted
+from sitecore_cdp_exporter.poll.acceptance import (
+    NewestAccepted,
+    PastBatches,
+    foresee_accepted,
+    newest_accepted,
+    replaced,
+)
 from sitecore_cdp_exporter.poll.backoff import CircuitBreaker
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.health import ApiHealth
@@ -51,6 +57,8 @@ class Organisation:
         self._known: dict[str, Batch | None] = {}
         self._past = PastBatches()
         self._overruled: set[str] = set()
+        # The watched batches that replace others.
+        self._replacing: list[str] = []
         # What `watched` was made of.
         self._lists: tuple[object, ...] = ()
 
@@ -94,6 +102,13 @@ class Organisation:
                 batches[feed].append(batch)
         return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
 
+    def replaced(self, config: Config) -> dict[str, bool]:
+        """Return the batches that others replace, by ref in lower case, and whether one that does is accepted."""
+        return replaced(
+            [(self.watched[key], self._records[key].dated(self.discovery.known.get(key))) for key in self._replacing],
+            config.feeds_by_name,
+        )
+
     def _last_known(self) -> dict[str, Batch | None]:
         return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
 
@@ -107,6 +122,7 @@ class Organisation:
             self.discovery = Discovery()
         discovered = [reading.batch.ref for reading in self.discovery.known.values()]
         self.watched = watch(config, batch_files.batches.values(), discovered)
+        self._replacing = [key for key, each in self.watched.items() if each.replaces]
         self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
         self._past.forget_all_but(config.feeds_by_name)
         for key, batch in before.items():
@@ -137,7 +153,7 @@ class Organisation:
         before, self._overruled = self._overruled, overruled(config, batch_files.batches)
         if new := sorted(self._overruled - before):
             logger.warning(
-                "a batch file lists batches with another feed or other labels than the config, which counts",
+                "a batch file lists batches with a different feed, labels or replaces than the config, which counts",
                 extra={"batches": len(new), "first_ref": new[0]},
             )
 

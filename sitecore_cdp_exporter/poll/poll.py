@@ -178,10 +178,11 @@ class Poll:
         """Return what may be told now."""
         feeds = self.config.feeds_by_name
         newest = self.organisation.newest_accepted(self.config)
+        replaced = self.organisation.replaced(self.config)
         states = [self._state(key, watched, feeds, now) for key, watched in self.kept.watched.items()]
         listed = [self.listed(key) for key in self.kept.watched]
         return Snapshot(
-            batches=tuple(_with_superseded(state, feeds, newest) for state in states),
+            batches=tuple(_with_superseded(state, feeds, newest, replaced) for state in states),
             api_up=self.organisation.health.up,
             api_last_success=self.organisation.api_last_success,
             poll_duration=(now if self.ended is None else self.ended) - self.started,
@@ -226,12 +227,18 @@ class Poll:
 
 
 def _with_superseded(
-    state: BatchState, feeds: Mapping[str, FeedConfig], newest: Mapping[str, NewestAccepted]
+    state: BatchState,
+    feeds: Mapping[str, FeedConfig],
+    newest: Mapping[str, NewestAccepted],
+    replaced: Mapping[str, bool],
 ) -> BatchState:
-    feed = feeds.get(state.watched.feed or "")
-    if feed is None or not feed.next_success_resolves or state.reading is None or state.accepted is not False:
+    if state.reading is None or state.accepted is not False:
         return state
-    return replace(state, superseded=newest[feed.name].supersedes(state.reading.batch))
+    superseded = replaced.get(state.watched.ref.lower())
+    feed = feeds.get(state.watched.feed or "")
+    if feed is not None and feed.next_success_resolves:
+        superseded = bool(superseded) or newest[feed.name].supersedes(state.reading.batch)
+    return replace(state, superseded=superseded)
 
 
 def _order(batch: Batch | None, record: Record) -> tuple[bool, bool, float, float]:

@@ -26,7 +26,8 @@ class BatchState:
         reading: Its last reading, if that still holds.
         failure: Why the last poll failed; None: it did not.
         accepted: Whether the finished batch counts as loaded; None: not known yet.
-        superseded: Whether a later batch of its feed was accepted; None: it has not failed, or its feed does not ask.
+        superseded: Whether a batch was accepted that makes good for it: one that replaces it, or a later one of its
+            feed; None: it has not failed, or neither is asked for.
 
     """
 

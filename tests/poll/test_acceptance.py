@@ -82,6 +82,55 @@ class TestAReloadJudgesAnew:
         assert [poller.poll(clock.now - 1).batches for _ in range(2)] == [poller.poll(clock.now - 1).batches] * 2
 
 
+class TestABatchThatReplacesOthers:
+    @pytest.fixture
+    def lists(self, api: FakeApi) -> Lists:
+        keys = [put(api, number, BatchStatus.ERROR, age=900, failed=5) for number in (1, 2)]
+        lists = Lists()
+        new = WatchedBatch(ref=put(api, 3, BatchStatus.PROCESSING), feed="orders", replaces=(keys[0].upper(),))
+        lists.replace([*(WatchedBatch(ref=key, feed="orders") for key in keys), new])
+        return lists
+
+    @staticmethod
+    def superseded(poller: Poller, clock: Clock) -> list[bool | None]:
+        return [state.superseded for state in poll(poller, clock).batches]
+
+    def test_those_that_it_names_are_superseded_once_it_is_accepted(
+        self, api: FakeApi, clock: Clock, lists: Lists
+    ) -> None:
+        poller = make_poller(api, clock, lists, discovery={"enabled": False})
+        assert self.superseded(poller, clock) == [False, None, None]
+        put(api, 3, BatchStatus.SUCCESS)
+        assert self.superseded(poller, clock) == [True, None, None]
+
+    def test_one_that_fails_itself_replaces_nothing_unless_its_feed_accepts_it(
+        self, api: FakeApi, clock: Clock, lists: Lists
+    ) -> None:
+        put(api, 1, BatchStatus.ERROR, age=900, failed=50)
+        put(api, 3, BatchStatus.ERROR, failed=5)
+        poller = make_poller(api, clock, lists, discovery={"enabled": False})
+        assert self.superseded(poller, clock) == [False, None, None]
+        tolerant = [{"name": "orders", "max_failed_ratio": 0.05}]
+        poller.reconfigure(api, make_config(discovery={"enabled": False}, feeds=tolerant))
+        assert self.superseded(poller, clock) == [True, None, None]
+
+    def test_one_that_is_past_its_retention_still_counts(self, api: FakeApi, clock: Clock, lists: Lists) -> None:
+        put(api, 3, BatchStatus.SUCCESS, age=600)
+        newest = WatchedBatch(ref=put(api, 4), feed="orders")
+        lists.replace([*lists.batches.values(), newest])
+        retention = {"succeeded": "5m", "failed": "7d"}
+        poller = make_poller(api, clock, lists, discovery={"enabled": False}, retention=retention)
+        poll(poller, clock)
+        snapshot = poll(poller, clock)
+        assert [state.superseded for state in snapshot.batches] == [True, None, None]
+        assert snapshot.retired == 1
+
+    def test_one_of_the_config_may_replace_one_that_discovery_found(self, api: FakeApi, clock: Clock) -> None:
+        failed, new = put(api, 1, BatchStatus.ERROR, age=900, failed=5), put(api, 2)
+        poller = make_poller(api, clock, batches=[{"ref": new, "replaces": [failed]}])
+        assert by_ref(poll(poller, clock))[failed].superseded is True
+
+
 class TestASuccessNeedsNoDetails:
     @pytest.mark.parametrize("status", [404, 403, 500])
     def test_a_feed_has_its_accepted_time_although_the_details_are_refused(
