@@ -123,7 +123,7 @@ class WebServer:
         self._listeners: list[asyncio.Server] = []
         self._listener_count = 0
         self._connections: list[Connections] = []
-        self._sweepers: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
         logger.addFilter(_is_our_fault)
 
     async def start(
@@ -147,6 +147,8 @@ class WebServer:
         ]
         self._listener_count = len(addresses) + (health_address is not None)
         listening = [await self._listen(address, [*routes, *health_routes], self._web_config) for address in addresses]
+        if self._web_config is not None:
+            self._background.append(asyncio.create_task(self._web_config.watch()))
         if health_address is not None:
             await self._listen(health_address, health_routes, None)
         return listening
@@ -161,8 +163,8 @@ class WebServer:
             listener.close()
         for runner in self._runners:
             await runner.cleanup()
-        for sweeper in self._sweepers:
-            sweeper.cancel()
+        for task in self._background:
+            task.cancel()
         for connections in self._connections:
             connections.close_all()
         # The transports close in the next iteration of the loop.
@@ -193,7 +195,7 @@ class WebServer:
         )
         self._listeners.append(listener)
         self._connections.append(connections)
-        self._sweepers.append(asyncio.create_task(connections.sweep()))
+        self._background.append(asyncio.create_task(connections.sweep()))
         return ListenAddress(address.host, listener.sockets[0].getsockname()[1])
 
     def _max_connections(self, *, has_tls: bool) -> int:
@@ -220,7 +222,7 @@ class WebServer:
         return runner.server
 
     def _tls_context(self) -> ssl.SSLContext:
-        context = None if self._web_config is None else self._web_config.current().tls
+        context = None if self._web_config is None else self._web_config.last.tls
         if context is None:
             raise RuntimeError("TLS does not end while the exporter runs")
         return context

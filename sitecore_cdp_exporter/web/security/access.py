@@ -32,7 +32,7 @@ class AccessControl:
         """Answer 429 or 401, or let the handler answer."""
         if request.match_info.handler in self._open_to_all:
             return await handler(request)
-        security = self._web_config.current()
+        security = self._web_config.last
         if security.rate_limit is not None and not security.rate_limit.take():
             return _too_many("The limit of requests is reached (rate_limit).")
         if security.passwords is None:

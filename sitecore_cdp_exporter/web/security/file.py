@@ -1,7 +1,9 @@
-"""The web config as it counts now: read anew when it, or a file that it names, has changed."""
+"""The web config, loaded again when it or a file that it names has changed."""
 
+import asyncio
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +26,13 @@ from sitecore_cdp_exporter.web.security.tls import VERIFY_MODES, TlsFilesError, 
 logger = logging.getLogger(__name__)
 
 # A bundle of all public authorities has a quarter of this.
-LARGEST_FILE = 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def read_file(path: Path) -> bytes:
     """Return the content of a file. Raises OSError."""
-    return read_regular_file(path, LARGEST_FILE)
+    return read_regular_file(path, MAX_FILE_BYTES)
 
 
 def load_web_config(
@@ -99,10 +102,10 @@ class WebSecurity:
 
 
 class WebConfigFile:
-    """Knows what the web config says now.
+    """Keeps what the web config says.
 
-    A file that can no longer be used changes nothing: what was read last counts on. Nor does one that asks for less of
-    those who come. It is logged once, and a metric shows it. For use on the event loop.
+    A file that cannot be used, or that asks less of clients than before, changes nothing: what was loaded last stays
+    in use. That is logged once, and a metric shows it.
 
     Args:
         path: The web config.
@@ -117,16 +120,17 @@ class WebConfigFile:
     def __init__(self, path: Path, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
+        self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
         self._comparisons = Comparisons(self._threads)
-        self._files = ReadFiles(LARGEST_FILE)
+        self._files = ReadFiles(MAX_FILE_BYTES)
         self._security = self._load()
         self._state = ReloadState(successful=True, last_success=clock())
         registry.register(GaugeCollector(WEB_CONFIG_GAUGES, lambda: self._state))
 
     @property
     def last(self) -> WebSecurity:
-        """What counted when somebody last looked."""
+        """What was loaded last. Reads no file, so it is fit for the event loop."""
         return self._security
 
     @property
@@ -139,10 +143,17 @@ class WebConfigFile:
         """Whether a password is asked for."""
         return self._security.passwords is not None
 
+    async def watch(self) -> None:
+        """Look at the files every second, on a thread because a disk may be slow, until cancelled."""
+        while True:
+            await asyncio.to_thread(self.current)
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
     def current(self) -> WebSecurity:
-        """Return what counts now. It looks at the files; nothing is raised."""
-        if self._files.changed():
-            self._reload()
+        """Return what the files say now, or what was loaded last if they cannot be used. Raises nothing."""
+        with self._lock:
+            if self._files.changed():
+                self._reload()
         return self._security
 
     def close(self) -> None:
@@ -167,7 +178,7 @@ class WebConfigFile:
         return security
 
     def _load(self, before: WebConfig | None = None) -> WebSecurity:
-        self._files = ReadFiles(LARGEST_FILE)
+        self._files = ReadFiles(MAX_FILE_BYTES)
         config, tls = load_web_config(self._path, self._files.read, before=before)
         users, limit = config.basic_auth_users, config.rate_limit
         return WebSecurity(

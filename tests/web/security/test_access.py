@@ -350,12 +350,13 @@ def test_a_broken_file_keeps_the_passwords_and_shows(
     server: SecureServerThread, folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     for content in ("basic_auth_users: {", "basic_auth_users: {prometheus: x5ecretx}", ""):
+        caplog.clear()
         if content:
             folder.write(content)
         else:
             folder.web_config.unlink()
-        caplog.clear()
         for _ in range(3):
+            folder.changed()
             assert status(server, None) == 401
             assert status(server) == 200
         [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

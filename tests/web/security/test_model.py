@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sitecore_cdp_exporter.config.errors import error_lines
 from sitecore_cdp_exporter.config.model import KNOWN_KEYS, ConfigError
 from sitecore_cdp_exporter.config.yaml import YamlProblem
-from sitecore_cdp_exporter.web.security.file import LARGEST_FILE, load_web_config
+from sitecore_cdp_exporter.web.security.file import MAX_FILE_BYTES, load_web_config
 from sitecore_cdp_exporter.web.security.model import _KNOWN_KEYS, WebConfig, parse_web_config
 from tests.web.security.web_config_server import HASH, MUTUAL_TLS, TLS, USERS, Folder
 
@@ -374,7 +374,7 @@ def test_the_key_of_another_certificate_is_refused(folder: Folder) -> None:
 def test_what_is_no_file_or_too_large_is_refused(folder: Folder, name: str) -> None:
     folder.write(MUTUAL_TLS)
     path = folder.path / name
-    path.write_bytes(bytes(LARGEST_FILE + 1))
+    path.write_bytes(bytes(MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than"):
         load_web_config(folder.web_config)
     path.unlink()

@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -14,6 +15,7 @@ import pytest
 import requests
 import trustme
 
+from sitecore_cdp_exporter.config.files import ReadFiles
 from sitecore_cdp_exporter.web import server as web_server
 from tests.conditions import wait_until
 from tests.web.security.web_config_server import (
@@ -238,6 +240,32 @@ def test_a_new_certificate_is_served_without_a_restart(server: SecureServerThrea
     assert server.registry.get_sample_value(LOADED) == 1
 
 
+def test_the_server_looks_at_its_files_by_itself(server: SecureServerThread, folder: Folder) -> None:
+    folder.served = None
+    renewed = folder.renew_server()
+    wait_until(lambda: served_certificate(server, folder) == renewed)
+
+
+def test_a_disk_that_hangs_holds_up_neither_handshakes_nor_answers(
+    server: SecureServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def hang(_: ReadFiles) -> bool:
+        hanging.set()
+        go_on.wait()
+        return False
+
+    monkeypatch.setattr(ReadFiles, "changed", hang)
+    try:
+        assert hanging.wait(PATIENCE)
+        assert is_served(server)
+        assert server.get("/-/healthy").ok
+    finally:
+        monkeypatch.undo()
+        go_on.set()
+
+
 def test_another_authority_of_the_clients_counts_for_new_connections(
     server: SecureServerThread, folder: Folder
 ) -> None:
@@ -290,6 +318,7 @@ def test_files_that_kubernetes_swaps_by_a_link_are_seen(folder: Folder) -> None:
         before = served_certificate(server, folder)
         (folder.path / "aside").symlink_to("new")
         (folder.path / "aside").replace(link)
+        folder.changed()
         assert served_certificate(server, folder) != before
 
 
@@ -301,6 +330,7 @@ def test_a_broken_rotation_keeps_the_last_good_certificate_and_shows(
     good = key.read_bytes()
     key.write_text("x5ecretx", encoding="ascii")
     for _ in range(3):
+        folder.changed()
         assert served_certificate(server, folder) == before
         assert is_served(server)
     [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
@@ -310,6 +340,7 @@ def test_a_broken_rotation_keeps_the_last_good_certificate_and_shows(
     # Half a rotation is broken, too: the key is yet to come.
     certificate.unlink()
     key.write_bytes(good)
+    folder.changed()
     assert served_certificate(server, folder) == before
     renewed = folder.renew_server()
     assert served_certificate(server, folder) == renewed
@@ -322,6 +353,7 @@ def test_a_file_that_was_missing_is_found_when_it_comes(server: SecureServerThre
     assert served_certificate(server, folder) == before
     certificate = folder.server_authority.issue_cert("localhost", "127.0.0.1")
     write(certificate, folder.path / "next")
+    folder.changed()
     assert served_certificate(server, folder) == serial_number(certificate.cert_chain_pems[0].bytes())
 
 

@@ -32,12 +32,19 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.served: WebConfigFile | None = None
         self.web_config = path / "web.yml"
         self.renew_all()
         (path / "password").write_text(PASSWORD, encoding="utf-8")
 
+    def changed(self) -> None:
+        """Have the server look at the files now, instead of within a second."""
+        if self.served is not None:
+            self.served.current()
+
     def write(self, text: str) -> Path:
         self.web_config.write_text(text, encoding="utf-8")
+        self.changed()
         return self.web_config
 
     def use_example(self, name: str) -> Path:
@@ -54,6 +61,7 @@ class Folder:
         """Give the server another certificate, and return its serial number."""
         certificate = self.server_authority.issue_cert("localhost", "127.0.0.1")
         write(certificate, self.path / "server")
+        self.changed()
         return serial_number(certificate.cert_chain_pems[0].bytes())
 
     def renew_clients(self) -> None:
@@ -61,6 +69,7 @@ class Folder:
         self.client_authority = trustme.CA()
         self.client_authority.cert_pem.write_to_path(str(self.path / "client_ca.crt"))
         write(self.client_authority.issue_cert("prometheus@example.com"), self.path / "client")
+        self.changed()
 
     def client_certificate(self, copy: str = "client") -> tuple[str, str]:
         return str(self.path / f"{copy}.crt"), str(self.path / f"{copy}.key")
@@ -95,6 +104,7 @@ class SecureServerThread(WebServerThread):
         arguments: Any = (*self._arguments[:2], self.registry, self._arguments[3], self.web_config)
         self._arguments = arguments
         self._folder = folder
+        folder.served = self.web_config
 
     @property
     def url(self) -> str:
