@@ -1,14 +1,13 @@
 """Run the sandbox alone: a local stand-in for Sitecore CDP's Batch API, a service that nobody can run at home.
 
-It is not Sitecore CDP, and it keeps nothing. It prints the client key and the API token that it takes. For others name
-a client key; the token is then that of the environment variable SITECORE_CDP_API_TOKEN, if it is set.
+It is not Sitecore CDP, and it keeps nothing. It prints the client key and the API token that it accepts. With
+--client-key, the token comes from the environment variable SITECORE_CDP_API_TOKEN, if it is set.
 """
 
 import argparse
 import math
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -23,10 +22,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT comes. Gives the exit code."""
+    """Serve until SIGTERM or SIGINT comes. Returns the exit code."""
     options = _parser().parse_args(arguments)
     host, port = options.listen_address
-    # Alone, the variable is that of the real API, which an exporter in the same shell uses.
+    # Without a client key, the variable holds the token of the real API, for an exporter in the same shell.
     token = os.environ.get(TOKEN_VARIABLE) if options.client_key else None
     client_key = options.client_key or CLIENT_KEY
     sandbox = Sandbox(client_key=client_key, api_token=token or API_TOKEN, host=host, port=port, speed=options.speed)
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sandbox.start()
     except OSError as error:
-        sys.stderr.write(f"Cannot listen on {host}:{port}: {_reason(error)}\n")
+        sys.stderr.write(f"Cannot listen on {host}:{port}: {error.strerror or error}\n")
         return 1
     sys.stdout.write(
         "This is a sandbox of the Batch API, a stand-in for a service that nobody can run at home. "
@@ -49,13 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.sigwait(STOP_SIGNALS)
     sandbox.stop()
     return 0
-
-
-def _reason(error: OSError) -> str:
-    """Say why in the system's few words; asyncio adds the address, which stands in the message already."""
-    if isinstance(error, socket.gaierror) or error.errno is None:
-        return str(error.strerror or error)
-    return os.strerror(error.errno)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--speed", type=_speed, default=1.0, help="divides how long files are queued and processed; default %(default)s"
     )
     parser.add_argument(
-        "--client-key",
-        help=f"default {CLIENT_KEY} with the token {API_TOKEN}, whatever the environment has",
+        "--client-key", help=f"default {CLIENT_KEY}, with the token {API_TOKEN} whatever the environment has"
     )
     parser.add_argument("--version", action="version", version=__version__)
     return parser

@@ -30,8 +30,8 @@ class DemoUploads:
     """Uploads in a background thread from `start` to `stop`.
 
     `announce` is called in that thread with the ref and the feed of each batch, right after it was allocated.
-    `speed` divides all times; it is that of the sandbox. When the API fails, that upload is lost, and the next one
-    is tried as planned.
+    `speed`, the sandbox's own, divides all times. When the API fails, that upload is lost, and the next one is tried as
+    planned.
     """
 
     def __init__(
@@ -42,15 +42,14 @@ class DemoUploads:
         api_token: str,
         announce: Callable[[str, str], None],
         speed: float = 1.0,
-        seed: int = 0,
     ) -> None:
         self._base_url = base_url
         self._auth = (client_key, api_token)
         self._announce = announce
         self._speed = speed
-        self._random = Random(seed)  # noqa: S311  It plans the demo, which must go the same way each time.
+        self._random = Random(0)  # noqa: S311  It plans the demo, which must go the same way each time.
         self._session = requests.Session()
-        # Proxies and netrc of the environment have no say on loopback.
+        # Loopback needs no proxy of the environment, and no netrc.
         self._session.trust_env = False
         self._scheduler = sched.scheduler(time.monotonic)
         self._is_stopping = Event()
@@ -61,7 +60,7 @@ class DemoUploads:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop uploading. It waits no longer than for the request that is under way."""
+        """Stop uploading. Waits at most for the request that is under way."""
         self._is_stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2 * REQUEST_TIMEOUT)
@@ -104,7 +103,7 @@ class DemoUploads:
             response.raise_for_status()
             upload_url = response.json()["location"]["href"]
         except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-            # Not the error's text: it may hold a presigned URL. So too below.
+            # The error's text may hold a presigned URL. Likewise below.
             logger.warning("Demo upload of %s could not be allocated: %s", feed.name, type(error).__name__)
             return
         self._announce(ref, feed.name)

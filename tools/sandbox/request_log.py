@@ -21,7 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class RequestLogEntry:
-    """One request. `status` is None while it waits for its answer, and for ever when it got none.
+    """One request. `status` is None while it waits for its answer, and for good when it got none.
 
     `time` is monotonic, of the request's arrival. `headers` are found whatever their case. `peer_port` is the
     client's TCP port: requests that have it in common shared a connection.
