@@ -3,9 +3,9 @@
 
     python3 list_batch.py --feed=nightly-guests --label=team=crm batches.d 5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11
 
-What the exporter would refuse is refused here, with the same words and exit code 1, and nothing is written. Any number
-of pipelines may run this at once: no entry is lost, and nobody ever reads half a file. It needs Linux or another Unix
-and only Python 3.11, so copy it to where you need it.
+What the exporter would refuse is refused here, with the same words and exit code 1, and nothing is written. A
+batch that is listed already is no mistake. Any number of pipelines may run this at once: no entry is lost, and nobody
+ever reads half a file. It needs Linux or another Unix and only Python 3.11, so copy it to where you need it.
 """
 
 import argparse
@@ -37,6 +37,8 @@ RESERVED_LABELS = (
     "alertstate",
     "severity",
 )
+# Where the ref ends in a line.
+REF_END = len('- {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"')
 # The exporter reads these files as another user, whatever the umask of the pipeline is.
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
@@ -48,6 +50,8 @@ def problems_of(options: argparse.Namespace) -> list[str]:
     for key, ref in [("ref", options.ref), *(("replaces", ref) for ref in options.replaces)]:
         if not REF.fullmatch(ref):
             problems.append(f"{key}: expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
+    if options.ref.lower() in map(str.lower, options.replaces):
+        problems.append("replaces: must name other batches, not this one")
     if options.feed is not None and (not options.feed or has(options.feed, "Cc", "Cs")):
         problems.append("feed: expected a name of at least one character, and no control characters")
     names = [name for name, _ in options.label]
@@ -98,6 +102,11 @@ def list_batch(folder: Path, line: str) -> None:
 def add_line(file: Path, line: bytes) -> None:
     """Write the file anew with one line more, aside, and then put it in the place of the old one."""
     content = file.read_bytes() if file.exists() else b""
+    for other in content.splitlines(keepends=True):
+        if other.startswith(line[:REF_END]):
+            if other == line:
+                return
+            sys.exit("ref: duplicate ref with a different feed, labels or replaces")
     if content and not content.endswith(b"\n"):
         content += b"\n"
     # In the same folder, because a file can only be renamed within its disk; hidden, so that no glob matches it.

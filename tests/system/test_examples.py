@@ -105,6 +105,7 @@ def test_a_pipeline_that_died_while_it_wrote_does_no_harm(tmp_path: Path) -> Non
         ("there", "nightly", [], "ref: expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009"),
         ("there", f"{{{REF}}}", [], "ref: expected a UUID"),
         ("there", REF, ["--replaces=nightly"], "replaces: expected a UUID"),
+        ("there", REF, [f"--replaces={REF.upper()}"], "replaces: must name other batches, not this one"),
         ("there", REF, ["--label=team"], "expected name=value"),
         ("there", REF, ["--label=severity=page"], "labels.severity: this label name is reserved"),
         ("there", REF, ["--label=team=crm", "--label=team=web"], "labels.team: duplicate key"),
@@ -126,6 +127,29 @@ def test_a_mistake_is_shown_in_one_line_and_nothing_is_written(
     assert error in listed.stderr.splitlines()[-1]
     assert "Traceback" not in listed.stderr
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_batch_that_makes_a_failed_one_good_says_so(tmp_path: Path) -> None:
+    failed = [str(uuid4()), str(uuid4())]
+    assert list_batch(tmp_path, REF, *(f"--replaces={ref.upper()}" for ref in failed)).returncode == 0
+    files = watched(tmp_path)
+    files.refresh()
+    assert [(batch.ref, list(batch.replaces)) for batch in files.batches.values()] == [(REF, failed)]
+
+
+def test_a_batch_is_listed_once_and_a_contradiction_is_refused(tmp_path: Path) -> None:
+    assert list_batch(tmp_path, REF).returncode == 0
+    assert list_batch(tmp_path, str(uuid4()), "--feed=crm").returncode == 0
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    assert list_batch(tmp_path, REF.upper()).returncode == 0
+    contradiction = list_batch(tmp_path, REF, "--feed=crm")
+    assert file.read_bytes() == content
+    assert contradiction.returncode == 1
+    assert contradiction.stderr == "ref: duplicate ref with a different feed, labels or replaces\n"
+    file.write_bytes(content + f'- {{"ref": "{REF}", "feed": "crm"}}\n'.encode())
+    _, (error,) = read_batch_file(file)
+    assert contradiction.stderr.strip().removeprefix("ref: ") in error
 
 
 def test_all_mistakes_are_shown_at_once(tmp_path: Path) -> None:
