@@ -106,26 +106,23 @@ class Discovery:
         """
         if not self.wants(request):
             return []
-        walk = self._walk_of(request)
         # The server may not heed the filter. Then each walk is shown what belongs to the other.
         readings = {
             batch.ref.lower(): Reading(batch, polled)
             for batch in page.batches
             if batch.status in request.statuses or batch.status is BatchStatus.UNKNOWN
         }
-        is_first_of_finished = walk is self._finished and not request.offset
-        must_walk = is_first_of_finished and self._must_walk(page, readings, now)
-        more = walk.receive(request, page)
+        if request.statuses == UNFINISHED:
+            more = self._unfinished.receive(request, page)
+            if self._unfinished.complete and not self._finished.begun:
+                more = [*self._finished.outstanding]
+        elif request.offset == 0:
+            more = self._receive_first_of_finished(request, page, readings, now)
+        else:
+            more = self._finished.receive(request, page)
         self._learn(readings)
-        if is_first_of_finished and not must_walk:
-            walk.end()
-            self._finished_total = page.total or 0
-            return []
-        self._walking |= must_walk
         if self._walking and self.complete:
             self._conclude(now)
-        if walk is self._unfinished and walk.complete and not self._finished.begun:
-            return [*self._finished.outstanding]
         return more
 
     def take_changed(self) -> list[Batch]:
@@ -135,6 +132,18 @@ class Discovery:
 
     def _walk_of(self, request: PageRequest) -> Walk:
         return self._unfinished if request.statuses == UNFINISHED else self._finished
+
+    def _receive_first_of_finished(
+        self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading], now: float
+    ) -> list[PageRequest]:
+        """Go on to the other pages, or be content with this one."""
+        self._walking = self._must_walk(page, readings, now)
+        more = self._finished.receive(request, page)
+        if self._walking:
+            return more
+        self._finished.end()
+        self._finished_total = page.total or 0
+        return []
 
     def _must_walk(self, page: BatchPage, readings: Mapping[str, Reading], now: float) -> bool:
         """Whether there is more to learn from the whole list of the finished than its first page shows."""

@@ -74,7 +74,7 @@ class Walk:
         if self._fault is not None:
             return self._fault
         if self.unreadable:
-            return f"items that are not readable: {self.unreadable}"
+            return f"unreadable items: {self.unreadable}"
         has_moved = len(self._totals) > 1 or self._items > self.received
         changes = self._pages - 1 if has_moved else 0
         if min(self._totals) - changes <= self.received <= max(self._totals) + changes:
