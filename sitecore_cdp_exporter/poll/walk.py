@@ -1,8 +1,8 @@
 """One walk through the API's list of batches, page by page, and whether what it was shown adds up. No I/O.
 
 The list moves while it is read. A batch that arrives or leaves shifts others over the edge of a page, so one of them
-is shown twice or not at all. Where the list was seen to move, one such change is allowed for between every two pages;
-where it stood still, everything shown must add up to `totalCount`.
+is shown twice or not at all. Where a batch was shown twice, one such change is allowed for between every two pages;
+otherwise everything shown must add up to `totalCount`.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,6 @@ class Walk:
         self._end = 0
         self._pages = 0
         self._items = 0
-        self._items_without_ref = 0
         self._totals: set[int] = set()
         self._fault: str | None = None
 
@@ -66,7 +65,7 @@ class Walk:
     @property
     def received(self) -> int:
         """How many batches were shown, each counted once."""
-        return len(self.shown) + self._items_without_ref
+        return len(self.shown)
 
     @property
     def problem(self) -> str | None:
@@ -75,8 +74,7 @@ class Walk:
             return self._fault
         if self.unreadable:
             return f"unreadable items: {self.unreadable}"
-        has_moved = len(self._totals) > 1 or self._items > self.received
-        changes = self._pages - 1 if has_moved else 0
+        changes = self._pages - 1 if self._items > self.received else 0
         if min(self._totals) - changes <= self.received <= max(self._totals) + changes:
             return None
         return f"totalCount is {self.total}, but the pages show {self.received} batches"
@@ -90,7 +88,6 @@ class Walk:
         news = refs - self.shown
         self._pages += 1
         self._items += page.length
-        self._items_without_ref += page.length - len(page.batches)
         self.unreadable += page.unreadable
         self.shown |= news
         if page.total is not None:

@@ -281,12 +281,12 @@ def test_a_list_that_moves_once_while_pages_are_read_in_any_order_is_no_problem(
 
 
 def test_a_batch_that_was_missed_while_the_list_moved_is_found_by_the_next_poll() -> None:
-    server = Server([listed(number) for number in range(250)])
+    server = Server([listed(number) for number in range(400)])
     discovery = Discovery()
 
     def change() -> None:
-        if len(server.requests) == 2:
-            server.batches.append(listed(1000, BatchStatus.ERROR))
+        if len(server.requests) == 3:
+            server.batches.insert(250, listed(1000, BatchStatus.ERROR))
 
     read(discovery, server, between=change)
     assert ref(1000) not in discovery.known
@@ -310,11 +310,11 @@ def test_a_malformed_item_keeps_its_place_in_the_paging() -> None:
     discovery = Discovery()
     (request,) = discovery.begin(0)
     (finished,) = discovery.receive(request, BatchPage(0, 0, ()), 0, POLLED)
-    (more,) = discovery.receive(finished, BatchPage(3, 2, (listed(1),)), 0, POLLED)
+    (more,) = discovery.receive(finished, BatchPage(3, 2, (listed(1),), unreadable=1), 0, POLLED)
     assert more.offset == 2
     assert discovery.receive(more, BatchPage(3, 1, (listed(3),)), 0, POLLED) == []
     assert set(discovery.known) == {ref(1), ref(3)}
-    assert discovery.problem is None
+    assert discovery.unreadable == 1
 
 
 def test_a_list_that_is_cut_keeps_what_it_has_shown() -> None:
@@ -545,6 +545,44 @@ def test_a_list_that_does_not_add_up_does_not_show_that_a_batch_is_gone() -> Non
     for poll in range(4):
         read(discovery, server, now=poll * SECONDS_BETWEEN_WALKS)
     assert len(discovery.known) == 5
+
+
+def test_an_unfinished_batch_of_an_unknown_status_does_not_cost_a_walk_at_each_poll() -> None:
+    server = Server([listed(number) for number in range(250)] + [listed(1000, BatchStatus.PROCESSING)])
+    honest = server.answer
+
+    def answer(request: PageRequest) -> BatchPage:
+        page = honest(request)
+        if request.statuses == FINISHED:
+            return page
+        return BatchPage(1, 1, (replace(page.batches[0], status=BatchStatus.UNKNOWN),), unreadable=1)
+
+    server.answer = answer  # type: ignore[method-assign]
+    discovery = Discovery()
+    read(discovery, server)
+    assert read(discovery, server) == 2
+    assert known(discovery)[ref(1000)] is BatchStatus.UNKNOWN
+
+
+def test_a_count_that_no_organisation_can_have_becomes_no_requests() -> None:
+    discovery = Discovery()
+    (request,) = discovery.begin(0)
+    batches = tuple(listed(number, BatchStatus.PROCESSING) for number in range(100))
+    assert len(discovery.receive(request, BatchPage(MAX_BATCHES + 1, 100, batches), 0, POLLED)) == 1
+
+
+def test_a_batch_that_takes_the_place_of_another_while_the_list_is_read_is_no_problem() -> None:
+    """The count stays the same, and one batch is shown twice."""
+    server = Server([listed(number) for number in range(250)])
+
+    def change() -> None:
+        if len(server.requests) == 2:
+            del server.batches[0]
+            server.batches.append(listed(1000))
+
+    discovery = Discovery()
+    read(discovery, server, between=change)
+    assert discovery.problem is None
 
 
 def test_a_batch_of_an_unknown_status_is_known_but_not_seen_unfinished() -> None:
