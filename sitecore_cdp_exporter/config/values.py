@@ -107,7 +107,7 @@ def _check_base_url(url: str) -> str:
     host = _host(url)
     if "?" in url or "#" in url:
         raise ValueError("must not have a query or a fragment")
-    if urlsplit(url).scheme == "http" and not _is_loopback(host):
+    if urlsplit(url).scheme == "http" and not is_loopback(host):
         raise ValueError(
             "expected https://; http:// is for loopback hosts only, because it would send the token openly"
         )
@@ -116,7 +116,7 @@ def _check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _check_proxy_url(url: SecretStr) -> SecretStr:
+def check_proxy_url(url: SecretStr) -> SecretStr:
     """Refuse what is not the URL of an HTTP proxy."""
     _host(url.get_secret_value())
     return url
@@ -133,7 +133,8 @@ def _host(url: str) -> str:
     return host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, whatever the name service says."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -256,7 +257,7 @@ Secret = Annotated[SecretStr, Field(min_length=1)]
 Password = Annotated[Secret, AfterValidator(_check_credential)]
 Username = Annotated[Password, AfterValidator(_check_username)]
 ProxyUrl = Annotated[
-    Secret, AfterValidator(_check_proxy_url), Field(json_schema_extra={"pattern": "^[hH][tT][tT][pP][sS]?://"})
+    Secret, AfterValidator(check_proxy_url), Field(json_schema_extra={"pattern": "^[hH][tT][tT][pP][sS]?://"})
 ]
 
 Ref = Annotated[str, AfterValidator(_check_ref), WithJsonSchema(REF_SCHEMA)]
