@@ -120,32 +120,36 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Proxy(RawServer):
-    """An HTTP proxy: tunnels for CONNECT, forwards the rest.
+    """An HTTP proxy: tunnels for CONNECT, to loopback whatever the name is. It refuses all else.
 
-    `delay` is how many seconds CONNECT takes; `refusal` is a status line and headers to answer with instead,
-    and can be changed at any time; None: it does not refuse.
+    `connecting` is called before it connects. `refusal` is a status line and headers to answer with instead, and can be
+    changed at any time; None: it does not refuse.
     """
 
     def __init__(
-        self, *, ssl_context: ssl.SSLContext | None = None, delay: float = 0.0, refusal: bytes | None = None
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        connecting: Callable[[], None] = lambda: None,
+        refusal: bytes | None = None,
     ) -> None:
         super().__init__(self._serve, ssl_context)
-        self._delay = delay
+        self._connecting = connecting
         self.refusal = refusal
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await self.read_head(reader)
         method, target, _ = head.split(" ", 2)
-        await asyncio.sleep(self._delay)
+        self._connecting()
         if self.refusal is not None:
             writer.write(self.refusal)
             return
-        where = urlsplit(f"//{target}" if method == "CONNECT" else target)
-        upstream_reader, upstream_writer = await asyncio.open_connection(where.hostname, where.port)
-        if method == "CONNECT":
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        else:
-            upstream_writer.write(head.encode())
+        if method != "CONNECT":
+            writer.write(b"HTTP/1.1 405 Tunnels only\r\nContent-Length: 0\r\n\r\n")
+            return
+        where = urlsplit(f"//{target}")
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", where.port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
             await asyncio.wait(
                 [

@@ -27,6 +27,10 @@ class MalformedBatchError(ValueError):
     """An answer is not a batch. The message names the field, never the value: values may be presigned URLs."""
 
 
+class OtherBatchError(MalformedBatchError):
+    """An answer is for another batch than was asked for: the connection that it came by is out of step."""
+
+
 class BatchStatus(enum.StrEnum):
     """`status.code` of the Batch API, in the order in which a batch goes through them."""
 
@@ -100,7 +104,8 @@ def parse_batch(ref: str, body: bytes) -> Batch:
     """Read the body of `GET /v2/batches/<ref>` or `GET /v2/batches/inspect/<ref>`.
 
     Raises:
-        MalformedBatchError: The body is not JSON, not a batch, or not the batch that was asked for.
+        OtherBatchError: The body is another batch.
+        MalformedBatchError: The body is not JSON, or not a batch.
 
     """
     answer = _Fields(_parse_json(body), "")
@@ -112,7 +117,7 @@ def parse_batch(ref: str, body: bytes) -> Batch:
         raise MalformedBatchError("status.code is missing")
     answered_ref = answer.text("ref")
     if answered_ref is not None and answered_ref.lower() != ref.lower():
-        raise MalformedBatchError("ref is not the one that was asked for")
+        raise OtherBatchError("ref is not the one that was asked for")
     time_to_process = stats.number("timeToProcessMillis")
     return Batch(
         ref=ref,

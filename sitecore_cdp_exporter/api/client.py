@@ -1,38 +1,18 @@
 """The client of the Batch API. It only reads: no method but GET is ever sent."""
 
 import os
-import re
-import socket
-import ssl
 import threading
 import time
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
-from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import requests
-from pydantic import SecretStr
 from requests.auth import HTTPBasicAuth
-from requests.exceptions import ContentDecodingError, ProxyError
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3 import Retry
-from urllib3.exceptions import (
-    ClosedPoolError,
-    HeaderParsingError,
-    InvalidChunkLength,
-    InvalidHeader,
-    ReadTimeoutError,
-    SSLError,
-)
-from urllib3.exceptions import HTTPError as TransportError
+from urllib3.exceptions import InvalidHeader
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import (
@@ -40,33 +20,30 @@ from sitecore_cdp_exporter.api.batch import (
     BatchPage,
     BatchStatus,
     MalformedBatchError,
+    OtherBatchError,
     parse_batch,
     parse_batch_page,
 )
+from sitecore_cdp_exporter.api.credentials import Credentials, read_credentials
+from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.errors import PollError, Reason
-from sitecore_cdp_exporter.api.transport import Deadline, DeadlineAdapter, Resolver, ReusedConnectionClosedError
-from sitecore_cdp_exporter.config.files import read_regular_file
-from sitecore_cdp_exporter.config.model import ApiConfig, TlsConfig
+from sitecore_cdp_exporter.api.failures import (
+    BadAnswerError,
+    ClosedUnansweredError,
+    ProxyError,
+    describe,
+    poll_error,
+)
+from sitecore_cdp_exporter.api.route import find_proxy
+from sitecore_cdp_exporter.api.tls import client_context
+from sitecore_cdp_exporter.api.transport import DeadlineAdapter
+from sitecore_cdp_exporter.config.model import ApiConfig
 
 Parsed = TypeVar("Parsed")
 # Takes the endpoint, the HTTP status or `error`, and the seconds of a request that has ended.
 ObserveRequest: TypeAlias = Callable[[str, str, float], None]
 
-USERNAME_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
-PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the variable, not the token.
-
-# A batch is about 1 KB of JSON. What is a thousand times that is no batch.
-LARGEST_BODY = 1024 * 1024
-LONGEST_RETRY_AFTER = 300
-LARGEST_SECRET = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What basic auth sends: the client key and the API token."""
-
-    username: str = field(repr=False)
-    password: str = field(repr=False)
+MAX_RETRY_AFTER = 300
 
 
 class BatchApi:
@@ -75,18 +52,26 @@ class BatchApi:
     Args:
         config: Where the API is and how to reach it.
         observe: Counts and times the requests.
-        environ: Where credentials are looked up that the config does not have.
+        environ: Where credentials and a proxy are looked up that the config does not have.
+        clock: Gives this moment, in seconds; deadlines are counted by it.
 
     """
 
-    def __init__(self, config: ApiConfig, observe: ObserveRequest, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        config: ApiConfig,
+        observe: ObserveRequest,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._observe = observe
         self._environ = environ
         self._endpoint = "v2/batches" if config.endpoint == "batches" else "v2/batches/inspect"
-        self._resolver = Resolver()
+        self._clock = clock
         self._lock = threading.Lock()
-        self._pooled: requests.Session | None = None
+        self._session: _Session | None = None
         self._closed = False
 
     def read_batch(self, ref: str, credentials: Credentials) -> Batch:
@@ -96,8 +81,8 @@ class BatchApi:
             PollError: The batch could not be read.
 
         """
-        body = self._read(f"{self._endpoint}/{ref}", self._config.endpoint, credentials)
-        return _parsed(lambda: parse_batch(ref, body))
+        path = f"{self._endpoint}/{ref}"
+        return self._ask(path, self._config.endpoint, credentials, lambda body: parse_batch(ref, body))
 
     def read_page(
         self, statuses: Iterable[BatchStatus], offset: int, limit: int, credentials: Credentials
@@ -109,210 +94,126 @@ class BatchApi:
 
         """
         query = urlencode({"status": ",".join(statuses), "offset": offset, "limit": limit}, safe=",")
-        body = self._read(f"v2/batches/inspect?{query}", "list", credentials)
-        return _parsed(lambda: parse_batch_page(body))
+        return self._ask(f"v2/batches/inspect?{query}", "list", credentials, parse_batch_page)
 
     def read_credentials(self) -> Credentials:
         """Read user name and password from where the config says, anew each time, so that they can be rotated.
 
         Raises:
-            PollError: There are none, or what there is can not be sent by basic auth.
+            PollError: Something is missing or cannot be sent by basic auth; the message names all of it.
 
         """
-        auth = self._config.basic_auth
-        username = self._read_secret("username", auth.username, auth.username_file, USERNAME_VARIABLE)
-        password = self._read_secret("password", auth.password, auth.password_file, PASSWORD_VARIABLE)
-        if ":" in username:
-            raise PollError(Reason.CREDENTIALS, "the user name holds a colon, which basic auth can not send")
-        return Credentials(username, password)
+        return read_credentials(self._config.basic_auth, self._environ)
 
     def close(self) -> None:
         """Close the idle connections. Requests under way end by themselves; later ones keep no connection."""
         with self._lock:
             self._closed = True
-            if self._pooled is not None:
-                self._pooled.close()
-                self._pooled = None
+            if self._session is not None:
+                self._session.close()
 
-    def _read(self, path: str, endpoint: str, credentials: Credentials) -> bytes:
-        """Return the body of the answer to one GET. `endpoint` is the label that it is counted with."""
-        request = _Request(f"{self._config.base_url}/{path}", endpoint, credentials)
-        deadline = Deadline(time.monotonic() + self._config.timeout)
-        session = self._session()
-        if session is not None:
-            with suppress(_StaleConnectionError):
-                return self._get(session, request, deadline)
-        # No other pooled connection is worth a try: whatever closed this one has closed those, too.
-        with self._new_session() as session:
-            return self._get(session, request, deadline)
+    def _ask(self, path: str, endpoint: str, credentials: Credentials, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """Return the parsed answer to one GET. `endpoint` is the label that it is counted with."""
+        session = self._open_session()
+        url = f"{self._config.base_url}/{path}"
+        auth = HTTPBasicAuth(credentials.username.encode(), credentials.password.encode())
+        # The session would prepare it, too, but to merge what it may have takes a sixth of a request's time.
+        request = requests.PreparedRequest()
+        request.prepare(method="GET", url=url, headers=session.headers, auth=auth)
+        deadline = Deadline(self._config.timeout, self._clock)
+        with suppress(_AskAgainError):
+            return self._get(session, request, endpoint, deadline, parse)
+        # Not over another idle connection: whatever closed this one, or put it out of step, may have done it to all.
+        return self._get(session, request, endpoint, deadline, parse, fresh=True)
 
-    def _read_secret(self, key: str, value: SecretStr | None, file: Path | None, variable: str) -> str:
-        if value is not None:
-            secret, origin = value.get_secret_value(), f"api.basic_auth.{key}"
-        elif file is not None:
-            secret, origin = _read_secret_file(file, key), f"api.basic_auth.{key}_file ({file})"
-        elif variable in self._environ:
-            secret, origin = self._environ[variable], f"the environment variable {variable}"
-        else:
-            raise PollError(
-                Reason.CREDENTIALS,
-                f"there is no {key}: set api.basic_auth.{key}_file or the environment variable {variable}",
-            )
-        if not secret:
-            raise PollError(Reason.CREDENTIALS, f"{origin} is empty")
-        # Bytes that are not UTF-8 have become surrogates.
-        if any("\ud800" <= character <= "\udfff" for character in secret):
-            raise PollError(Reason.CREDENTIALS, f"{origin} is not UTF-8")
-        # What stands in the config is refused likewise when it is loaded.
-        if any(unicodedata.category(character) == "Cc" for character in secret):
-            raise PollError(Reason.CREDENTIALS, f"{origin} holds a line break or another control character")
-        return secret
+    def _get(
+        self,
+        session: "_Session",
+        request: requests.PreparedRequest,
+        endpoint: str,
+        deadline: Deadline,
+        parse: Callable[[bytes], Parsed],
+        *,
+        fresh: bool = False,
+    ) -> Parsed:
+        """Send one GET and parse the body of its answer, counting and timing it."""
+        code = "error"
+        started = self._clock()
+        try:
+            with session.send(request, deadline=deadline, fresh=fresh, allow_redirects=False, stream=True) as response:
+                code = str(response.status_code)
+                if response.status_code == HTTPStatus.OK:
+                    parsed = parse(response.content)
+                    session.adapter.keep(response)
+                    return parsed
+                session.adapter.keep(response)
+                failure = PollError.of_status(response.status_code, _retry_after(response))
+        except ClosedUnansweredError as error:
+            failure = _AskAgainError.of(poll_error(error))
+        except OtherBatchError as error:
+            failure = _AskAgainError.of(PollError(Reason.BAD_RESPONSE, f"{error}"))
+        except MalformedBatchError as error:
+            failure = PollError(Reason.BAD_RESPONSE, f"{error}")
+        except (OSError, BadAnswerError) as error:
+            failure = poll_error(error)
+        finally:
+            self._observe(endpoint, code, self._clock() - started)
+        # It is raised out here, so that the causes are not chained: they hold URLs, bodies and the credentials.
+        raise failure
 
-    def _session(self) -> requests.Session | None:
-        """Return the session that keeps its connections; None after `close`."""
+    def _open_session(self) -> "_Session":
+        """Return the session, which is made when it is first needed: its files may not be there before."""
         with self._lock:
-            if self._pooled is None and not self._closed:
-                self._pooled = self._new_session()
-            return self._pooled
+            if self._session is None:
+                self._session = _Session(self._new_adapter())
+                if self._closed:
+                    self._session.close()
+            return self._session
 
-    def _new_session(self) -> requests.Session:
-        session = _Session()
-        # The environment's CA bundle, netrc and proxies count only where the config says so.
-        session.trust_env = False
-        if self._config.proxy_url is not None:
-            proxy = self._config.proxy_url.get_secret_value()
-            session.proxies = {"http": proxy, "https": proxy}
-        elif self._config.proxy_from_environment:
-            session.proxies = dict(get_environ_proxies(self._config.base_url))
-        session.verify = not self._config.tls_config.insecure_skip_verify
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.headers.update(
+    def _new_adapter(self) -> DeadlineAdapter:
+        failure: PollError
+        try:
+            context = client_context(self._config.tls_config)
+        except (OSError, ValueError) as error:
+            failure = PollError(Reason.TLS, f"the files of api.tls_config cannot be used: {describe(error)}")
+        else:
+            try:
+                proxy = find_proxy(self._config, self._environ)
+                return DeadlineAdapter(proxy=proxy, ssl_context=context, max_idle=self._config.concurrency)
+            except ProxyError as error:
+                failure = poll_error(error)
+        raise failure
+
+
+class _AskAgainError(PollError):
+    """A request failed because of the connection that was used, so it is worth a fresh one."""
+
+    @classmethod
+    def of(cls, error: PollError) -> Self:
+        return cls(error.reason, f"{error}")
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone, and takes nothing from the environment."""
+
+    def __init__(self, adapter: DeadlineAdapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+        # No netrc: its password would win over ours.
+        self.trust_env = False
+        self.headers.update(
             {
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
                 "User-Agent": f"sitecore-cdp-batch-exporter/{__version__}",
             }
         )
-        adapter = DeadlineAdapter(
-            pool_maxsize=self._config.concurrency, ssl_context=self._ssl_context, resolver=self._resolver
-        )
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        return session
-
-    @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        try:
-            return _new_ssl_context(self._config.tls_config)
-        except (OSError, ValueError) as error:
-            failure = PollError(Reason.TLS, f"the files of api.tls_config can not be used: {_describe(error)}")
-        raise failure
-
-    def _get(self, session: requests.Session, request: "_Request", deadline: Deadline) -> bytes:
-        """Send one GET and return the body of its answer, counting and timing it."""
-        code = "error"
-        started = time.monotonic()
-        try:
-            with session.send(
-                _prepare(request, session),
-                # The annotation does not say so, but requests hands a Timeout of urllib3 through.
-                timeout=deadline,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                if response.status_code != HTTPStatus.OK:
-                    code = str(response.status_code)
-                    _drain(response)
-                    raise PollError.of_status(response.status_code, _retry_after(response))
-                body = _read_body(response)
-                code = str(response.status_code)
-                return body
-        except (requests.RequestException, TransportError, OSError, HTTPException) as error:
-            failure = _no_answer(error)
-        finally:
-            self._observe(request.endpoint, code, time.monotonic() - started)
-        # It is raised out here, so that the causes are not chained: they hold URLs and the credentials.
-        raise failure
-
-
-def _new_ssl_context(tls: TlsConfig) -> ssl.SSLContext:
-    # The default is the bundle of requests, named here because OpenSSL would look into the environment for one.
-    context = ssl.create_default_context(cafile=str(tls.ca_file or DEFAULT_CA_BUNDLE_PATH))
-    if tls.cert_file is not None:
-        # Without a password OpenSSL would ask for that of an encrypted key on the terminal, and wait.
-        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
-    if tls.insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    url: str
-    endpoint: str
-    credentials: Credentials
-
-
-def _prepare(request: _Request, session: requests.Session) -> requests.PreparedRequest:
-    """Prepare a GET. The session would do it too, but to merge what it may have takes a sixth of a request's time."""
-    prepared = requests.PreparedRequest()
-    auth = HTTPBasicAuth(request.credentials.username.encode(), request.credentials.password.encode())
-    prepared.prepare(method="GET", url=request.url, headers=session.headers, auth=auth)
-    return prepared
-
-
-class _Session(requests.Session):
-    """A session that leaves redirects alone.
-
-    Told not to follow one, requests still reads its body, of any size, and prepares the request that would follow.
-    """
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  The signature is that of requests.
-        """Return None: no answer is a redirect."""
+        """Return None: no answer is a redirect. Asked not to follow one, requests would still prepare to."""
         return
-
-
-class _StaleConnectionError(PollError):
-    """A kept-alive connection was closed before any byte of the answer."""
-
-
-def _parsed(parse: Callable[[], Parsed]) -> Parsed:
-    try:
-        return parse()
-    except MalformedBatchError as error:
-        failure = PollError(Reason.BAD_RESPONSE, str(error))
-    # It is raised out here, so that the cause is not chained: it holds the body.
-    raise failure
-
-
-def _read_secret_file(path: Path, key: str) -> str:
-    try:
-        content = read_regular_file(path, LARGEST_SECRET)
-    except OSError as error:
-        raise PollError(Reason.CREDENTIALS, f"api.basic_auth.{key}_file ({path}): {error.strerror}") from None
-    # What is not UTF-8 becomes surrogates, as Python does it with the environment.
-    text = content.decode(errors="surrogateescape")
-    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
-
-
-def _read_body(response: requests.Response) -> bytes:
-    """Return the body, unpacked. The size counts unpacked, so that a small body can not become a large one."""
-    # Packed several times over, a few bytes could keep the unpacking busy for hours without giving a byte.
-    if response.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity", "gzip"}:
-        raise PollError(Reason.BAD_RESPONSE, "the answer is packed otherwise than asked for")
-    body = bytearray()
-    for chunk in response.iter_content(64 * 1024):
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise PollError(Reason.BAD_RESPONSE, f"the answer is larger than {LARGEST_BODY} bytes")
-    return bytes(body)
-
-
-def _drain(response: requests.Response) -> None:
-    """Read a body that nobody needs, so that the connection can be used again."""
-    with suppress(requests.RequestException, OSError, PollError):
-        _read_body(response)
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -321,54 +222,7 @@ def _retry_after(response: requests.Response) -> float | None:
     if value is None:
         return None
     try:
-        return min(Retry().parse_retry_after(value), LONGEST_RETRY_AFTER)
+        return min(Retry().parse_retry_after(value), MAX_RETRY_AFTER)
     # An unreadable value asks for nothing: a word, a number of too many digits, a date beyond the calendar.
     except (InvalidHeader, ValueError, OverflowError):
         return None
-
-
-def _no_answer(error: Exception) -> PollError:
-    """Say by its causes why a request has failed: requests wraps the same cause in different exceptions."""
-    causes = list(_causes(error))
-    root = causes[-1]
-    # The pool is closed when a reload has put another client in this one's place.
-    if any(isinstance(cause, ReusedConnectionClosedError | ClosedPoolError) for cause in causes):
-        return _StaleConnectionError(Reason.CONNECTION, "the connection was closed")
-    if any(isinstance(cause, TimeoutError | ReadTimeoutError) for cause in causes):
-        return PollError(Reason.TIMEOUT, "no whole answer within api.timeout")
-    if any(isinstance(cause, ssl.SSLError | SSLError) for cause in causes):
-        return PollError(Reason.TLS, _describe(root))
-    if isinstance(error, ContentDecodingError):
-        return PollError(Reason.BAD_RESPONSE, "the answer can not be unpacked")
-    if any(_is_malformed(cause) for cause in causes):
-        return PollError(Reason.BAD_RESPONSE, "the answer is not HTTP")
-    return PollError(Reason.CONNECTION, ("the proxy: " if isinstance(error, ProxyError) else "") + _describe(root))
-
-
-def _is_malformed(error: BaseException) -> bool:
-    if isinstance(error, RemoteDisconnected | IncompleteRead):
-        # Except for this one, the answer is right as far as it goes.
-        return isinstance(error, InvalidChunkLength)
-    return isinstance(error, HTTPException | HeaderParsingError | InvalidHeader)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _describe(error: BaseException) -> str:
-    """Name an error without its text, which may quote URLs, file contents or the other side."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"{type(error).__name__} {error.reason or ''}".strip()
-    if isinstance(error, socket.gaierror):
-        return "the host name has no address"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    # What a proxy answers to CONNECT is told by the text alone.
-    if refusal := re.match(r"Tunnel connection failed: (\d+)", str(error)):
-        return f"HTTP status {refusal[1]}"
-    return type(error).__name__

@@ -138,7 +138,8 @@ class ApiConfig(Section):
         None, description="The HTTP proxy for all requests, http:// or https://; it may contain credentials."
     )
     proxy_from_environment: bool = Field(
-        default=False, description="Take the proxy from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Not with proxy_url."
+        default=False,
+        description="Take the proxy from HTTPS_PROXY and NO_PROXY; loopback has none. Not with proxy_url.",
     )
 
 

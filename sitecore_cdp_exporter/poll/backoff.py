@@ -6,7 +6,7 @@ Not safe for use by several threads: the poller calls it under its lock.
 import enum
 from http import HTTPStatus
 
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.

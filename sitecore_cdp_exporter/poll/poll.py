@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted

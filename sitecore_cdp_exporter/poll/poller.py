@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.backoff import Permission

@@ -1,18 +1,23 @@
 """A BatchApi under test, with the credentials that it must keep to itself."""
 
 import base64
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.api.batch import Batch
-from sitecore_cdp_exporter.api.client import BatchApi, Credentials
+from sitecore_cdp_exporter.api.client import BatchApi
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.metrics.collector import RequestMetrics
+from tests.conditions import wait_until
+from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 # Beyond Latin-1, because requests encodes credentials in that unless told otherwise.
@@ -34,10 +39,16 @@ def assert_no_secret(text: str) -> None:
 class Client:
     """Reads batches of one API; every failure is looked through for secrets."""
 
-    def __init__(self, base_url: str, environ: Mapping[str, str] | None = None, **settings: Any) -> None:  # noqa: ANN401  Of `api`.
+    def __init__(
+        self,
+        base_url: str,
+        environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,  # noqa: ANN401  Of `api`.
+    ) -> None:
         self.registry = CollectorRegistry()
         config = ApiConfig(base_url=base_url, **{"timeout": 30.0, **settings})
-        self.api = BatchApi(config, RequestMetrics(self.registry).observe, environ=environ or {})
+        self.api = BatchApi(config, RequestMetrics(self.registry).observe, environ=environ or {}, clock=clock)
         self._endpoint: str = config.endpoint
 
     def read(self, ref: str = REF) -> Batch:
@@ -74,3 +85,15 @@ class Client:
     def close(self) -> None:
         self.api.close()
         assert_no_secret(generate_latest(self.registry).decode())
+
+
+def prime(client: Client, sandbox: Sandbox, count: int) -> None:
+    """Have this many connections open and idle."""
+    sandbox.set_fault(faults.Hang())
+    with ThreadPoolExecutor(count) as executor:
+        reading = [executor.submit(client.read) for _ in range(count)]
+        wait_until(lambda: len(sandbox.requests) == count)
+        sandbox.clear_faults()
+        for each in reading:
+            each.result()
+    assert len({request.peer_port for request in sandbox.requests}) == count

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.backoff import CircuitBreaker, Permission
 

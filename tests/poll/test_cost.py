@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter

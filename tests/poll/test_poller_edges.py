@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import Credentials
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller

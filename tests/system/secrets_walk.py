@@ -289,7 +289,7 @@ class Walk:
         self._sandbox = enter(Sandbox(client_key=planted.CLIENT_KEY, api_token=planted.API_TOKEN))
         port = int(self._sandbox.base_url.rpartition(":")[2])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._folder.server_authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        self._folder.server_authority.issue_cert("localhost", "127.0.0.1", "api.example").configure_cert(context)
         self.evidence.direct = self._direct = enter(Recorder(port))
         self.evidence.tunnelled = self._tunnelled = enter(Recorder(port, context))
         self._proxy = enter(Proxy())
@@ -459,7 +459,8 @@ class Walk:
         # A proxy that should speak TLS and does not.
         self._use(proxy_url=f"https://{planted.PROXY_CREDENTIALS}@127.0.0.1:{self._proxy.port}", **https)
         self._use(proxy_url=f"http://{planted.PROXY_CREDENTIALS}@proxy.invalid:1", **https)
-        self._use(proxy_from_environment=True, **https)
+        # Loopback takes no proxy of the environment.
+        self._use(proxy_from_environment=True, base_url=self._tunnelled.url.replace("127.0.0.1", "api.example"))
 
     def _tls(self) -> None:
         self._use(base_url=self._tunnelled.url, tls_config={"ca_file": str(self._directory / "client_ca.crt")})

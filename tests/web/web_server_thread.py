@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.api.client import BatchApi, Credentials
+from sitecore_cdp_exporter.api.client import BatchApi
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 from sitecore_cdp_exporter.poll.poller import Poller

@@ -1,0 +1,119 @@
+"""Where the user name and the password for the Batch API come from."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.config.files import read_regular_file
+from sitecore_cdp_exporter.config.model import BasicAuth
+
+USERNAME_VARIABLE = "SITECORE_CDP_CLIENT_KEY"
+PASSWORD_VARIABLE = "SITECORE_CDP_API_TOKEN"  # noqa: S105  The name of the variable, not the token.
+
+MAX_SECRET = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What basic auth sends: the client key and the API token."""
+
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+def read_credentials(auth: BasicAuth, environ: Mapping[str, str]) -> Credentials:
+    """Read user name and password from where the config says, anew each time, so that they can be rotated.
+
+    Raises:
+        PollError: Something is missing or cannot be sent by basic auth; the message names all of it.
+
+    """
+    problems: list[str] = []
+    credentials = _read(auth, environ, problems)
+    if problems:
+        raise PollError(Reason.CREDENTIALS, "; ".join(problems))
+    return credentials
+
+
+def credential_problems(auth: BasicAuth, environ: Mapping[str, str]) -> list[str]:
+    """Return all that keeps user name and password from being read now, one message each; none if all is well."""
+    problems: list[str] = []
+    _read(auth, environ, problems)
+    return problems
+
+
+def _read(auth: BasicAuth, environ: Mapping[str, str], problems: list[str]) -> Credentials:
+    secrets: list[str] = []
+    for key, value, file, variable in (
+        ("username", auth.username, auth.username_file, USERNAME_VARIABLE),
+        ("password", auth.password, auth.password_file, PASSWORD_VARIABLE),
+    ):
+        try:
+            secrets.append(_read_secret(key, value, file, environ, variable))
+        except _SecretError as error:
+            problems.append(f"{error}")
+            secrets.append("")
+    username, password = secrets
+    return Credentials(username, password)
+
+
+class _SecretError(Exception):
+    """A secret cannot be read or sent. The message says which, and why, and nothing of it."""
+
+
+def _read_secret(
+    key: str, value: SecretStr | None, file: Path | None, environ: Mapping[str, str], variable: str
+) -> str:
+    if value is not None:
+        secret, origin = value.get_secret_value(), f"api.basic_auth.{key}"
+    elif file is not None:
+        secret, origin = _read_file(file, key), f"api.basic_auth.{key}_file ({file})"
+    elif variable in environ:
+        secret, origin = _stripped(environ[variable]), f"the environment variable {variable}"
+    else:
+        raise _SecretError(f"there is no {key}: set api.basic_auth.{key}_file or the environment variable {variable}")
+    if problem := _problem(secret, may_hold_colon=key == "password"):
+        raise _SecretError(f"{origin} {problem}")
+    return secret
+
+
+def _read_file(path: Path, key: str) -> str:
+    try:
+        content = read_regular_file(path, MAX_SECRET)
+    except OSError as error:
+        problem = error.strerror
+    else:
+        # What is not UTF-8 becomes surrogates, as Python does it with the environment.
+        return _stripped(content.decode(errors="surrogateescape"))
+    # It is raised out here, so that no other error is chained.
+    raise _SecretError(f"api.basic_auth.{key}_file ({path}): {problem}")
+
+
+def _stripped(text: str) -> str:
+    """Drop what editors and shells add at the ends: line breaks, blanks, and the byte order mark of Windows."""
+    return re.sub(r"\A[\s\ufeff]+|[\s\ufeff]+\Z", "", text)
+
+
+def _problem(secret: str, *, may_hold_colon: bool) -> str | None:
+    """Say why a secret cannot be sent, or cannot be what was meant."""
+    if not secret:
+        return "is empty"
+    categories = [unicodedata.category(character) for character in secret]
+    # Bytes that are not UTF-8 have become surrogates.
+    if "Cs" in categories:
+        return "is not UTF-8"
+    # What stands in the config is refused likewise when it is loaded.
+    if "Cc" in categories:
+        return "holds a line break or another control character"
+    for character, place in ((secret[0], "begins"), (secret[-1], "ends")):
+        if not character.isprintable():
+            name = unicodedata.name(character, "")
+            return f"{place} with an invisible character: U+{ord(character):04X} {name}".rstrip()
+    if ":" in secret and not may_hold_colon:
+        return "holds a colon, which basic auth cannot send in a user name"
+    return None
