@@ -14,17 +14,18 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /src
 RUN python -m venv --without-pip /opt/build && python -m venv --without-pip /opt/sitecore-cdp-batch-exporter
 
-# Dependencies come before the code, so that a change of the code does not install them again. The lock files are
-# complete, so nothing is resolved; pip check says whether they are.
+# Dependencies come before the code, so that a change of the code does not install them again. Nothing is resolved:
+# the lock files are complete, which pip check verifies.
 COPY requirements-build.txt requirements.txt ./
 RUN pip --python /opt/build/bin/python install --no-deps --require-hashes --requirement requirements-build.txt \
     && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-deps --require-hashes --requirement requirements.txt \
-    && pip --python /opt/build/bin/python check && pip --python /opt/sitecore-cdp-batch-exporter/bin/python check
+    && pip --python /opt/build/bin/python check
 
 COPY pyproject.toml README.md LICENSE ./
 COPY sitecore_cdp_exporter sitecore_cdp_exporter
 RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
-    && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-index --no-deps /dist/*.whl
+    && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-index --no-deps /dist/*.whl \
+    && pip --python /opt/sitecore-cdp-batch-exporter/bin/python check
 
 FROM python:3.13-slim
 
