@@ -53,14 +53,14 @@ def problems_of(options: argparse.Namespace) -> list[str]:
     if options.ref.lower() in map(str.lower, options.replaces):
         problems.append("replaces: must name other batches, not this one")
     if options.feed is not None and (not options.feed or has(options.feed, "Cc", "Cs")):
-        problems.append("feed: expected a name of at least one character, and no control characters")
+        problems.append("feed: must have at least one character, and no control characters")
     names = [name for name, _ in options.label]
     for index, (name, value) in enumerate(options.label):
         if not LABEL_NAME.fullmatch(name):
-            problems.append("labels: a label name has letters, digits and _ only, and no digit first")
+            problems.append("labels: a label name has only letters, digits and _, and does not begin with a digit")
         elif name in RESERVED_LABELS or name.startswith("__"):
             reserved = ", ".join(RESERVED_LABELS)
-            problems.append(f"labels.{name}: this label name is reserved, as are {reserved} and all with __ in front")
+            problems.append(f"labels.{name}: this label name is reserved, like {reserved} and all that begin with __")
         elif name in names[:index]:
             problems.append(f"labels.{name}: duplicate key")
         if has(value, "Cs"):

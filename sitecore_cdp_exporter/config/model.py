@@ -1,4 +1,4 @@
-"""The config file: YAML -> frozen models. The models say what is allowed, and `config.schema.json` is made of them.
+"""The config file: YAML -> frozen models, which also generate `config.schema.json`.
 
 `python -m sitecore_cdp_exporter.config.model` prints that schema.
 """
@@ -77,7 +77,7 @@ class Section(BaseModel):
 
 
 def _duration(default: str, description: str) -> Any:  # noqa: ANN401  A field with the type of its annotation.
-    """Make a field whose default is written as in the file, because the schema shows it so."""
+    """Make a field whose default is written as in the file, and so in the schema."""
     return Field(default=default, validate_default=True, description=description)
 
 
@@ -170,7 +170,7 @@ class WatchedBatch(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_ref(cls, data: object) -> object:
-        """Take a ref alone for a mapping with nothing else."""
+        """Accept a ref alone as a mapping with nothing else."""
         if isinstance(data, str):
             return {"ref": data}
         if not isinstance(data, dict | WatchedBatch):
@@ -207,7 +207,7 @@ class FeedConfig(Section):
         None, description="How often a batch of the feed should be accepted. Unset: nothing is expected."
     )
     grace: Duration = _duration(
-        "0s", "How much later than expect_success_every is still in time. Only with expect_success_every."
+        "0s", "How much later than expect_success_every still counts as on time. Only with expect_success_every."
     )
     max_failed_ratio: Ratio = Field(
         0,
@@ -290,7 +290,7 @@ SECTIONS: dict[str, type[Section]] = {
     "feeds": FeedConfig,
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
-# As for a batch file: room for 50,000 batches with feed and labels, far more than anybody lists.
+# Room for 50,000 batches with feed and labels, far more than anyone lists.
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
 

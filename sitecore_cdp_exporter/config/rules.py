@@ -19,7 +19,7 @@ EXCLUSIVE: tuple[tuple[YamlPath, YamlPath], ...] = (
 
 
 def broken_rules(document: YamlDocument) -> Iterator[YamlProblem]:
-    """Find all that breaks a rule. What is no valid value anyway is left to the models."""
+    """Find everything that breaks a rule. Invalid values are left to the models."""
     yield from _exclusive_keys(document)
     yield from _half_a_certificate(document)
     yield from _proxy_without_tls(document)
@@ -61,7 +61,7 @@ def _discovery_without_inspect(document: YamlDocument) -> Iterator[YamlProblem]:
 def _duplicates(
     document: YamlDocument, message: str, entries: Iterable[tuple[YamlPath, Hashable]]
 ) -> Iterator[YamlProblem]:
-    """Find the entries that are the same as one before them."""
+    """Find the entries that repeat an earlier one."""
     first: dict[Hashable, int] = {}
     for path, identity in entries:
         found, place = document.locate(path)

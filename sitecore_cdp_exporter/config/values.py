@@ -1,6 +1,6 @@
-"""The kinds of values in the config file: what each of them accepts, what it becomes, and its JSON Schema.
+"""Types of config values: what each accepts, what it becomes, and its JSON Schema.
 
-The validation context is the directory of the config file. Without one the models are built by code.
+The validation context is the directory of the config file; there is none when code builds the models.
 """
 
 import glob
@@ -22,12 +22,12 @@ UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.
 # Prometheus counts nanoseconds in 63 bits, which is a little more than this.
 MAX_DURATION = 292 * UNITS["y"]
 MAX_TIMEOUT = 2 * UNITS["m"]
-# More than 50 MB of gzip, the largest upload, can hold. Metrics are floats, which cannot hold every number.
+# Far more than an upload of at most 50 MB holds. Without a bound, a number could be too large for a metric.
 MAX_RECORDS = 1_000_000_000
 
 REF = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 REF_SCHEMA: JsonDict = {"type": "string", "pattern": REF}
-# Whole groups of hex digits, then a part of one. The dashes between them may be left out.
+# Whole groups of hex digits, then part of one. The dashes between them are optional.
 REF_PREFIX = (
     "^[0-9a-fA-F]{8}"
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
@@ -35,8 +35,8 @@ REF_PREFIX = (
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
 )
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-# Labels of the exporter's own, of Prometheus, of its alerts and of the recorded series that these are made from
-# (`field`): one of the same name would hide or break them.
+# Labels that the exporter, Prometheus, its alerts and the recording rules use: another one of the same name would hide
+# or break them.
 RESERVED_LABELS = (
     "ref",
     "feed",
@@ -61,7 +61,7 @@ LABEL_NAME_SCHEMA: JsonDict = {
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
-    """Seconds of a duration such as `1m30s`. A file has to name the unit; only code may give seconds as a float."""
+    """Return the seconds of a duration such as `1m30s`. Only code may leave out the unit, and give a float."""
     if isinstance(value, float) and info.context is None:
         return value
     if value == "0" or (type(value) is int and value == 0):
@@ -77,7 +77,7 @@ def _seconds(value: object, info: ValidationInfo) -> object:
 
 
 def _check_timeout(seconds: float) -> float:
-    """Refuse a timeout that ends no request in reasonable time, or every one at once."""
+    """Refuse a timeout that is too long to be useful, or that ends every request at once."""
     if not 0 < seconds <= MAX_TIMEOUT:
         raise ValueError("expected more than 0s and at most 2m")
     return seconds
@@ -94,25 +94,25 @@ def _to_number(value: object) -> object:
 
 
 def _check_ratio(ratio: float) -> float:
-    """Refuse what is no share, percentages for instance. NaN is within no bounds."""
+    """Refuse percentages and the like. NaN fails the comparison, too."""
     if not 0 <= ratio <= 1:
         raise ValueError("expected a number from 0 to 1; write 0.05 for five percent")
     return ratio
 
 
 def _check_base_url(url: str) -> str:
-    """Refuse all but `https://host[:port][/prefix]`; credentials may go over plain HTTP to this machine only."""
+    """Accept only `https://host[:port][/prefix]`, and plain HTTP to this machine."""
     if "@" in url:
-        raise ValueError("must not hold credentials; they belong to api.basic_auth")
+        raise ValueError("must not contain credentials; they belong in api.basic_auth")
     host = _host(url)
     if "?" in url or "#" in url:
         raise ValueError("must not have a query or a fragment")
     if urlsplit(url).scheme == "http" and not is_loopback(host):
         raise ValueError(
-            "expected https://; http:// is for loopback hosts only, because it would send the token openly"
+            "expected https://; http:// is for loopback hosts only, because it would send the token in plain text"
         )
     if "v2" in urlsplit(url).path.lower().split("/"):
-        raise ValueError("must end before /v2, because the exporter adds /v2/batches; leave out /v2 and what follows")
+        raise ValueError("must end before /v2, because the exporter adds /v2/batches; remove /v2 and what follows it")
     return url.rstrip("/")
 
 
@@ -149,9 +149,9 @@ def _check_ref(ref: str) -> str:
 
 
 def to_ref_prefix(text: str) -> str:
-    """Return what the refs in question begin with, in lower case and with the dashes of a UUID.
+    """Return a prefix of refs in lower case and with the dashes of a UUID.
 
-    Raises ValueError for what begins no UUID, or has fewer than eight hex digits.
+    Raises ValueError if no UUID begins with it, or if it has fewer than eight hex digits.
     """
     if not re.fullmatch(REF_PREFIX, text):
         raise ValueError("expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b")
@@ -161,11 +161,11 @@ def to_ref_prefix(text: str) -> str:
 
 
 def _check_label_name(name: str) -> str:
-    """Refuse names that Prometheus does not take, and those that are used already."""
+    """Refuse names that Prometheus does not accept, and reserved ones."""
     if not re.fullmatch(LABEL_NAME, name):
-        raise ValueError("a label name has letters, digits and _ only, and no digit first")
+        raise ValueError("a label name has only letters, digits and _, and does not begin with a digit")
     if name in RESERVED_LABELS or name.startswith("__"):
-        raise ValueError(f"this label name is reserved, as are {', '.join(RESERVED_LABELS)} and all with __ in front")
+        raise ValueError(f"this label name is reserved, like {', '.join(RESERVED_LABELS)} and all that begin with __")
     return name
 
 
@@ -177,9 +177,9 @@ def _check_label_value(value: str) -> str:
 
 
 def _check_feed(feed: str) -> str:
-    """Refuse names that no dashboard can show."""
+    """Refuse names that a dashboard cannot show."""
     if not feed or _has(feed, "Cc", "Cs"):
-        raise ValueError("expected a name of at least one character, and no control characters")
+        raise ValueError("must have at least one character, and no control characters")
     return feed
 
 
@@ -214,16 +214,16 @@ def _to_path(value: object, info: ValidationInfo) -> object:
 
 
 def _to_pattern(value: object, info: ValidationInfo) -> object:
-    """Make a glob absolute, likewise. The name of the directory itself stands for itself."""
+    """Make a glob absolute in the same way. Wildcards in the name of the directory itself are escaped."""
     if not isinstance(value, str):
         return value
     if not value or "\0" in value:
         raise ValueError("expected the path of a file, or a glob")
     if value.endswith("/"):
-        raise ValueError("expected files, not a folder; write folder/*.yaml for those in it")
+        raise ValueError("expected files, not a folder; write folder/*.yaml for the files in it")
     if "**" in value:
-        # It would follow every link of a tree, at each scrape.
-        raise ValueError("** is not supported; name the folders, or write * for one level of them")
+        # It would walk a whole tree, links included, at each scrape.
+        raise ValueError("** is not supported; name the folders, or write * for one level")
     return str(Path(glob.escape(str((info.context or Path()).absolute())), value))
 
 

@@ -19,7 +19,7 @@ YamlPath = tuple[str | int, ...]
 # The config file has five levels. The bound keeps a file of a million brackets from exhausting the stack.
 MAX_DEPTH = 32
 
-# The path of what stands under a key that is no string. It is how YAML itself marks such a key.
+# The path of a value whose key is not a string. YAML itself marks such a key like this.
 NO_STRING = "?"
 
 _TAG = "tag:yaml.org,2002:"
@@ -29,7 +29,7 @@ _MERGE = "<<"
 
 # A number of YAML 1.2 and of JSON, some of which YAML 1.1 takes for text.
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-# Numbers that YAML 1.1 reads in another way than most people do, and how to write what is meant.
+# Numbers that YAML 1.1 reads differently than most people do, and how to write what is meant.
 _MISREAD = (
     (re.compile(r".*_"), "write the number without _"),
     (re.compile(r".*:"), "YAML reads digits with colons in base 60; write a duration as 1m30s"),
@@ -87,9 +87,9 @@ class YamlList(list[object]):
 
 
 class YamlProblem(NamedTuple):
-    """What is wrong with a text. `column` is set, and `path` empty, where the parser gave up.
+    """A mistake in a document. `column` is set, and `path` empty, where the parser gave up.
 
-    `is_unread` says that the value became None because nothing could be made of it.
+    `is_unread` says that the value could not be read and became None.
     """
 
     line: int
@@ -137,7 +137,7 @@ class YamlDocument(NamedTuple):
 
 
 def read_yaml(content: str | bytes) -> YamlDocument:
-    """Read what should hold one YAML document. Whatever is wrong with it is in `problems`; nothing is raised."""
+    """Read a single YAML document. Mistakes are in its `problems`; nothing is raised."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,7 +163,7 @@ def _unprintable_problem(text: str, position: int) -> YamlProblem:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
-    """Say what the parser says, without the snippet of the text that comes with it."""
+    """Take over the parser's message without the snippet of the text that comes with it."""
     line, column = (mark.line + 1, mark.column + 1) if (mark := error.problem_mark) else (1, 1)
     message = f"not valid YAML: {error.problem}"
     if error.context_mark and error.context_mark.line + 1 != line:
@@ -173,7 +173,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
 
 
 class _Reader:
-    """Builds data from the events of PyYAML, and notes the problems that it can step over."""
+    """Builds data from PyYAML's events, and notes the problems that it can step over."""
 
     def __init__(self, text: str) -> None:
         self.problems: list[YamlProblem] = []
@@ -190,7 +190,7 @@ class _Reader:
         data, place = self._value(event, ()), Place.of(event)
         next(self._events)  # The document ends.
         if not isinstance(after := next(self._events), yaml.StreamEndEvent):
-            self._note(after, (), "a second YAML document begins here; expected one only")
+            self._note(after, (), "a second YAML document begins here; expected only one")
         return data, place
 
     def _value(self, event: yaml.Event, path: YamlPath) -> object:
@@ -216,13 +216,13 @@ class _Reader:
         if event.anchor and Place.of(event).is_empty:
             return self._unread(event, path, "an anchor without a value; quote a value that begins with &")
         if event.anchor:
-            # It counts from here on only, so that nothing contains itself.
+            # Only now, so that nothing contains itself.
             self._anchors[event.anchor] = value
         return value
 
     def _anchored(self, alias: yaml.AliasEvent, path: YamlPath) -> object:
         if alias.anchor not in self._anchors:
-            return self._unread(alias, path, "an alias of no anchor above it; quote a value that begins with *")
+            return self._unread(alias, path, "an alias without an anchor above it; quote a value that begins with *")
         return self._anchors[alias.anchor]
 
     def _scalar(self, event: yaml.ScalarEvent, path: YamlPath) -> object:

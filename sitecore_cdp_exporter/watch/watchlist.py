@@ -32,7 +32,7 @@ class Watched:
 
 
 class BatchLists(Protocol):
-    """What is needed of `batch_files.BatchFiles`."""
+    """The part of `batch_files.BatchFiles` that a poll uses."""
 
     @property
     def batches(self) -> Mapping[str, WatchedBatch]:

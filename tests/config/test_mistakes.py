@@ -16,13 +16,14 @@ api:
 DURATION = "expected a duration such as 5s, 1m30s or 500ms; the units are y w d h m s ms, in this order"
 UUID = "expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009"
 URL = "expected a URL such as https://host or https://host:8443"
-HTTPS = "expected https://; http:// is for loopback hosts only, because it would send the token openly"
-NAME = "expected a name of at least one character, and no control characters"
+HTTPS = "expected https://; http:// is for loopback hosts only, because it would send the token in plain text"
+NAME = "must have at least one character, and no control characters"
 PREFIX = "expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b"
 RESERVED = (
-    "this label name is reserved, as are ref, feed, status, reason, cause, kind, of, result, field, job, "
-    "instance, le, alertname, alertstate, severity and all with __ in front"
+    "this label name is reserved, like ref, feed, status, reason, cause, kind, of, result, field, job, "
+    "instance, le, alertname, alertstate, severity and all that begin with __"
 )
+LABEL = "a label name has only letters, digits and _, and does not begin with a digit"
 BROKEN = "; check the indentation (no tabs), and put values with special characters in quotes"
 ENTRY = "expected a ref, or a mapping with ref, feed, labels and replaces"
 BASIC_AUTH = "unknown key; expected one of username, username_file, password, password_file"
@@ -49,7 +50,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "api:\n  base_url: https://api-engage-eu.sitecorecloud.io/v2/batches",
             (
                 "2: api.base_url: must end before /v2, because the exporter adds /v2/batches; "
-                "leave out /v2 and what follows"
+                "remove /v2 and what follows it"
             ),
         ),
         (
@@ -66,7 +67,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("api:\n  base_url: https://api-engage-eu.sitecore cloud.io", f"2: api.base_url: {URL}"),
         (
             "api:\n  base_url: https://key:hunter2@api-engage-eu.sitecorecloud.io",
-            "2: api.base_url: must not hold credentials; they belong to api.basic_auth",
+            "2: api.base_url: must not contain credentials; they belong in api.basic_auth",
         ),
         (
             "discovery: {enabled: true}",
@@ -200,13 +201,13 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ('batch_files:\n  - ""', "4: batch_files[0]: expected the path of a file, or a glob"),
         (
             "batch_files: [batches.d/]",
-            "3: batch_files[0]: expected files, not a folder; write folder/*.yaml for those in it",
+            "3: batch_files[0]: expected files, not a folder; write folder/*.yaml for the files in it",
         ),
         ("batch_files:\n  -", "4: batch_files[0]: expected a string"),
         ("batch_files: [7]", "3: batch_files[0]: expected a string; put it in quotes"),
         (
             'batch_files: ["batches.d/**/*.yaml"]',
-            "3: batch_files[0]: ** is not supported; name the folders, or write * for one level of them",
+            "3: batch_files[0]: ** is not supported; name the folders, or write * for one level",
         ),
         ("batch_files: batches.d/*.yaml", "3: batch_files: expected a list"),
         ("batches: 12af3453-62da-4b31-b646-631b7b5f3009", "3: batches: expected a list"),
@@ -234,7 +235,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("? {a: b}\n: c", "3: a key that is not a string; quote it if it is meant to be one"),
         (
             "---\napi:\n  base_url: https://api-engage-eu.sitecorecloud.io",
-            "3: a second YAML document begins here; expected one only",
+            "3: a second YAML document begins here; expected only one",
         ),
         ("  time_out: 5s", "3: api.time_out: unknown key; did you mean timeout?"),
         ("  basic_auth: {password:hunter2}", "3: api.basic_auth.<key>: unknown key; did you mean password?"),
@@ -246,8 +247,11 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
                 "discovery, feeds"
             ),
         ),
-        ("batches: &all\n  - *all", "4: batches[0]: an alias of no anchor above it; quote a value that begins with *"),
-        ("batches: *nightly", "3: batches: an alias of no anchor above it; quote a value that begins with *"),
+        (
+            "batches: &all\n  - *all",
+            "4: batches[0]: an alias without an anchor above it; quote a value that begins with *",
+        ),
+        ("batches: *nightly", "3: batches: an alias without an anchor above it; quote a value that begins with *"),
         (
             "batches: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
             f"3:42: not valid YAML: nested too deeply{BROKEN}",
@@ -312,7 +316,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("    password: %hunter2", f"4:15: not valid YAML: found character that cannot start any token{BROKEN}"),
         (
             "    password: *hunter2",
-            "4: api.basic_auth.password: an alias of no anchor above it; quote a value that begins with *",
+            "4: api.basic_auth.password: an alias without an anchor above it; quote a value that begins with *",
         ),
         (
             "    password_file: token.txt\n    password: hunter2",
@@ -371,15 +375,18 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("      on: x", "6: batches[0].labels: a key that is not a string; quote it if it is meant to be one"),
         (
             "      team-name: crm",
-            "6: batches[0].labels.team-name: a label name has letters, digits and _ only, and no digit first",
+            f"6: batches[0].labels.team-name: {LABEL}",
         ),
-        ("      1st: x", "6: batches[0].labels.1st: a label name has letters, digits and _ only, and no digit first"),
+        (
+            "      1st: x",
+            f"6: batches[0].labels.1st: {LABEL}",
+        ),
         ("      __name__: x", f"6: batches[0].labels.__name__: {RESERVED}"),
         ("      password: 1234", "6: batches[0].labels.password: expected a string; put it in quotes"),
         ("      severity: page", f"6: batches[0].labels.severity: {RESERVED}"),
         (
             "      équipe: crm",
-            "6: batches[0].labels.équipe: a label name has letters, digits and _ only, and no digit first",
+            f"6: batches[0].labels.équipe: {LABEL}",
         ),
         ("      team: no", "6: batches[0].labels.team: expected a string; put it in quotes"),
         ("      team: {name: crm}", "6: batches[0].labels.team: expected a string"),

@@ -371,9 +371,7 @@ def test_the_largest_numbers_become_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["https://api.boxever.com", "https://gateway.example:8443/cdp", "http://[::1]:8080"])
 def test_a_base_url_that_ends_in_v2_or_below_is_refused(prefix: str, path: str, tmp_path: Path) -> None:
     (error,) = errors_of(f"api:\n  base_url: {prefix}{path}\n", tmp_path)
-    assert error.startswith(
-        "2: api.base_url: must end before /v2, because the exporter adds /v2/batches; leave out /v2"
-    )
+    assert error.startswith("2: api.base_url: must end before /v2, because the exporter adds /v2/batches; remove /v2")
     assert not re.match(BASE_URL_PATTERN, prefix + path)
 
 
@@ -495,7 +493,7 @@ def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path)
         (b"api:\n  base_url: \xe9\n", "2: not UTF-8"),
         (b"api:\n  base_url: a\0b\n", "2:14: character U+0000 is not allowed in YAML"),
         (b"api:\n\x1b[31m\n", "2:1: character U+001B is not allowed in YAML"),
-        (b"*a\n", "1: an alias of no anchor above it; quote a value that begins with *"),
+        (b"*a\n", "1: an alias without an anchor above it; quote a value that begins with *"),
         (b"!!python/object/apply:os.abort []\n", "1: YAML tags are not supported; quote a value that begins with !"),
         (b"%YAML 3.0\n---\n", "1:1: not valid YAML: found incompatible YAML document"),
         (b"[" * 100_000, "1:34: not valid YAML: nested too deeply"),

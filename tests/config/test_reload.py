@@ -1,10 +1,13 @@
 """Loading the config again: swapped whole, or not at all."""
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
+from sitecore_cdp_exporter.config import files
+from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import Config, ConfigError
 from sitecore_cdp_exporter.config.reload import ConfigReloader, ReloadState
 
@@ -98,3 +101,33 @@ def test_a_bad_change_is_logged_once_for_its_content(
     path.write_text(GOOD, encoding="utf-8")
     reloader.reload_if_changed()
     assert reloader.state.successful
+
+
+def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait(
+    path: Path, exporter: Exporter, reloader: ConfigReloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hang(path: Path, max_bytes: int) -> bytes:
+        reading.set()
+        assert go_on.wait(60)
+        return read_regular_file(path, max_bytes)
+
+    monkeypatch.setattr(files, "read_regular_file", hang)
+    path.write_text(OTHER, encoding="utf-8")
+    for _ in range(20):
+        reloader.reload_if_changed(timeout=0)
+    assert reading.wait(60)
+    assert reloader.state == ReloadState(successful=True, last_success=100.0)
+    assert exporter.configs == []
+    go_on.set()
+    reloader.reload_if_changed()
+    assert exporter.hosts == ["https://other.example"]
+
+
+def test_a_config_without_a_file_is_never_looked_at(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    reloader = ConfigReloader(None, exporter.apply)
+    monkeypatch.setattr(threading.Thread, "start", pytest.fail)
+    reloader.reload_if_changed()
+    reloader.reload()
+    assert exporter.configs == []

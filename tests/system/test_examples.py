@@ -110,8 +110,8 @@ def test_a_pipeline_that_died_while_it_wrote_does_no_harm(tmp_path: Path) -> Non
         ("there", REF, ["--label=severity=page"], "labels.severity: this label name is reserved"),
         ("there", REF, ["--label=team=crm", "--label=team=web"], "labels.team: duplicate key"),
         # From a variable that is not set, and from one that is not UTF-8.
-        ("there", REF, ["--feed="], "feed: expected a name of at least one character"),
-        ("there", REF, [b"--feed=caf\xe9"], "feed: expected a name of at least one character"),
+        ("there", REF, ["--feed="], "feed: must have at least one character"),
+        ("there", REF, [b"--feed=caf\xe9"], "feed: must have at least one character"),
         ("there", REF, [b"--label=place=caf\xe9"], "labels: expected valid Unicode"),
         ("there", b"caf\xe9", [], "ref: expected a UUID"),
         ("there", REF, [b"--caf\xe9"], "unrecognized arguments"),
