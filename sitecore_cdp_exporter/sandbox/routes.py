@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sitecore_cdp_exporter.sandbox.answers import batch_body, describe, error_answer, list_item
-from sitecore_cdp_exporter.sandbox.state import Batch, Batches, BatchExistsError, State
+from sitecore_cdp_exporter.sandbox.state import Batch, Batches, State
 from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 
 BATCHES_PATH = "/v2/batches"
@@ -67,7 +67,7 @@ class BatchRoutes:
             batch = self._batches.allocate(ref=ref, checksum=allocation.checksum, size=allocation.size)
         except ValidationError as error:
             return error_answer(HTTPStatus.BAD_REQUEST, describe(error))
-        except BatchExistsError:
+        if batch is None:
             return error_answer(HTTPStatus.CONFLICT, "A batch with this ref exists already")
         return self._answer(request, batch, batch.states[0])
 

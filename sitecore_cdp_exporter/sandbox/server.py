@@ -29,11 +29,6 @@ MAX_PAGE_SIZE = 100
 STOP_GRACE = 0.05
 
 
-def utc_now() -> datetime:
-    """Return the wall clock's time."""
-    return datetime.now(UTC)
-
-
 class Sandbox:
     """A local Batch API. `start` and `stop` it, or use it in a `with` block; it is good for one start.
 
@@ -52,7 +47,7 @@ class Sandbox:
         speed: float = 1.0,
         ssl_context: ssl.SSLContext | None = None,
         max_page_size: int = MAX_PAGE_SIZE,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._host = host
         self._port = port

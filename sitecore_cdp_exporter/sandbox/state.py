@@ -19,10 +19,6 @@ PROCESSING_TIME = timedelta(seconds=25)
 MAX_BATCHES = 10_000
 
 
-class BatchExistsError(Exception):
-    """A batch with this ref was allocated before; refs are unique over all batches."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class State:
     """What a batch says of itself from `since` on. `stats` is `summaryStats`; `error_log` is the gzipped log."""
@@ -67,14 +63,14 @@ class Batches:
         self._batches: dict[str, Batch] = {}
         self._lock = Lock()
 
-    def allocate(self, *, ref: str, checksum: str, size: int) -> Batch:
-        """Add a batch that waits for its file, or raise `BatchExistsError`."""
+    def allocate(self, *, ref: str, checksum: str, size: int) -> Batch | None:
+        """Add a batch that waits for its file. None when there is one with this ref: refs are never used again."""
         now = self.now()
         uploading = State(status="uploading", since=now)
         batch = Batch(ref=ref, checksum=checksum, size=size, created_at=now, states=(uploading,))
         with self._lock:
             if ref in self._batches:
-                raise BatchExistsError
+                return None
             if len(self._batches) >= MAX_BATCHES:
                 del self._batches[next(iter(self._batches))]
             self._batches[ref] = batch
