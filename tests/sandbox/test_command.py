@@ -1,0 +1,95 @@
+"""The sandbox's own command."""
+
+import os
+import signal
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tools.sandbox import Sandbox
+
+
+def environment(**variables: str) -> dict[str, str]:
+    names = ("PATH", "PYTHONPATH", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in names if name in os.environ} | variables
+
+
+def run_sandbox(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "sitecore_cdp_exporter.sandbox", *arguments],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_facts(process: "subprocess.Popen[str]") -> dict[str, str]:
+    assert process.stdout is not None
+    assert "not Sitecore CDP" in process.stdout.readline()
+    return dict(process.stdout.readline().strip().split(": ", 1) for _ in range(4))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_at_once_with_0(number: signal.Signals, session: requests.Session) -> None:
+    flags = ("--listen-address", "127.0.0.1:0", "--client-key=me")
+    with run_sandbox(*flags, SITECORE_CDP_API_TOKEN="s3cret") as process:
+        facts = {name: value.strip() for name, value in read_facts(process).items()}
+        assert facts["Client key"] == "me"
+        url = facts["Base URL"] + "/v2/batches/inspect"
+        assert session.get(url, auth=("me", "s3cret"), timeout=10).status_code == 200
+        assert session.get(url, auth=("me", "sandbox-token"), timeout=10).status_code == 401
+        process.send_signal(number)
+        output, errors = process.communicate()
+    assert (process.returncode, output, errors) == (0, "", "")
+    assert "s3cret" not in "".join(facts.values())
+
+
+def test_exported_credentials_of_the_real_api_are_not_those_of_the_sandbox(session: requests.Session) -> None:
+    real = {"SITECORE_CDP_CLIENT_KEY": "real", "SITECORE_CDP_API_TOKEN": "s3cret"}
+    with run_sandbox("--listen-address", ":0", **real) as process:
+        facts = {name: value.strip() for name, value in read_facts(process).items()}
+        url = facts["Base URL"] + "/v2/batches/inspect"
+        assert session.get(url, auth=("sandbox-client", "sandbox-token"), timeout=10).status_code == 200
+        assert session.get(url, auth=("real", "s3cret"), timeout=10).status_code == 401
+        process.terminate()
+    assert (facts["Client key"], facts["API token"]) == ("sandbox-client", "sandbox-token")
+
+
+def test_without_a_token_in_the_environment_the_command_prints_its_own(session: requests.Session) -> None:
+    with run_sandbox("--listen-address", ":0", "--client-key", "me") as process:
+        facts = {name: value.strip() for name, value in read_facts(process).items()}
+        url = facts["Base URL"] + "/v2/batches/inspect"
+        assert url.startswith("http://127.0.0.1:")
+        assert session.get(url, auth=(facts["Client key"], facts["API token"]), timeout=10).status_code == 200
+        process.terminate()
+    assert (facts["Client key"], facts["API token"]) == ("me", "sandbox-token")
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(sandbox: Sandbox) -> None:
+    port = urlsplit(sandbox.base_url).port
+    with run_sandbox("--listen-address", f"127.0.0.1:{port}") as process:
+        output, errors = process.communicate()
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith(f"Cannot listen on 127.0.0.1:{port}: ")
+    assert errors.endswith("ddress already in use\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--listen-address", "127.0.0.1"), ("--listen-address", "x:70000"), ("--speed", "0"), ("--speed", "nan")],
+)
+def test_a_wrong_flag_is_explained(arguments: tuple[str, str]) -> None:
+    with run_sandbox(*arguments) as process:
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert f"argument {arguments[0]}: must be" in errors
+
+
+def test_the_help_documents_the_faults() -> None:
+    with run_sandbox("--help") as process:
+        output, _ = process.communicate()
+    assert (process.returncode, "curl -X PUT" in output, "delay " in output) == (0, True, True)
