@@ -613,7 +613,7 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
         api |= {"base_url": "https://api.example", "proxy_url": f"http://proxy:{SECRET}@127.0.0.1:1"}
         with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
             told += get(exporter, "/metrics").text + get(exporter, "/").text + exporter.program.output()
-    assert "a batch can not be read" in told
+    assert "a batch cannot be read" in told
     assert "unauthorized" in told
     for secret in (SECRET, log_url, log_url.partition("?")[0], log_url.partition("?")[2]):
         assert secret not in told

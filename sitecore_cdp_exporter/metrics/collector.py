@@ -27,7 +27,8 @@ from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics.family import Gauge, Sample, families, gauge
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 
 STATUS_CODES: Mapping[BatchStatus, int] = {

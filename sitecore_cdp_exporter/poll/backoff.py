@@ -1,62 +1,51 @@
-"""When the API may be asked: what its refusals and its Retry-After ask of a client.
+"""When the API may be asked: what its refusals, its Retry-After and its outages ask of a client.
 
-Not safe for use by several threads: the poller calls it under its lock.
+Moments are of the monotonic clock, in seconds. Not safe for use by several threads: the poller calls it under its lock.
 """
 
-import enum
 from http import HTTPStatus
 
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
-SECONDS_BETWEEN_TRIALS = 60
+SECONDS_BETWEEN_TRIALS = 60.0
 
 
-class Permission(enum.Enum):
-    """The answer to "may I ask the API now?"."""
+class Backoff:
+    """Holds requests back until a Retry-After is over, and lets single trials through while credentials are refused.
 
-    GRANTED = enum.auto()
-    DENIED = enum.auto()
-    WAIT = enum.auto()  # A trial with refused credentials is under way; its answer decides.
-
-
-class CircuitBreaker:
-    """Open while the credentials are refused (401, or 403 for everything) and until a Retry-After is over.
-
-    With refused credentials one request a minute is let through as a trial, until one succeeds or the credentials
-    change.
+    With refused credentials (401, or 403 for everything) there is one trial a minute, until one succeeds or the
+    credentials change.
     """
 
     def __init__(self) -> None:
         self._not_before = float("-inf")
         self._refused: Credentials | None = None
-        self._trial_under_way = False
-        self._next_trial = 0.0
+        self._next_trial = float("-inf")
 
     @property
     def credentials_refused(self) -> bool:
         """Whether the last word of the API on the credentials was a refusal."""
         return self._refused is not None
 
-    def ask(self, credentials: Credentials, now: float) -> Permission:
-        """Say whether a request may be sent now; whoever is granted one must report its outcome to `record`."""
-        if now < self._not_before:
-            return Permission.DENIED
+    @property
+    def tries(self) -> bool:
+        """Whether a request that is sent now is a trial, and no other may be sent before it has ended."""
+        return self._refused is not None
+
+    def allows(self, credentials: Credentials, now: float) -> bool:
+        """Return whether a request with these credentials may be sent now."""
         if self._refused != credentials:
             self._refused = None
-            return Permission.GRANTED
-        if self._trial_under_way:
-            return Permission.WAIT
-        if now < self._next_trial:
-            return Permission.DENIED
-        self._trial_under_way = True
+        return now >= self._not_before and (not self.tries or now >= self._next_trial)
+
+    def begin_trial(self, now: float) -> None:
+        """Take note that a trial is sent."""
         self._next_trial = now + SECONDS_BETWEEN_TRIALS
-        return Permission.GRANTED
 
     def record(self, credentials: Credentials, error: PollError | None, now: float) -> None:
         """Learn from the outcome of a request; None is a success."""
-        self._trial_under_way = False
         if error is None or error.reason is Reason.NOT_FOUND:
             self._refused = None
         elif error.reason is Reason.UNAUTHORIZED:

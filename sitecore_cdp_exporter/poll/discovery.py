@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
-from sitecore_cdp_exporter.poll.snapshot import Reading
+from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED, PageRequest, Walk
 
 SECONDS_BETWEEN_WALKS = 600.0

@@ -1,25 +1,20 @@
-"""What one scrape may tell: the result of a poll as plain data."""
+"""What one scrape may say: plain data, and how it follows from a poll and what is remembered. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
+from sitecore_cdp_exporter.poll.poll import Poll
+from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.watch.watchlist import Watched
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A batch and when it was read, in seconds since the Unix epoch."""
-
-    batch: Batch
-    polled: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """What may be told of a watched batch.
+    """What may be said of a watched batch.
 
     Attributes:
         watched: The batch as it is watched.
@@ -66,7 +61,7 @@ class FeedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one scrape may tell.
+    """What one scrape may say.
 
     Attributes:
         batches: One state for each watched batch, in the order of the watch list.
@@ -88,3 +83,71 @@ class Snapshot:
     unread: int = 0
     discovery: DiscoveryState | None = None
     feeds: tuple[FeedState, ...] = field(default=())
+
+
+def take_snapshot(poll: Poll, now: float) -> Snapshot:
+    """Return what may be said of a poll now; `now` is a moment of the monotonic clock."""
+    memory = poll.memory
+    feeds = poll.config.feeds_by_name
+    newest = memory.newest_accepted(poll.config)
+    replaced = memory.replaced(poll.config)
+    states = []
+    for key, watched in poll.kept.watched.items():
+        reading, failure = _reading(poll, key, now)
+        feed = feeds.get(watched.feed or "")
+        accepted = None if reading is None else is_accepted(reading.batch, feed)
+        state = BatchState(watched=watched, reading=reading, failure=failure, accepted=accepted)
+        states.append(_with_superseded(state, feed, newest, replaced=replaced.get(key)))
+    return Snapshot(
+        batches=tuple(states),
+        api_up=memory.health.up,
+        api_last_success=memory.api_last_success,
+        poll_duration=(now if poll.ended is None else poll.ended) - poll.started,
+        retired=poll.kept.retired,
+        unread=sum(_is_unread(poll, key) for key in poll.kept.watched),
+        discovery=DiscoveryState(
+            failure=poll.list_failure,
+            totals=poll.totals,
+            dropped=poll.kept.dropped,
+            unreadable=poll.discovery.unreadable,
+        )
+        if poll.config.discovery.enabled
+        else None,
+        feeds=tuple(FeedState(feed=feed, last_accepted=newest[feed.name].modified) for feed in poll.config.feeds),
+    )
+
+
+def _reading(poll: Poll, key: str, now: float) -> tuple[Reading | None, Reason | None]:
+    """Return what holds of a batch, and why its poll failed."""
+    record, listed, outcome = poll.records[key], poll.discovery.known.get(key), poll.outcomes.get(key)
+    if listed is not None and _is_unread(poll, key):
+        # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
+        # of its poll.
+        failure = record.failure
+        return listed, None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
+    if record.finished:
+        return record.reading, None
+    if outcome is None and key not in poll.seen_unfinished:
+        outcome = record.late_answer(now)
+    if isinstance(outcome, Reading):
+        return outcome, None
+    if key in poll.seen_unfinished:
+        return poll.seen_unfinished[key], None
+    return None, Reason.DEADLINE if outcome is None else outcome.reason
+
+
+def _is_unread(poll: Poll, key: str) -> bool:
+    """Return whether the list shows a batch to be finished whose details are still to be read."""
+    listed = poll.listed(key)
+    return listed is not None and listed.status.finished and not poll.records[key].is_read(listed)
+
+
+def _with_superseded(
+    state: BatchState, feed: FeedConfig | None, newest: Mapping[str, NewestAccepted], *, replaced: bool | None
+) -> BatchState:
+    """Add whether another batch makes good for a failed one; `replaced` is None if none says that it replaces it."""
+    if state.reading is None or state.accepted is not False:
+        return state
+    if feed is not None and feed.next_success_resolves:
+        replaced = bool(replaced) or newest[feed.name].supersedes(state.reading.batch)
+    return replace(state, superseded=replaced)

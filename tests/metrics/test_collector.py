@@ -16,7 +16,8 @@ from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.metrics import collector
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.family import Families
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.finished_batch import FINISHED_WITH_ERRORS, REF

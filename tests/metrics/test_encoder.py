@@ -18,7 +18,8 @@ from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition, compress
 from sitecore_cdp_exporter.metrics.family import Families
-from sitecore_cdp_exporter.poll.snapshot import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from tests.fake_api import ref
 

@@ -4,47 +4,44 @@ import pytest
 
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
-from sitecore_cdp_exporter.poll.backoff import CircuitBreaker, Permission
+from sitecore_cdp_exporter.poll.backoff import Backoff
 
 OLD = Credentials("client", "old token")
 NEW = Credentials("client", "new token")
 
 
 @pytest.fixture
-def breaker() -> CircuitBreaker:
-    return CircuitBreaker()
+def backoff() -> Backoff:
+    return Backoff()
 
 
-def test_requests_are_granted_until_something_speaks_against_it(breaker: CircuitBreaker) -> None:
-    assert [breaker.ask(OLD, now) for now in (0, 0, 1)] == [Permission.GRANTED] * 3
+def test_requests_are_allowed_until_something_speaks_against_it(backoff: Backoff) -> None:
+    assert backoff.allows(OLD, 0)
+    assert not backoff.tries
 
 
-def test_after_a_401_one_request_a_minute_is_granted(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, PollError.of_status(401), 100)
-    assert breaker.ask(OLD, 159) is Permission.DENIED
-    assert breaker.ask(OLD, 160) is Permission.GRANTED
-    breaker.record(OLD, PollError.of_status(401), 161)
-    assert breaker.ask(OLD, 220) is Permission.DENIED
-    assert breaker.ask(OLD, 221) is Permission.GRANTED
-
-
-def test_others_wait_for_the_outcome_of_a_trial(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, PollError.of_status(401), 0)
-    assert breaker.ask(OLD, 60) is Permission.GRANTED
-    assert breaker.ask(OLD, 60) is Permission.WAIT
-    breaker.record(OLD, None, 61)
-    assert breaker.ask(OLD, 61) is Permission.GRANTED
-    assert not breaker.credentials_refused
+def test_after_a_401_one_trial_a_minute_is_allowed(backoff: Backoff) -> None:
+    backoff.record(OLD, PollError.of_status(401), 100)
+    assert not backoff.allows(OLD, 159)
+    assert backoff.allows(OLD, 160)
+    assert backoff.tries
+    backoff.begin_trial(160)
+    backoff.record(OLD, PollError.of_status(401), 161)
+    assert not backoff.allows(OLD, 220)
+    assert backoff.allows(OLD, 221)
 
 
 @pytest.mark.parametrize("outcome", [None, PollError.of_status(404)])
 def test_an_answer_about_the_batch_shows_that_the_credentials_are_good(
-    breaker: CircuitBreaker, outcome: PollError | None
+    backoff: Backoff, outcome: PollError | None
 ) -> None:
-    breaker.record(OLD, PollError.of_status(401), 0)
-    breaker.ask(OLD, 60)
-    breaker.record(OLD, outcome, 61)
-    assert breaker.ask(OLD, 61) is Permission.GRANTED
+    backoff.record(OLD, PollError.of_status(401), 0)
+    assert backoff.credentials_refused
+    backoff.begin_trial(60)
+    backoff.record(OLD, outcome, 61)
+    assert backoff.allows(OLD, 61)
+    assert not backoff.tries
+    assert not backoff.credentials_refused
 
 
 @pytest.mark.parametrize(
@@ -58,47 +55,48 @@ def test_an_answer_about_the_batch_shows_that_the_credentials_are_good(
     ],
 )
 def test_a_trial_without_an_answer_about_the_credentials_leaves_them_refused(
-    breaker: CircuitBreaker, outcome: PollError
+    backoff: Backoff, outcome: PollError
 ) -> None:
-    breaker.record(OLD, PollError.of_status(401), 0)
-    breaker.ask(OLD, 60)
-    breaker.record(OLD, outcome, 65)
-    assert breaker.credentials_refused
-    assert breaker.ask(OLD, 119) is Permission.DENIED
-    assert breaker.ask(OLD, 120) is Permission.GRANTED
+    backoff.record(OLD, PollError.of_status(401), 0)
+    backoff.begin_trial(60)
+    backoff.record(OLD, outcome, 65)
+    assert backoff.credentials_refused
+    assert not backoff.allows(OLD, 119)
+    assert backoff.allows(OLD, 120)
 
 
-def test_changed_credentials_are_granted_at_once(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, PollError.of_status(401), 0)
-    assert breaker.ask(NEW, 1) is Permission.GRANTED
-    assert not breaker.credentials_refused
+def test_changed_credentials_are_allowed_at_once(backoff: Backoff) -> None:
+    backoff.record(OLD, PollError.of_status(401), 0)
+    assert backoff.allows(NEW, 1)
+    assert not backoff.tries
+    assert not backoff.credentials_refused
 
 
-def test_a_late_refusal_of_the_old_credentials_does_not_stop_the_new(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, PollError.of_status(401), 0)
-    assert breaker.ask(NEW, 1) is Permission.GRANTED
-    breaker.record(OLD, PollError.of_status(401), 2)
-    assert breaker.ask(NEW, 3) is Permission.GRANTED
+def test_a_late_refusal_of_the_old_credentials_does_not_stop_the_new(backoff: Backoff) -> None:
+    backoff.record(OLD, PollError.of_status(401), 0)
+    assert backoff.allows(NEW, 1)
+    backoff.record(OLD, PollError.of_status(401), 2)
+    assert backoff.allows(NEW, 3)
 
 
 @pytest.mark.parametrize("error", [PollError.of_status(429, 20), PollError.of_status(503, 20)])
-def test_no_request_before_retry_after_is_over(breaker: CircuitBreaker, error: PollError) -> None:
-    breaker.record(OLD, error, 100)
-    assert breaker.ask(OLD, 119.9) is Permission.DENIED
-    assert breaker.ask(NEW, 119.9) is Permission.DENIED
-    assert breaker.ask(OLD, 120) is Permission.GRANTED
+def test_no_request_before_retry_after_is_over(backoff: Backoff, error: PollError) -> None:
+    backoff.record(OLD, error, 100)
+    assert not backoff.allows(OLD, 119.9)
+    assert not backoff.allows(NEW, 119.9)
+    assert backoff.allows(OLD, 120)
 
 
-def test_a_shorter_retry_after_does_not_end_a_longer_one(breaker: CircuitBreaker) -> None:
-    breaker.record(OLD, PollError.of_status(429, 60), 0)
-    breaker.record(OLD, PollError.of_status(429, 1), 1)
-    assert breaker.ask(OLD, 59) is Permission.DENIED
+def test_a_shorter_retry_after_does_not_end_a_longer_one(backoff: Backoff) -> None:
+    backoff.record(OLD, PollError.of_status(429, 60), 0)
+    backoff.record(OLD, PollError.of_status(429, 1), 1)
+    assert not backoff.allows(OLD, 59)
 
 
 @pytest.mark.parametrize(
     "error",
     [PollError.of_status(429), PollError.of_status(503), PollError.of_status(500, 20), PollError.of_status(403, 20)],
 )
-def test_other_errors_ask_for_no_pause(breaker: CircuitBreaker, error: PollError) -> None:
-    breaker.record(OLD, error, 0)
-    assert breaker.ask(OLD, 0) is Permission.GRANTED
+def test_other_errors_ask_for_no_pause(backoff: Backoff, error: PollError) -> None:
+    backoff.record(OLD, error, 0)
+    assert backoff.allows(OLD, 0)

@@ -14,10 +14,10 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, WatchedBatch
-from sitecore_cdp_exporter.poll.organisation import REMEMBERED_PROBES
-from sitecore_cdp_exporter.poll.poll import LONGEST_JOIN
-from sitecore_cdp_exporter.poll.poller import MOST_TOLD, Poller
-from sitecore_cdp_exporter.poll.records import MAX_AGE_OF_A_LATE_ANSWER
+from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED
+from sitecore_cdp_exporter.poll.memory import MAX_AGE_OF_A_LATE_ANSWER, MAX_REMEMBERED_PROBES
+from sitecore_cdp_exporter.poll.poll import MAX_AGE_TO_JOIN
+from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.conditions import wait_until
@@ -418,7 +418,7 @@ class TestWhatMayBeTold:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         poll(poller, clock)
         assert [record.getMessage() for record in caplog.records] == [
-            "a batch can not be read: HTTP status 404",
+            "a batch cannot be read: HTTP status 404",
             "the Batch API is up",
             "a batch can be read again",
             "a batch has a new status",
@@ -451,7 +451,7 @@ class TestLog:
         watch(watchlist, *range(300))
         api.answers |= {ref(number): PollError.of_status(404) for number in range(300)}
         poll(poller, clock)
-        assert len(caplog.records) == MOST_TOLD + 1
+        assert len(caplog.records) == MAX_LOGGED + 1
         assert caplog.records[-1].getMessage() == "this poll logs no more batches; the metrics name them all"
 
 
@@ -693,7 +693,7 @@ class TestSharing:
         deadline = clock.now + LONGEST_WAIT
         first = background.submit(poller.poll, deadline)
         api.wait_until_at_once(2)
-        clock.now += LONGEST_JOIN
+        clock.now += MAX_AGE_TO_JOIN
         second = background.submit(poller.poll, deadline)
         api.open.set()
         assert statuses(first.result()) == statuses(second.result()) == [BatchStatus.PROCESSING] * 3
@@ -712,7 +712,7 @@ class TestSharing:
             polls.append(background.submit(poller.poll, clock.now + LONGEST_WAIT))
             api.wait_until_at_once(1)
             wait_until(lambda: len(poller._polls) == len(polls))
-            clock.now += LONGEST_JOIN
+            clock.now += MAX_AGE_TO_JOIN
         api.open.set()
         assert all(failures(each.result()) == [None] * 20 for each in polls)
         assert len(api.take_asked()) == 20
@@ -917,7 +917,7 @@ class TestProbes:
         for number in (1, 2):
             poller.probe(ref(number), clock.now + LONGEST_WAIT)
         told = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
-        assert told == [("a batch can not be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
+        assert told == [("a batch cannot be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
 
     def test_what_was_probed_before_it_was_listed_is_told_when_it_is(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -929,12 +929,12 @@ class TestProbes:
         watch(watchlist, 1)
         for _ in range(3):
             poll(poller, clock)
-        assert [record.getMessage() for record in caplog.records] == ["a batch can not be read: HTTP status 404"]
+        assert [record.getMessage() for record in caplog.records] == ["a batch cannot be read: HTTP status 404"]
 
     def test_the_ref_probed_longest_ago_is_forgotten_beyond_a_thousand(
         self, poller: Poller, api: FakeApi, clock: Clock
     ) -> None:
-        for number in range(REMEMBERED_PROBES + 1):
+        for number in range(MAX_REMEMBERED_PROBES + 1):
             api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
             poller.probe(ref(number), clock.now + LONGEST_WAIT)
         api.take_asked()

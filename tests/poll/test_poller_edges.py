@@ -13,8 +13,8 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.plan import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.poll.records import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from tests.conditions import wait_until
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref

@@ -18,7 +18,7 @@ import bcrypt
 import requests
 import yaml
 
-from sitecore_cdp_exporter.poll.poller import MOST_TOLD
+from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED
 from tests.system import secrets_planted as planted
 from tests.system.secrets_planted import FOREIGN, MISPLACED, UPLOAD_PATH, batch_answer, core
 from tests.system.secrets_program import FAULTY_REF
@@ -382,8 +382,8 @@ class Walk:
         self._use(batches=[GOOD_REF, FAULTY_REF])
         self._everywhere(Exporter.visit)
         # A poll logs ten batches at most.
-        for start in range(0, len(self._refs), MOST_TOLD):
-            self._use(batches=self._refs[start : start + MOST_TOLD])
+        for start in range(0, len(self._refs), MAX_LOGGED):
+            self._use(batches=self._refs[start : start + MAX_LOGGED])
         self._everywhere(Exporter.be_strange)
         # Kept-alive connections that the API has closed are tried again on fresh ones.
         self._sandbox.close_idle_connections()

@@ -7,7 +7,8 @@ import pytest
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.pages import MOST_ROWS, render_landing_page
 from tests.web.web_server_thread import WebServerThread, exporter_of

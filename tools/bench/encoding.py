@@ -18,7 +18,8 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.metrics.collector import batch_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
 from sitecore_cdp_exporter.metrics.family import Families
-from sitecore_cdp_exporter.poll.snapshot import BatchState, Reading, Snapshot
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from tools.bench.exporter_process import ACCEPT
 from tools.bench.figures import Group, Measured, Settings, take_turns

@@ -1,0 +1,109 @@
+"""What is learned from an answer: of the API, of a batch, and of the list.
+
+Moments are of the monotonic clock, in seconds. The first of the polls is the one that the request was sent for.
+"""
+
+import logging
+from collections.abc import Callable
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage
+from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED, log_change, log_end, log_status
+from sitecore_cdp_exporter.poll.poll import Poll
+from sitecore_cdp_exporter.poll.reading import Outcome
+from sitecore_cdp_exporter.poll.request import AskBatch, Request
+from sitecore_cdp_exporter.poll.retention import Kept
+
+logger = logging.getLogger(__name__)
+
+# One 403 is a batch of somebody else's; three in a row before anything else is the API refusing us.
+ANSWERS_THAT_SHOW_A_REFUSAL = 3
+
+
+def learn_of_api(
+    request: Request,
+    polls: list[Poll],
+    answer: Batch | BatchPage | PollError,
+    credentials: Credentials | PollError,
+    now: float,
+    wall_now: float,
+) -> None:
+    """Learn from the end of a request whether the API is up, and whether it may be asked."""
+    memory = polls[0].memory
+    error = answer if isinstance(answer, PollError) else None
+    memory.last_request = now
+    if error is None:
+        memory.api_last_success = wall_now
+    if not isinstance(credentials, PollError):
+        memory.backoff.record(credentials, error, now)
+    if not polls[0].is_probe:
+        memory.health.note(error, of_batch=isinstance(request, AskBatch))
+    # A batch that was forbidden before does not count: its 403 is its own, even when nothing else is left to ask.
+    was_forbidden = isinstance(request, AskBatch) and _is_forbidden(polls[0].records[request.key].failure)
+    if isinstance(credentials, PollError) or was_forbidden or (error is not None and error.status is None):
+        return
+    for poll in polls:
+        poll.first_answers.append(error)
+        if len(poll.first_answers) == ANSWERS_THAT_SHOW_A_REFUSAL and all(map(_is_forbidden, poll.first_answers)):
+            memory.backoff.refuse(credentials, now)
+
+
+def learn_batch(request: AskBatch, polls: list[Poll], outcome: Outcome, now: float) -> None:
+    """Remember what a batch answered, and hand it to the polls."""
+    key = request.key
+    # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
+    for poll in {id(poll.records[key]): poll for poll in polls}.values():
+        record = poll.records[key]
+        if poll.logged < MAX_LOGGED:
+            listed = key in poll.memory.watched
+            poll.logged += log_change(poll.kept.watched[key], record, outcome, listed=listed)
+            if poll.logged == MAX_LOGGED:
+                log_end()
+        record.learn(outcome, request.listed, now, poll.config.recheck_finished)
+    for poll in polls:
+        poll.note(key, outcome, now)
+
+
+def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[], Kept]) -> None:
+    """Plan the rest of a poll by what the list has shown, or by what is known without it.
+
+    Args:
+        poll: The poll.
+        failure: Why the list could not be read; None: it was.
+        now: This moment.
+        watch: Brings the watch list up to date.
+
+    """
+    memory, discovery = poll.memory, poll.discovery
+    poll.end_discovery(failure)
+    # Otherwise a reload has ended discovery meanwhile, and a later poll has begun without it.
+    if discovery is memory.discovery:
+        if discovery.revision != poll.revision:
+            poll.show(watch())
+        for batch in discovery.take_changed():
+            log_status(memory.watched[batch.ref.lower()], batch.status)
+    if failure is not memory.list_failure:
+        memory.list_failure = failure
+        if failure is None:
+            logger.info("the list of batches can be read again")
+            # What refused the list may have refused details, too; that was not their batch's own.
+            memory.forget_refusals()
+        else:
+            problem = discovery.problem if failure is Reason.BAD_RESPONSE and discovery.complete else None
+            logger.warning(
+                "the list of batches cannot be read",
+                extra={"reason": f"{failure}"} | ({"problem": problem} if problem else {}),
+            )
+    poll.ask_batches(now)
+
+
+def judge_api(poll: Poll, *, over: bool) -> None:
+    """Decide whether the API is up; before a poll is over only good news is believed."""
+    poll.memory.health.judge(
+        over=over, credentials_refused=poll.memory.backoff.credentials_refused, skipped=poll.skipped
+    )
+
+
+def _is_forbidden(error: PollError | None) -> bool:
+    return error is not None and error.reason is Reason.FORBIDDEN

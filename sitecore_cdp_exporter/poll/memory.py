@@ -1,0 +1,289 @@
+"""What is remembered of one organisation of Sitecore CDP: its batches, its list, and how its API has answered.
+
+Another organisation begins with a clean sheet. Moments are of the monotonic clock, in seconds; times are seconds since
+the Unix epoch. Nothing here locks: the poller calls it under its own lock.
+"""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from sitecore_cdp_exporter.api.batch import Batch
+from sitecore_cdp_exporter.api.errors import (
+    BATCH_REASONS,
+    NO_ANSWER_REASONS,
+    NOT_ASKED_REASONS,
+    PollError,
+    Reason,
+)
+from sitecore_cdp_exporter.config.model import Config
+from sitecore_cdp_exporter.poll.acceptance import (
+    NewestAccepted,
+    PastBatches,
+    foresee_accepted,
+    newest_accepted,
+    replaced,
+)
+from sitecore_cdp_exporter.poll.backoff import Backoff
+from sitecore_cdp_exporter.poll.discovery import Discovery
+from sitecore_cdp_exporter.poll.health import ApiHealth
+from sitecore_cdp_exporter.poll.reading import Outcome, Reading
+from sitecore_cdp_exporter.poll.retention import Kept, keep
+from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched, overruled, watch
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED_PROBES = 1000
+# What an API that is always slow answers between two scrapes is shown by the second one; in seconds.
+MAX_AGE_OF_A_LATE_ANSWER = 120
+
+
+@dataclass(slots=True)
+class Record:
+    """The memory of one batch.
+
+    Attributes:
+        reading: What it last answered itself.
+        listed_modified: What the list said of `modifiedAt` when it was asked for that. The list rounds otherwise than
+            the batch's own answer, so it is compared with the list only.
+        refused: What the list said of it when it last answered 404 or 403; None: it did not, or the list said nothing.
+        failure: Why the last request failed; None: it did not.
+        warned: Whether that was logged as a warning.
+        asked: When it was last asked.
+        recheck: When it is asked again, once it is finished.
+        missed: Whether a scrape has ended while the answer to its request was still to come.
+        late: What it answered last, if a scrape had missed it.
+        finished_seen: When it was first seen to be finished; None: it was not.
+
+    """
+
+    reading: Reading | None = None
+    listed_modified: float | None = None
+    refused: Batch | None = None
+    failure: PollError | None = None
+    warned: bool = False
+    asked: float = float("-inf")
+    recheck: float = float("-inf")
+    missed: bool = False
+    late: Outcome | None = None
+    finished_seen: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has answered, and was finished."""
+        return self.reading is not None and self.reading.batch.status.finished
+
+    def is_read(self, listed: Batch) -> bool:
+        """Return whether its own answer is as new as what the list says of it."""
+        return (
+            self.reading is not None
+            and self.reading.batch.status is listed.status
+            and self.listed_modified == listed.modified
+        )
+
+    def last_known(self, listed: Batch | None) -> Batch | None:
+        """Return the batch as it answered itself, or as the list does where that is newer."""
+        if self.reading is None or (listed is not None and listed.status.finished and not self.is_read(listed)):
+            return listed
+        return self.reading.batch
+
+    def dated(self, listed: Reading | None) -> Batch | None:
+        """Return the batch as it is last known, with the time since when it is finished in `modified`.
+
+        The API may leave `modifiedAt` out. Then `createdAt` stands in, or else when the batch was first seen finished:
+        retention and the newest batch of a feed need some time to go by.
+
+        Args:
+            listed: What the list says of it; None: nothing.
+
+        """
+        batch = self.last_known(None if listed is None else listed.batch)
+        if batch is None or not batch.status.finished or batch.modified is not None:
+            return batch
+        seen = listed.polled if self.finished_seen is None and listed is not None else self.finished_seen
+        return replace(batch, modified=seen if batch.created is None else batch.created)
+
+    def late_answer(self, now: float) -> Outcome | None:
+        """Return what came too late for the scrape before, unless it is too old by now."""
+        return self.late if now - self.asked <= MAX_AGE_OF_A_LATE_ANSWER else None
+
+    def note_listed(self, listed: Reading | None) -> None:
+        """Remember when the list first showed it finished."""
+        if self.finished_seen is None and listed is not None and listed.batch.status.finished:
+            self.finished_seen = listed.polled
+
+    def learn(
+        self,
+        outcome: Outcome,
+        listed: Batch | None,
+        now: float,
+        recheck_finished: float,
+    ) -> None:
+        """Remember the outcome of a request.
+
+        Args:
+            outcome: The answer, or why there was none.
+            listed: What the list said of the batch when it was asked; None: nothing.
+            now: This moment.
+            recheck_finished: Seconds after which a finished batch is asked again.
+
+        """
+        self.asked = now
+        is_answer = isinstance(outcome, Reading) or outcome.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS
+        self.late = outcome if self.missed and is_answer else None
+        self.missed = False
+        is_refusal = isinstance(outcome, PollError) and outcome.reason in BATCH_REASONS
+        self.refused = listed if is_refusal else None
+        if isinstance(outcome, PollError):
+            self.failure = outcome
+            # Asked again in the next scrape, unless the answer was about the batch: one that has aged out of the API
+            # would otherwise be asked for in every scrape from then on.
+            if is_refusal:
+                self.recheck = now + recheck_finished
+            return
+        # The first re-check comes early by a share that the ref decides, so that batches which finish together, or are
+        # read together after a restart, are not asked again together.
+        share = 1.0 if self.finished else (1 + int(outcome.batch.ref[-8:], 16) / 2**32) / 2
+        self.recheck = now + recheck_finished * share
+        self.failure = None
+        self.reading = outcome
+        if not self.finished:
+            self.finished_seen = None
+        elif self.finished_seen is None:
+            self.finished_seen = outcome.polled
+        self.listed_modified = None if listed is None else listed.modified
+
+
+class Memory:
+    """The memory of one organisation, from poll to poll.
+
+    Attributes:
+        backoff: When its API may be asked.
+        health: Whether its API is up.
+        discovery: Its list of batches; a new one while discovery is off.
+        watched: What is listed, by ref in lower case, past its retention or not.
+        list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
+        last_request: When its API was last asked, or else when the memory began.
+        api_last_success: When its API last answered as it should; None: never.
+
+    """
+
+    def __init__(self, config: Config, now: float) -> None:
+        self.backoff = Backoff()
+        self.health = ApiHealth()
+        self.discovery = Discovery()
+        self.watched: dict[str, Watched] = {}
+        self.list_failure: Reason | None = None
+        self.last_request = now
+        self.api_last_success: float | None = None
+        self._identity = _identity(config)
+        self._records: dict[str, Record] = {}
+        self._probed: OrderedDict[str, Record] = OrderedDict()
+        # The watched batches that replace others.
+        self._replacing: list[str] = []
+        # Each watched batch as it was last known when the watch list was last brought up to date.
+        self._known: dict[str, Batch | None] = {}
+        self._past = PastBatches()
+        self._overruled: set[str] = set()
+        # What `watched` was made of.
+        self._lists: tuple[object, ...] = ()
+
+    def is_of(self, config: Config) -> bool:
+        """Return whether a config is for this organisation."""
+        return self._identity == _identity(config)
+
+    def watch(self, config: Config, batch_files: BatchLists, now: float) -> Kept:
+        """Bring the watch list up to date and return what is shown of it.
+
+        What is watched no more is forgotten, save what is past its retention but still listed.
+
+        Args:
+            config: What is watched, and how.
+            batch_files: The batches that files list.
+            now: Seconds since the Unix epoch.
+
+        """
+        # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
+        lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
+        if lists != self._lists:
+            self._lists = lists
+            self._list(config, batch_files)
+        for key, record in self._records.items():
+            record.note_listed(self.discovery.known.get(key))
+        last_known = self._known = self._last_known()
+        feeds = config.feeds_by_name
+
+        def accepted(key: str) -> bool | None:
+            batch = last_known[key]
+            return False if batch is None else foresee_accepted(batch, feeds.get(self.watched[key].feed or ""))
+
+        return keep(self.watched, config, last_known.get, accepted, now)
+
+    def newest_accepted(self, config: Config) -> dict[str, NewestAccepted]:
+        """Return the newest accepted batch of each feed of a config, by the rules of that config."""
+        batches: dict[str, list[Batch]] = {feed.name: list(self._past.of_feed(feed.name)) for feed in config.feeds}
+        for key, batch in self._last_known().items():
+            feed = self.watched[key].feed
+            if batch is not None and feed in batches:
+                batches[feed].append(batch)
+        return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
+
+    def replaced(self, config: Config) -> dict[str, bool]:
+        """Return the batches that others replace, by ref in lower case, and whether one that does is accepted."""
+        return replaced(
+            [(self.watched[key], self._records[key].dated(self.discovery.known.get(key))) for key in self._replacing],
+            config.feeds_by_name,
+        )
+
+    def records_of(self, kept: Kept) -> dict[str, Record]:
+        """Return the record of each batch that is shown, by ref in lower case."""
+        return {key: self._records[key] for key in kept.watched}
+
+    def probed_record(self, key: str) -> Record:
+        """Return the record of one batch, watched or not; of the latter, the ones probed last are remembered."""
+        if key in self._records:
+            return self._records[key]
+        record = self._probed.setdefault(key, Record())
+        self._probed.move_to_end(key)
+        if len(self._probed) > MAX_REMEMBERED_PROBES:
+            self._probed.popitem(last=False)
+        return record
+
+    def forget_refusals(self) -> None:
+        """Let the details that were refused be asked for again in the next plan, however long ago they were asked."""
+        for record in self._records.values():
+            record.refused = None
+
+    def _last_known(self) -> dict[str, Batch | None]:
+        return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
+
+    def _list(self, config: Config, batch_files: BatchLists) -> None:
+        """Take over what is listed now."""
+        self._warn_of_overruled(config, batch_files)
+        # What the list shows no more is taken from the poll before.
+        before = {key: batch or self._known.get(key) for key, batch in self._last_known().items()}
+        watched_before = self.watched
+        if not config.discovery.enabled:
+            self.discovery = Discovery()
+        discovered = [reading.batch.ref for reading in self.discovery.known.values()]
+        self.watched = watch(config, batch_files.batches.values(), discovered)
+        self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
+        self._replacing = [key for key, each in self.watched.items() if each.replaces]
+        self._past.forget_all_but(config.feeds_by_name)
+        for key, batch in before.items():
+            feed = config.feeds_by_name.get(watched_before[key].feed or "")
+            if key not in self.watched and batch is not None and feed is not None:
+                self._past.add(feed.name, batch)
+
+    def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
+        before, self._overruled = self._overruled, overruled(config, batch_files.batches)
+        if new := sorted(self._overruled - before):
+            logger.warning(
+                "a batch file lists batches with a different feed, labels or replaces than the config, which counts",
+                extra={"batches": len(new), "first_ref": new[0]},
+            )
+
+
+def _identity(config: Config) -> tuple[object, ...]:
+    """Return what tells one organisation from another: the region and the client key."""
+    return config.api.base_url, config.api.basic_auth.username, config.api.basic_auth.username_file
