@@ -1,11 +1,12 @@
-"""Encodes what a scrape tells, byte for byte as prometheus_client does, which is asked in every scrape how it does it.
+"""A caching encoder. Its output is byte-identical to that of prometheus_client.
 
-Why not leave it to prometheus_client: 10,000 finished batches have 200,000 lines. They take it seconds, and several
-times the memory of the answer. Nearly all are lines of the scrape before, since a finished batch does not change. So
-the lines of each batch are remembered until it changes, or is told no more.
+10,000 finished batches have 200,000 lines, which take prometheus_client seconds and several times the memory of the
+answer. Nearly all of them are the lines of the scrape before, since a finished batch does not change. So the lines of
+each batch are cached until it changes or is no longer shown.
 
-What is not of a batch is left to prometheus_client, and so are HELP and TYPE. So is everything in a format whose lines
-look otherwise than those made here: by the escaping scheme `dots`, or by what a later version of the library may bring.
+prometheus_client encodes everything that is not a batch, and HELP and TYPE. Each scrape also encodes a sample with both
+encoders. If they differ, prometheus_client encodes it all: so it does for the escaping scheme `dots`, and for whatever
+a later version of it may bring.
 """
 
 import zlib
@@ -31,18 +32,18 @@ _GZIP = 31
 # A block is joined in one go, and nothing else runs meanwhile.
 _BATCHES_OF_A_BLOCK = 1000
 _OPENMETRICS_END = b"# EOF\n"
-# A family with all that may stand in a line: what is escaped, what is sorted, and numbers of every form.
+# A family with everything that a line may hold: what is escaped, what is sorted, and numbers of every form.
 _SAMPLE_NAME = "sitecore_cdp_batch_sample"
 _SAMPLE_LABELS = {"ref": 'quote " backslash \\ line\nbreak é', "a_label": ""}
 _SAMPLE_VALUES = (0.0, -1.0, 316.0, 614.867, 1e-7, 1745483580.77, 2.0**63)
 
 
 class Exposition:
-    """Encodes scrapes, and remembers the lines of each batch from one to the next. Threads may share it."""
+    """Encodes scrapes, and caches the lines of each batch from one to the next. Threads may share it."""
 
     def __init__(self) -> None:
-        # By ref: the batch as it was told, and its row.
-        self._remembered: Mapping[str, tuple[BatchState, tuple[bytes, ...]]] = {}
+        # By ref: the batch as it was shown, and its row.
+        self._cached: Mapping[str, tuple[BatchState, tuple[bytes, ...]]] = {}
 
     def encode(self, snapshot: Snapshot, others: Collector, encoder: Encoder) -> Iterator[bytes]:
         """Yield what the encoder makes of the families of the batches and of the others, in blocks."""
@@ -59,15 +60,15 @@ class Exposition:
         yield encoder(others)
 
     def _rows(self, snapshot: Snapshot) -> list[tuple[bytes, ...]]:
-        before, remembered = self._remembered, {}
+        before, cached = self._cached, {}
         rows = []
         for state in snapshot.batches:
             known = before.get(state.watched.ref)
             if known is None or not known[0] == state:  # noqa: SIM201  A dataclass takes longer to see that it differs.
                 known = state, _row(state)
-            remembered[state.watched.ref] = known
+            cached[state.watched.ref] = known
             rows.append(known[1])
-        self._remembered = remembered
+        self._cached = cached
         return rows
 
 
@@ -95,7 +96,7 @@ def _row(state: BatchState) -> tuple[bytes, ...]:
 
 
 def _blocks(name: bytes, lines: tuple[bytes, ...]) -> Iterator[bytes]:
-    """Yield the lines of a family. The name is not remembered with each, which saves a quarter of the memory."""
+    """Yield the lines of a family. The name is not cached with each, which saves a quarter of the memory."""
     for start in range(0, len(lines), _BATCHES_OF_A_BLOCK):
         yield name.join((b"", *lines[start : start + _BATCHES_OF_A_BLOCK]))
 
@@ -118,7 +119,7 @@ def _line_after_name(labels: str, value: float) -> str:
 
 
 def _lines_are_known(encoder: Encoder) -> bool:
-    """Tell whether the encoder writes the lines of a gauge as they are written here."""
+    """Whether the encoder writes the lines of a gauge as they are written here."""
     family = Metric(_SAMPLE_NAME, "", "gauge")
     for value in _SAMPLE_VALUES:
         family.add_sample(_SAMPLE_NAME, _SAMPLE_LABELS, value)

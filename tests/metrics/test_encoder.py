@@ -196,10 +196,10 @@ def test_only_what_has_changed_is_encoded_again() -> None:
     exposition = Exposition()
     encoder = encoder_for(TEXT)
     by_us(exposition, snapshot(map(finished, range(3))), encoder)
-    before = dict(exposition._remembered)
+    before = dict(exposition._cached)
     failing = replace(finished(1), reading=None, failure=Reason.TIMEOUT)
     by_us(exposition, snapshot([finished(0), failing, finished(2)]), encoder)
-    after = exposition._remembered
+    after = exposition._cached
     assert [after[ref(number)] is before[ref(number)] for number in range(3)] == [True, False, True]
 
 
@@ -207,9 +207,9 @@ def test_what_is_told_no_more_is_forgotten() -> None:
     exposition = Exposition()
     by_us(exposition, snapshot(map(finished, range(3))), encoder_for(TEXT))
     by_us(exposition, snapshot([finished(1)]), encoder_for(TEXT))
-    assert exposition._remembered.keys() == {ref(1)}
+    assert exposition._cached.keys() == {ref(1)}
     by_us(exposition, snapshot([]), encoder_for(TEXT))
-    assert not exposition._remembered
+    assert not exposition._cached
 
 
 def test_no_block_holds_the_lines_of_more_than_a_thousand_batches() -> None:
