@@ -74,13 +74,12 @@ def test_without_its_requirements_it_says_in_one_line_what_to_do(how: list[str])
     assert sys.executable in line
 
 
-def test_a_signal_while_it_ends_does_not_change_its_status(tmp_path: Path) -> None:
-    """Both signals come after it has stopped, in the last moment in which Python runs code of ours."""
-    program = """
+# Both signals come after it has stopped, at the last moment at which Python runs code of ours.
+ENDING = """
 import asyncio, atexit, os, signal, sys
 from sitecore_cdp_exporter import __main__, cli
 
-async def serve(flags, sandbox):
+async def serve(flags, demo):
     with cli._handling({number: lambda: None for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}):
         return 0
 
@@ -90,13 +89,19 @@ def send():
 
 cli._serve = serve
 atexit.register(send)
+print([name for name in sys.modules if ".sandbox" in name], flush=True)
 sys.exit(__main__.main())
 """
-    ended = run([sys.executable, "-c", program], directory=tmp_path)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_only_the_demo_imports_the_sandbox() -> None:
-    program = "import sys, sitecore_cdp_exporter.cli; print(*(name for name in sys.modules if '.sandbox' in name))"
-    ended = run([sys.executable, "-c", program])
-    assert (ended.returncode, ended.stdout) == (0, "\n")
+@pytest.fixture(scope="module")
+def ended() -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-c", ENDING])
+
+
+def test_a_signal_while_it_ends_does_not_change_its_status(ended: subprocess.CompletedProcess[str]) -> None:
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_only_the_demo_imports_the_sandbox(ended: subprocess.CompletedProcess[str]) -> None:
+    assert ended.stdout == "[]\n"
