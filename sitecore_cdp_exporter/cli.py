@@ -5,6 +5,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
 import resource
 import signal
@@ -18,6 +19,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from sitecore_cdp_exporter import __version__, systemd
+from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
@@ -218,11 +220,14 @@ def _check(path: Path, web_config: Path | None) -> int:
     missing = [
         f"{path}: batch_files: {missing}: No such file or directory" for missing in find_missing(config.batch_files)
     ]
-    for warning in (*missing, *files.conflicts):
+    auth = config.api.basic_auth
+    unread = [f"{path}: credentials cannot be read now: {problem}" for problem in credential_problems(auth, os.environ)]
+    for warning in (*missing, *files.conflicts, *unread):
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201  The output of the command. So too below.
     watched = watch(config, files.batches.values(), ())
     discovered = ", and what discovery finds" if config.discovery.enabled else ""
     print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201
+    print("Credentials:", ", ".join(credential_sources(auth, os.environ)) or "none")  # noqa: T201
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201

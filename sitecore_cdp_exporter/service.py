@@ -1,6 +1,7 @@
 """The parts that answer scrapes, made from the config file, and made anew when it is loaded again."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.client import BatchApi
+from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.metrics.collector import EXPORTER_GAUGES, ExporterState, RequestMetrics
 from sitecore_cdp_exporter.metrics.family import GaugeCollector
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.watch.batch_files import BatchFiles
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,11 @@ class Service:
         return ExporterState(self.config.api, self.reloader.state, self._batch_files.errors)
 
     def _connect(self, config: Config) -> BatchApi:
+        """Make a client, and log what will not work as the config stands. It may come right later, so nothing ends."""
+        if problems := credential_problems(config.api.basic_auth, os.environ):
+            logger.error("cannot ask the Batch API without credentials: %s", "; ".join(problems))
+        for path in find_missing(config.batch_files):
+            logger.warning("nothing is there for batch_files", extra={"path": f"{path}"})
         if config.api.tls_config.insecure_skip_verify:
             logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
         return BatchApi(config.api, self._observe)

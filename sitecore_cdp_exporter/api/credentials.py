@@ -47,18 +47,20 @@ def credential_problems(auth: BasicAuth, environ: Mapping[str, str]) -> list[str
     return problems
 
 
+def credential_sources(auth: BasicAuth, environ: Mapping[str, str]) -> list[str]:
+    """Return where user name and password are read from: keys of the config, files or environment variables."""
+    return [source for secret in _secrets(auth) if (source := secret.source(environ))]
+
+
 def _read(auth: BasicAuth, environ: Mapping[str, str], problems: list[str]) -> Credentials:
-    secrets: list[str] = []
-    for key, value, file, variable in (
-        ("username", auth.username, auth.username_file, USERNAME_VARIABLE),
-        ("password", auth.password, auth.password_file, PASSWORD_VARIABLE),
-    ):
+    values: list[str] = []
+    for secret in _secrets(auth):
         try:
-            secrets.append(_read_secret(key, value, file, environ, variable))
+            values.append(secret.read(environ))
         except _SecretError as error:
             problems.append(f"{error}")
-            secrets.append("")
-    username, password = secrets
+            values.append("")
+    username, password = values
     return Credentials(username, password)
 
 
@@ -66,23 +68,46 @@ class _SecretError(Exception):
     """A secret cannot be read or sent. The message says which, and why, and nothing of it."""
 
 
-def _read_secret(
-    key: str, value: SecretStr | None, file: Path | None, environ: Mapping[str, str], variable: str
-) -> str:
-    if value is not None:
-        secret, origin = value.get_secret_value(), f"api.basic_auth.{key}"
-    elif file is not None:
-        secret, origin = _read_file(file, key), f"api.basic_auth.{key}_file ({file})"
-    elif variable in environ:
-        secret, origin = _stripped(environ[variable]), f"the environment variable {variable}"
-    else:
-        raise _SecretError(f"there is no {key}: set api.basic_auth.{key}_file or the environment variable {variable}")
-    if problem := _problem(secret, may_hold_colon=key == "password"):
-        raise _SecretError(f"{origin} {problem}")
-    return secret
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """The first of these counts that is there: the value in the config, the file, the environment variable."""
+
+    key: str
+    value: SecretStr | None
+    file: Path | None
+    variable: str
+
+    def source(self, environ: Mapping[str, str]) -> str | None:
+        if self.value is not None:
+            return f"api.basic_auth.{self.key}"
+        if self.file is not None:
+            return f"api.basic_auth.{self.key}_file ({self.file})"
+        return f"the environment variable {self.variable}" if self.variable in environ else None
+
+    def read(self, environ: Mapping[str, str]) -> str:
+        source = self.source(environ)
+        if source is None:
+            remedy = f"set api.basic_auth.{self.key}_file or the environment variable {self.variable}"
+            raise _SecretError(f"there is no {self.key}: {remedy}")
+        if self.value is not None:
+            text = self.value.get_secret_value()
+        elif self.file is not None:
+            text = _read_file(self.file, source)
+        else:
+            text = _stripped(environ[self.variable])
+        if problem := _problem(text, may_hold_colon=self.key == "password"):
+            raise _SecretError(f"{source} {problem}")
+        return text
 
 
-def _read_file(path: Path, key: str) -> str:
+def _secrets(auth: BasicAuth) -> tuple[_Secret, _Secret]:
+    return (
+        _Secret("username", auth.username, auth.username_file, USERNAME_VARIABLE),
+        _Secret("password", auth.password, auth.password_file, PASSWORD_VARIABLE),
+    )
+
+
+def _read_file(path: Path, source: str) -> str:
     try:
         content = read_regular_file(path, MAX_SECRET)
     except OSError as error:
@@ -91,7 +116,7 @@ def _read_file(path: Path, key: str) -> str:
         # What is not UTF-8 becomes surrogates, as Python does it with the environment.
         return _stripped(content.decode(errors="surrogateescape"))
     # It is raised out here, so that no other error is chained.
-    raise _SecretError(f"api.basic_auth.{key}_file ({path}): {problem}")
+    raise _SecretError(f"{source}: {problem}")
 
 
 def _stripped(text: str) -> str:

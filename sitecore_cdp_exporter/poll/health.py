@@ -65,6 +65,7 @@ class ApiHealth:
         # What was skipped has no cause of its own; the one that was told still holds.
         elif self.up is not False or (cause is not None and cause != self._told):
             text = next((str(failure) for failure in self._failures if failure.reason == cause), "it refuses us")
-            logger.warning("the Batch API is down: %s", text, extra={"reason": f"{cause}"} if cause else {})
+            what = "the Batch API is not asked" if cause is Reason.CREDENTIALS else "the Batch API is down"
+            logger.warning("%s: %s", what, text, extra={"reason": f"{cause}"} if cause else {})
             self._told = cause
         self.up = up
