@@ -2,14 +2,10 @@
 
 import argparse
 import asyncio
-import io
-import json
 import logging
-import os
 import re
 import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -19,15 +15,13 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from sitecore_cdp_exporter import __version__, systemd
-from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
-from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.check import check, missing_config
+from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.service import Service
-from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
-from sitecore_cdp_exporter.watch.watchlist import watch
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
-from sitecore_cdp_exporter.web.security.file import WebConfigFile, load_web_config
+from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.server import WebServer, WebSettings
 
 if TYPE_CHECKING:
@@ -45,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None: those of the process.
 
     Returns:
-        The exit status: 0 after SIGTERM or SIGINT, 1 when the config or an address can not be used. Wrong flags end
+        The exit status: 0 after SIGTERM or SIGINT, 1 when the config or an address cannot be used. Wrong flags end
         the process with 2.
 
     """
@@ -54,13 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A series for each counter's birth is of no use here, and doubles what the counters cost.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if flags.config_check:
-        with _printing():
-            return _check(flags.config_file, flags.web_config_file)
+        return check(flags.config_file, flags.web_config_file)
     try:
         with _start_demo() if flags.demo else nullcontext() as demo:
             return asyncio.run(_serve(flags, demo))
     except ConfigError as error:
-        return _fail(_missing(flags.config_file) or error.errors)
+        return _fail(missing_config(flags.config_file) or error.errors)
     except ListenError as error:
         flag = "--web.health-listen-address" if error.address == flags.health_listen_address else "--web.listen-address"
         return _fail([f"{error}; choose another with {flag}=HOST:PORT, with make by ARGS={flag}=HOST:PORT"])
@@ -190,80 +183,6 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError("expected a whole number from 1 up")
     return int(text)
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    """Print whatever the encoding of the output is, with no log between; a reader such as head may end it quietly."""
-    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    logging.disable()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        yield
-        sys.stdout.flush()
-    finally:
-        logging.disable(logging.NOTSET)
-        signal.signal(signal.SIGPIPE, before)
-
-
-def _check(path: Path, web_config: Path | None) -> int:
-    """Print what would be watched, or all that is wrong as `file:line: ...`, by which editors and CI find the place."""
-    config, errors = _load_both(path, web_config)
-    if config is None:
-        return _print_errors(errors)
-    files = BatchFiles(config.batch_files, path.parent)
-    files.refresh()
-    errors += files.problems
-    if errors:
-        return _print_errors(errors)
-    missing = [
-        f"{path}: batch_files: {missing}: No such file or directory" for missing in find_missing(config.batch_files)
-    ]
-    auth = config.api.basic_auth
-    unread = [f"{path}: credentials cannot be read now: {problem}" for problem in credential_problems(auth, os.environ)]
-    for warning in (*missing, *files.conflicts, *unread):
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201  The output of the command. So too below.
-    watched = watch(config, files.batches.values(), ())
-    discovered = ", and what discovery finds" if config.discovery.enabled else ""
-    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201
-    print("Credentials:", ", ".join(credential_sources(auth, os.environ)) or "none")  # noqa: T201
-    for batch in watched.values():
-        labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
-        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
-    return 0
-
-
-def _print_errors(errors: Sequence[str]) -> int:
-    print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command.
-    return 1
-
-
-def _load_both(path: Path, web_config: Path | None) -> tuple[Config | None, list[str]]:
-    """Return the config, and what is wrong with it or with the web config. Secret files need not be there."""
-    config, errors = None, list[str]()
-    try:
-        config = load_config(path)
-    except ConfigError as error:
-        errors += _missing(path) or error.errors
-    try:
-        if web_config is not None:
-            load_web_config(web_config, files_may_be_missing=True)
-    except ConfigError as error:
-        errors += error.errors
-    return config, errors
-
-
-def _missing(path: Path | None) -> list[str]:
-    """Say what to do about a config file that is not there."""
-    try:
-        if path is not None:
-            path.stat()
-    except FileNotFoundError as error:
-        return [f"{path}: {error.strerror}; name yours with --config.file, or try --demo, which needs none"]
-    except OSError:
-        pass  # Whoever reads it says why that fails.
-    return []
 
 
 def _fail(errors: Sequence[str]) -> int:

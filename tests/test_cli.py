@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import re
@@ -14,7 +13,6 @@ from typing import Any
 import prometheus_client
 import pytest
 import requests
-import yaml
 
 from sitecore_cdp_exporter import __version__, cli
 from sitecore_cdp_exporter.cli import _parse_flags, main
@@ -23,6 +21,7 @@ from sitecore_cdp_exporter.config.reload import ConfigReloader
 from sitecore_cdp_exporter.web.address import ListenAddress
 from sitecore_cdp_exporter.web.server import WebServer
 from tests.conditions import wait_until
+from tests.config_file import BROKEN_WEB_CONFIG, OTHER_REF, REF, SECRET, write_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, forked, running_demo, running_exporter
 from tests.logging_state import logging_as_before
 from tests.web.security.web_config_server import TLS, USERS, Folder
@@ -30,8 +29,6 @@ from tests.web.web_server_thread import PATIENCE
 from tools.program import answers_ok
 from tools.sandbox import Sandbox, faults
 
-REF = "12af3453-62da-4b31-b646-631b7b5f3009"
-OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
 PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
 FLAGS = (
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
@@ -39,8 +36,6 @@ FLAGS = (
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
     "--web.config.file",
 )
-# Words that no log, page or metric may hold.
-SECRET = "x5ecretx"
 
 
 @pytest.fixture(autouse=True)
@@ -61,21 +56,6 @@ def sandbox() -> Iterator[Sandbox]:
 def config(tmp_path: Path) -> Path:
     """A valid config whose API nobody can reach."""
     return write_config(tmp_path)
-
-
-def write_config(directory: Path, **api: object) -> Path:
-    path = directory / "config.yaml"
-    labels = {"team": "c r m", "note": 'two\n"lines"'}
-    document = {
-        "api": {
-            "base_url": "https://sitecore.invalid",
-            "basic_auth": {"username": SECRET, "password_file": "none"},
-            **api,
-        },
-        "batches": [{"ref": REF, "feed": "nightly", "labels": labels}, OTHER_REF],
-    }
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return path
 
 
 def stop(exporter: Exporter, number: int = signal.SIGTERM) -> int:
@@ -166,42 +146,7 @@ def test_a_url_as_address_is_refused_with_what_to_write(capsys: pytest.CaptureFi
     assert "expected host:port or :port, without http://" in capsys.readouterr().err
 
 
-# --config.check
-
-
-def test_a_valid_config_is_shown_and_its_secret_files_need_not_exist(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--config.check", f"--config.file={config}"]) == 0
-    output = capsys.readouterr()
-    assert output.err == ""
-    assert output.out.splitlines() == [
-        f"{config} is valid. Batches of https://sitecore.invalid that would be watched: 2",
-        rf'{REF} feed="nightly" note="two\n\"lines\"" team="c r m"',
-        OTHER_REF,
-    ]
-
-
-def test_the_config_is_checked_without_a_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_config(tmp_path, basic_auth={"username_file": "none", "password_file": "none"})
-    assert main(["--config.check", f"--config.file={config}"]) == 0
-    assert main(["--config.check", f"--config.file={write_config(tmp_path, basic_auth=None)}"]) == 0
-    assert capsys.readouterr().err == ""
-
-
-def test_every_mistake_of_a_config_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"api:\n  base_url: ftp://x\n  basic_auth: {{password: [{SECRET}]}}\n  timeout: 5\nbatches: [abc]\n",
-        encoding="utf-8",
-    )
-    assert main(["--config.check", f"--config.file={config}"]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    lines = output.err.splitlines()
-    places = [re.match(rf"{re.escape(str(config))}:(\d): ([a-z_.]+(?:\[0\])?(?:\.ref)?): ", line) for line in lines]
-    assert [place and place[1] for place in places] == ["2", "3", "4", "5"]
-    assert SECRET not in output.err
+# The config file
 
 
 @pytest.mark.parametrize("flags", [["--config.check"], []])
@@ -216,14 +161,6 @@ def test_a_missing_config_is_one_line_that_says_what_to_do(
     assert f"none.yaml: No such file or directory; {remedy}" in line
 
 
-def test_the_config_file_has_a_default(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(config.parent)
-    assert main(["--config.check"]) == 0
-    assert capsys.readouterr().out.startswith("config.yaml is valid.")
-
-
 def test_an_invalid_config_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"api: {{base_url: 'https://user:{SECRET}@x'}}\nbatches: [abc, def]\n", encoding="utf-8")
@@ -235,72 +172,7 @@ def test_an_invalid_config_does_not_start(tmp_path: Path, capsys: pytest.Capture
     assert SECRET not in output.err
 
 
-def write_batch_files(config: Path, *patterns: str, **files: str) -> None:
-    """Let the config name batch files, and write them."""
-    document = yaml.safe_load(config.read_text(encoding="utf-8"))
-    config.write_text(yaml.safe_dump({**document, "batch_files": patterns}), encoding="utf-8")
-    for name, text in files.items():
-        (config.parent / f"{name}.yaml").write_text(text, encoding="utf-8")
-
-
-def test_a_mistake_in_a_batch_file_is_the_only_verdict(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_batch_files(config, "one.yaml", "t*.yaml", one=f"- {REF}\n- abc\n- def\n", two="a: b\n")
-    assert main(["--config.check", f"--config.file={config}"]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    places = [line.removeprefix(f"{config.parent}/").split(": ")[0] for line in output.err.splitlines()]
-    assert places == ["one.yaml:2", "one.yaml:3", "two.yaml:1"]
-
-
-def test_mistakes_of_a_web_config_and_of_a_batch_file_are_shown_together(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_batch_files(config, "one.yaml", one="- abc\n")
-    web_config = config.parent / "web.yml"
-    web_config.write_text("more: 1\n", encoding="utf-8")
-    assert main(["--config.check", f"--config.file={config}", f"--web.config.file={web_config}"]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert [Path(line.split(":")[0]).name for line in lines] == ["web.yml", "one.yaml"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "missing"),
-    [("none.yaml", "none.yaml"), ("none/*.yaml", "none"), ("no[n]e/x/*.yaml", None), ("*.none", None)],
-)
-def test_a_batch_file_that_is_not_there_is_a_warning(
-    config: Path, pattern: str, missing: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_batch_files(config, pattern)
-    assert main(["--config.check", f"--config.file={config}"]) == 0
-    output = capsys.readouterr()
-    assert "is valid" in output.out
-    path = config.parent / (missing or "")
-    warning = f"warning: {config}: batch_files: {path}: No such file or directory\n"
-    assert output.err == (warning if missing else "")
-
-
-def test_batch_files_that_disagree_are_a_warning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {name: f"- {{ref: {OTHER_REF}, feed: {name}}}\n" for name in ("one", "two")}
-    write_batch_files(config, "*e.yaml", "two.yaml", **files)
-    assert main(["--config.check", f"--config.file={config}"]) == 0
-    output = capsys.readouterr()
-    assert output.err.startswith(f"warning: two.yaml: {OTHER_REF} has a different feed")
-    assert "is valid" in output.out
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
-def test_a_valid_config_is_shown_in_any_encoding(config: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_batch_files(config, "one.yaml", one=f"- {{ref: {REF[:-1]}a, labels: {{town: Gda\u0144sk}}}}\n")
-    output = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding=encoding))
-    assert main(["--config.check", f"--config.file={config}"]) == 0
-    town = "Gda\u0144sk" if encoding == "utf-8" else r"Gda\u0144sk"
-    assert f'town="{town}"' in output.getvalue().decode(encoding)
-
-
 # --web.config.file
-
-BROKEN_WEB_CONFIG = f"tls_server_config: {{cert_file: a}}\nbasic_auth_users:\n  a: {SECRET}\nmore: 1\n"
 
 
 def test_a_broken_web_config_does_not_start(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,19 +195,8 @@ def test_a_certificate_that_is_not_there_does_not_start_but_passes_the_check(
     assert f"cert_file: cannot be read: No such file or directory ({tmp_path / 'a'})" in capsys.readouterr().err
     assert main([*flags, "--config.check"]) == 0
     output = capsys.readouterr()
-    assert (output.err, len(output.out.splitlines())) == ("", 3)
-
-
-def test_the_check_tells_the_mistakes_of_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, text in (("config.yaml", "batches: [abc]\n"), ("web.yml", BROKEN_WEB_CONFIG)):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    flags = [f"--config.file={tmp_path / 'config.yaml'}", f"--web.config.file={tmp_path / 'web.yml'}"]
-    assert main([*flags, "--config.check"]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    names = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in output.err.splitlines()]
-    assert names == ["config.yaml", "config.yaml", "web.yml", "web.yml", "web.yml"]
-    assert SECRET not in output.err
+    assert output.err == ""
+    assert "is valid" in output.out
 
 
 def test_the_log_says_whether_tls_and_passwords_are_on(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -360,6 +221,33 @@ def test_the_demo_names_its_url_with_tls(tmp_path: Path) -> None:
         response = requests.get(f"{exporter.url}/metrics", verify=str(tmp_path / "server_ca.crt"), timeout=PATIENCE)
     assert exporter.url.startswith("https://127.0.0.1:")
     assert "sitecore_cdp_up" in response.text
+
+
+# What will not work, said at the start
+
+
+def test_all_credentials_that_cannot_be_read_are_named_at_the_start(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SITECORE_CDP_CLIENT_KEY", raising=False)
+    auth = {"password_file": "none"}
+    with running_exporter(sandbox, tmp_path, batches=[REF], api={"basic_auth": auth}) as exporter:
+        at_start = exporter.program.output()
+        assert 'reason="credentials"' in get(exporter, "/metrics").text
+        later = exporter.program.output().removeprefix(at_start)
+    (error,) = [line for line in at_start.splitlines() if "level=error" in line]
+    assert "cannot ask the Batch API without credentials: " in error
+    assert "there is no username: set api.basic_auth.username_file or the environment variable" in error
+    assert f"api.basic_auth.password_file ({tmp_path / 'none'}): No such file or directory" in error
+    # It was never asked.
+    assert "the Batch API is not asked: " in later
+    assert "is down" not in later
+
+
+def test_batch_files_that_are_not_there_are_named_at_the_start(sandbox: Sandbox, tmp_path: Path) -> None:
+    with running_exporter(sandbox, tmp_path, batch_files=["none.yaml", "*.none"]) as exporter:
+        warnings = [line for line in exporter.program.output().splitlines() if "level=warn" in line]
+    assert [line.partition(" path=")[2] for line in warnings] == [f"{tmp_path / 'none.yaml'}"]
 
 
 # Addresses
@@ -619,20 +507,3 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
         assert secret not in told
     assert "Traceback" not in told
     assert "internal" not in told
-
-
-def test_a_reader_that_has_seen_enough_may_end_a_check_but_not_what_follows(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-
-    def check(*_: object) -> int:
-        seen.append(signal.getsignal(signal.SIGPIPE))
-        return 0
-
-    monkeypatch.setattr(cli, "_check", check)
-    before = signal.getsignal(signal.SIGPIPE)
-    assert main([f"--config.file={config}", "--config.check"]) == 0
-    # By default it ends the process, quietly.
-    assert seen == [signal.SIG_DFL]
-    assert signal.getsignal(signal.SIGPIPE) == before

@@ -87,7 +87,7 @@ def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) ->
         judged(health, *errors)
     assert [record.getMessage() for record in caplog.records] == [
         "the Batch API is up",
-        "the Batch API is down: there is no password",
+        "the Batch API is not asked: there is no password",
         "the Batch API is down: no answer",
         "the Batch API is up again",
     ]

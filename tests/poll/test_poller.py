@@ -440,7 +440,7 @@ class TestLog:
         poll(poller, clock)
         assert [record.getMessage() for record in caplog.records] == [
             "the Batch API is up",
-            "the Batch API is down: there is no password",
+            "the Batch API is not asked: there is no password",
             "the Batch API is up again",
         ]
 

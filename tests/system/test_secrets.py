@@ -255,7 +255,7 @@ def test_a_port_in_use_tells_no_secret(folder: Folder, capsys: pytest.CaptureFix
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, told = run(capsys, [*flags_of(folder), f"--web.listen-address=127.0.0.1:{taken.getsockname()[1]}"])
     assert status == 1
-    assert all("can not listen on" in text for _, text in told)
+    assert all("cannot listen on" in text for _, text in told)
     assert Search(HASHED).leaks(told) == {}
 
 

@@ -1,0 +1,100 @@
+"""`--config.check`: what would be watched, or all that is wrong."""
+
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
+from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
+from sitecore_cdp_exporter.watch.watchlist import watch
+from sitecore_cdp_exporter.web.security.file import load_web_config
+
+
+def check(path: Path, web_config: Path | None) -> int:
+    """Print what the config would watch, or all that is wrong with it and the files that it names.
+
+    Errors are printed as `file:line: ...`, by which editors and CI find the place. What may come right before the
+    exporter starts is a warning: secrets and batch files that are not there.
+
+    Returns:
+        The exit status: 0 or 1.
+
+    """
+    with _printing():
+        config, errors = _load(path, web_config)
+        batch_files = BatchFiles(() if config is None else config.batch_files, path.parent)
+        batch_files.refresh()
+        errors += batch_files.problems
+        if config is None or errors:
+            print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command. So too below.
+            return 1
+        for warning in (*_warnings(path, config), *batch_files.conflicts):
+            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+        _print_watched(path, config, batch_files)
+    return 0
+
+
+def missing_config(path: Path | None) -> list[str]:
+    """Say what to do about a config file that is not there; nothing about one that is, and about None."""
+    try:
+        if path is not None:
+            path.stat()
+    except FileNotFoundError as error:
+        return [f"{path}: {error.strerror}; name yours with --config.file, or try --demo, which needs none"]
+    except OSError:
+        pass  # Whoever reads it says why that fails.
+    return []
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Print in any encoding, without a log in between, and let a reader such as head end the command quietly."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    logging.disable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        logging.disable(logging.NOTSET)
+        signal.signal(signal.SIGPIPE, before)
+
+
+def _load(path: Path, web_config: Path | None) -> tuple[Config | None, list[str]]:
+    """Return the config, and what is wrong with it or with the web config."""
+    config, errors = None, list[str]()
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        errors += missing_config(path) or error.errors
+    try:
+        if web_config is not None:
+            load_web_config(web_config, files_may_be_missing=True)
+    except ConfigError as error:
+        errors += error.errors
+    return config, errors
+
+
+def _warnings(path: Path, config: Config) -> Iterator[str]:
+    for missing in find_missing(config.batch_files):
+        yield f"{path}: batch_files: {missing}: No such file or directory"
+    for problem in credential_problems(config.api.basic_auth, os.environ):
+        yield f"{path}: credentials cannot be read now: {problem}"
+
+
+def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
+    watched = watch(config, batch_files.batches.values(), ())
+    discovered = ", and what discovery finds" if config.discovery.enabled else ""
+    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201
+    print("Credentials:", ", ".join(credential_sources(config.api.basic_auth, os.environ)) or "none")  # noqa: T201
+    for batch in watched.values():
+        labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
+        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
