@@ -13,7 +13,7 @@ INSTALL = { $(call quoted,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info <
     && $(call quoted,$(PYTHON)) tools/environment.py $(call quoted,$(VENV))
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 FAST := not slow and not e2e
-PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=loadfile
+PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 SHIPPED = $$(sed -E -n 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements.txt)
 # In the words of each package's own metadata, so one licence has several names.
 SHIPPED_LICENCES := Apache-2.0; Apache-2.0 AND BSD-2-Clause; Apache-2.0 AND MIT; Apache Software License; BSD-3-Clause; \
@@ -23,7 +23,7 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
     BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime development demo run stack test test-all coverage check audit licences sbom kubernetes bench \
+.PHONY: help runtime development demo run stack test test-all test-hard coverage check audit licences sbom kubernetes bench \
     bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
@@ -49,6 +49,9 @@ test: development ## Run the tests that need nothing but Python, in a minute
 
 test-all: development ## Run all tests; some need Prometheus, Alertmanager or root
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-hard: development ## Run `make test` under load, without a network, just booted and the like (as root; half an hour)
+	tools/test_hard.sh $(call quoted,$(VENV)/bin/python)
 
 coverage: development ## Run the tests of `make test`; fail if they cover less than 95 % of the branches
 	$(PYTEST) -m '$(FAST)' --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
