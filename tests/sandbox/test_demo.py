@@ -51,7 +51,7 @@ class Watcher:
 
     def get(self, path: str) -> Any:
         url = f"{self.sandbox.base_url}/v2/batches/{path}"
-        return self.session.get(url, auth=(CLIENT_KEY, API_TOKEN), timeout=10).json()
+        return self.session.get(url, auth=(CLIENT_KEY, API_TOKEN), timeout=60).json()
 
     def statuses(self) -> dict[str, str]:
         return {item["ref"]: item["status"] for item in self.get("inspect?limit=100")["items"]}
@@ -104,8 +104,9 @@ def test_two_rounds_show_every_status_each(watcher: Watcher) -> None:
         for ref, status in watcher.statuses().items():
             seen[ref].add(status)
         refs = list(watcher.announced)
-        rounds = refs[:8], refs[8:16]
-        return all(set().union(*(seen[ref] for ref in refs)) >= STATUSES for refs in rounds)
+        rounds = [refs[first : first + 8] for first in range(0, len(refs), 8)]
+        # A busy machine misses a state that lasts a quarter of a second; then a later round shows it.
+        return sum(set().union(*(seen[ref] for ref in refs)) >= STATUSES for refs in rounds) >= 2
 
     wait_until(all_seen)
     assert all(uuid.UUID(ref).version == 4 for ref in watcher.announced)
@@ -132,7 +133,7 @@ def test_the_failures_are_those_that_the_demo_means_to_show(watcher: Watcher) ->
     partly_failed = next(body for body in bodies if "log" in body["status"])
     stats = partly_failed["summaryStats"]
     assert 0 < stats["failedCount"] < stats["totalCount"] / 10
-    log = gzip.decompress(watcher.session.get(partly_failed["status"]["log"], timeout=10).content)
+    log = gzip.decompress(watcher.session.get(partly_failed["status"]["log"], timeout=60).content)
     assert len([json.loads(line) for line in log.splitlines()]) == stats["failedCount"]
     totals = [body["summaryStats"]["totalCount"] for body in bodies if "summaryStats" in body]
     assert max(totals) > 1000
@@ -175,7 +176,7 @@ def test_proxies_of_the_environment_have_no_say(
 
 
 def test_stopping_does_not_wait_for_the_next_upload() -> None:
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with Sandbox() as sandbox, requests.Session() as session:
         watcher = Watcher(sandbox, session)
         uploads = DemoUploads(
@@ -187,7 +188,7 @@ def test_stopping_does_not_wait_for_the_next_upload() -> None:
         assert "demo-uploads" not in {thread.name for thread in threading.enumerate()}
         assert len(watcher.announced) == 1
         wait_until(lambda: sandbox.open_connections == 0)
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_stopping_before_starting_is_no_error() -> None:
