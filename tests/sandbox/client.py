@@ -68,7 +68,7 @@ class Client:
         return self.request("PUT", f"/v2/batches/{ref}", json=body)
 
     def store(self, url: str, content: bytes, **headers: str) -> requests.Response:
-        return self.session.put(url, data=content, headers=headers, timeout=10)
+        return self.session.put(url, data=content, headers=headers, timeout=60)
 
     def upload(self, content: bytes, ref: str = REF, **changes: Any) -> None:
         url = self.allocate(content, ref, **changes).json()["location"]["href"]
@@ -91,7 +91,7 @@ def zipped(content: bytes) -> bytes:
 
 
 def raw_connection(sandbox: Sandbox) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", urlsplit(sandbox.base_url).port or 0), timeout=30)
+    return socket.create_connection(("127.0.0.1", urlsplit(sandbox.base_url).port or 0), timeout=60)
 
 
 def raw_request(path: str) -> bytes:

@@ -76,7 +76,7 @@ def test_bad_records_end_as_error_with_counts_and_a_log_of_them(client: Client) 
     # At this speed 25 ms are planned; a busy machine takes longer.
     assert body["summaryStats"].pop("timeToProcessMillis") >= 25
     assert body["summaryStats"] == {"totalCount": 5, "succeededCount": 3, "failedCount": 2}
-    response = client.session.get(body["status"]["log"], timeout=10)
+    response = client.session.get(body["status"]["log"], timeout=60)
     assert response.headers["Content-Type"] == "application/gzip"
     assert [json.loads(line) for line in gzip.decompress(response.content).splitlines()] == [
         {"ref": RECORD["ref"], "code": "402", "message": "Unsupported mode"},

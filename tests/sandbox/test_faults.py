@@ -34,7 +34,7 @@ def test_faults_leave_storage_alone(client: Client) -> None:
     client.sandbox.put_batch(REF, status="error", log=True)
     url = client.show()["status"]["log"]
     client.sandbox.set_fault(faults.Status(500))
-    assert client.session.get(url, timeout=10).status_code == 200
+    assert client.session.get(url, timeout=60).status_code == 200
 
 
 def test_a_delayed_answer_is_right(client: Client) -> None:

@@ -30,7 +30,7 @@ def test_a_placed_batch_says_exactly_what_was_given(client: Client) -> None:
         log=True,
     )
     body = client.show()
-    log = client.session.get(body["status"]["log"], timeout=10)
+    log = client.session.get(body["status"]["log"], timeout=60)
     assert len(gzip.decompress(log.content).splitlines()) == 316
     assert body == {
         "href": f"{client.sandbox.base_url}/v2/batches/{REF}",
@@ -177,7 +177,7 @@ def test_the_connection_is_cut_before_any_byte(client: Client) -> None:
 
 def test_only_a_reused_connection_is_closed_unanswered(client: Client) -> None:
     client.sandbox.set_fault(faults.CloseReusedConnection())
-    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(client.sandbox.base_url).port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(client.sandbox.base_url).port, timeout=60)
     headers = {"Authorization": AUTHORIZATION}
     for _ in range(2):
         connection.request("GET", "/v2/batches/inspect", headers=headers)

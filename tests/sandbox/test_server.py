@@ -1,7 +1,6 @@
 """Starting, stopping, TLS."""
 
 import gzip
-import os
 import ssl
 import threading
 from pathlib import Path
@@ -29,16 +28,13 @@ def test_tls_is_served_and_the_urls_say_so(tmp_path: Path, session: requests.Ses
         client.upload(gzip.compress(lines(b"bad")))
         log_url = client.wait_until_final()["status"]["log"]
         assert log_url.startswith(sandbox.base_url)
-        assert session.get(log_url, timeout=10).status_code == 200
+        assert session.get(log_url, timeout=60).status_code == 200
         sandbox.set_fault(faults.CutBody(), times=1)
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             client.show()
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  Path.iterdir would hold the folder open itself.
-
-
+@pytest.mark.usefixtures("nothing_is_left")
 def test_stopping_leaves_no_thread_and_no_open_file_whatever_was_going_on() -> None:
     def run() -> None:
         with (
@@ -63,11 +59,8 @@ def test_stopping_leaves_no_thread_and_no_open_file_whatever_was_going_on() -> N
                 connection.close()
         assert sandbox.open_connections == 0
 
-    run()
-    threads, files = threading.active_count(), open_files()
     for _ in range(3):
         run()
-    assert (threading.active_count(), open_files()) == (threads, files)
 
 
 def test_stopping_gives_up_an_import(session: requests.Session) -> None:
@@ -84,10 +77,10 @@ def test_stopping_gives_up_an_import(session: requests.Session) -> None:
 
 
 def test_a_port_in_use_is_an_error_and_leaves_no_thread(sandbox: Sandbox) -> None:
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with pytest.raises(OSError, match="address already in use"):
         Sandbox(port=urlsplit(sandbox.base_url).port or 0).start()
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_the_sandbox_listens_on_loopback_only(sandbox: Sandbox) -> None:

@@ -52,7 +52,7 @@ def test_an_upload_with_all_the_documented_headers_is_accepted(client: Client) -
 
 def test_an_upload_of_unknown_length_is_refused_as_by_s3(client: Client) -> None:
     url = client.allocate(b"content").json()["location"]["href"]
-    assert client.session.put(url, data=iter([b"con", b"tent"]), timeout=10).status_code == 501
+    assert client.session.put(url, data=iter([b"con", b"tent"]), timeout=60).status_code == 501
 
 
 def test_an_upload_larger_than_the_limit_is_refused_before_it_is_read(client: Client) -> None:
@@ -94,13 +94,13 @@ def test_a_log_is_given_to_its_signed_url_only(client: Client) -> None:
     url = body["status"]["log"]
     upload_signature = body["location"]["href"].partition("?")[2]
     refused = [
-        client.session.get(url, headers={"Authorization": AUTHORIZATION}, timeout=10),
-        client.session.get(url[:-1], timeout=10),
-        client.session.get(f"{url.partition('?')[0]}?{upload_signature}", timeout=10),
-        client.session.head(url, timeout=10),
+        client.session.get(url, headers={"Authorization": AUTHORIZATION}, timeout=60),
+        client.session.get(url[:-1], timeout=60),
+        client.session.get(f"{url.partition('?')[0]}?{upload_signature}", timeout=60),
+        client.session.head(url, timeout=60),
     ]
     assert [response.status_code for response in refused] == [400, 403, 403, 403]
-    assert client.session.get(url, timeout=10).status_code == 200
+    assert client.session.get(url, timeout=60).status_code == 200
 
 
 def test_an_upload_without_a_length_is_refused_as_by_s3(client: Client) -> None:
@@ -128,6 +128,6 @@ def test_a_batch_stays_uploading_until_its_file_is_wholly_there(client: Client) 
 def test_a_log_url_of_a_removed_batch_finds_nothing(client: Client) -> None:
     client.sandbox.put_batch(REF, status="error", log=True)
     url = client.show()["status"]["log"]
-    assert client.session.get(url, timeout=10).status_code == 200
+    assert client.session.get(url, timeout=60).status_code == 200
     client.sandbox.remove_batch(REF)
-    assert client.session.get(url, timeout=10).status_code == 404
+    assert client.session.get(url, timeout=60).status_code == 404
