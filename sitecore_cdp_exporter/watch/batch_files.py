@@ -186,7 +186,8 @@ class BatchFiles:
                 as it takes.
 
         """
-        self._look.wait(timeout)
+        if self._patterns or self._files:
+            self._look.wait(timeout)
 
     def _refresh(self) -> None:
         patterns = self._patterns
