@@ -37,11 +37,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_FILE_BYTES = 50_000_000
 MAX_ANSWER_BYTES = 1024**2
 SOCKET_TIMEOUT = 60
-REASONS = {
-    "corrupted": "The file that arrived does not match the checksum or the size that was declared for it.",
-    "error": "Not every record was processed; Batch uploads in Sitecore CDP has the error log. "
-    "Without counts and log, the file could not be read at all.",
-}
+FINAL_STATUSES = {"success", "corrupted", "error"}
 CLIENT_ERRORS = range(400, 500)
 MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
@@ -110,12 +106,13 @@ class BatchApi:
             if seen != shown:
                 print(seen, file=sys.stderr)
                 shown = seen
-            if status == "success" or status in REASONS:
+            if status in FINAL_STATUSES:
                 stats = answer.get("summaryStats")
-                for name, value in stats.items() if isinstance(stats, dict) else ():
+                counts = stats if isinstance(stats, dict) else {}
+                for name, value in counts.items():
                     print(f"{name}: {value}", file=sys.stderr)
-                if status in REASONS:
-                    print(REASONS[status], file=sys.stderr)
+                if status != "success":
+                    print(why(status, has_counts=bool(counts)), file=sys.stderr)
                 return status == "success"
             time.sleep(interval)
 
@@ -145,6 +142,15 @@ class BatchApi:
             # The text of other errors may hold the presigned URL.
             text = reason if isinstance(reason, OSError) else type(reason).__name__
             raise RequestError(f"{action} failed: {text}") from None
+
+
+def why(status: str, *, has_counts: bool) -> str:
+    """Say what a final status other than `success` means."""
+    if status == "corrupted":
+        return "The file that arrived does not match the checksum or the size that was declared for it."
+    if has_counts:
+        return "Not every record was processed. The error log, under Batch uploads in Sitecore CDP, says why."
+    return "The file could not be read. It must hold one JSON record a line."
 
 
 def member(answer: Any, *path: str) -> str:  # noqa: ANN401  JSON.

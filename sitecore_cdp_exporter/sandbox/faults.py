@@ -77,7 +77,8 @@ class Delay(Fault):
     async def answer(self, _request: web.Request, right_answer: RightAnswer, cleared: asyncio.Event) -> web.Response:
         """Wait, then answer."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(cleared.wait(), self.seconds)
+            async with asyncio.timeout(self.seconds):
+                await cleared.wait()
         return await right_answer()
 
 

@@ -125,12 +125,12 @@ class Sandbox:
         self._started.set_result(self._runner.addresses[0][1])
         await self._stop_serving.wait()
         server = self._runner.server
-        transports = [connection.transport for connection in server.connections] if server else []
+        connections = server.connections if server else []
+        transports = [connection.transport for connection in connections if connection.transport]
         await self._runner.cleanup()
+        # Over TLS, closed connections would wait for the client to say goodbye.
         for transport in transports:
-            # Over TLS a closed connection would wait for the client to say goodbye.
-            if transport is not None:
-                transport.abort()
+            transport.abort()
         # The event loop closes the sockets in its next round.
         await asyncio.sleep(0)
 

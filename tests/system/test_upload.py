@@ -110,7 +110,7 @@ def api_that_answers(answers: Callable[[], bytes]) -> Iterator[tuple[str, list[s
         (RECORD * 2, 0, "success", ["totalCount: 2", "failedCount: 0"]),
         (gzip.compress(RECORD * 2), 0, "success", ["totalCount: 2", "failedCount: 0"]),
         (RECORD + b"bad\n", 1, "error", ["totalCount: 2", "failedCount: 1", "Not every record was processed"]),
-        (gzip.compress(RECORD)[:-1], 1, "error", ["the file could not be read at all"]),
+        (gzip.compress(RECORD)[:-1], 1, "error", ["The file could not be read."]),
     ],
 )
 def test_it_waits_and_exits_by_the_outcome(
