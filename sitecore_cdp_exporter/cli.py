@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     flags = _parse_flags(argv)
     configure_logging(flags.log_level, flags.log_format)
-    # A series for each counter's birth is of no use here, and doubles what the counters cost.
+    # A `_created` series for each counter is of no use here, and doubles what counters cost.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if flags.config_check:
         return check(flags.config_file, flags.web_config_file)
@@ -77,18 +77,18 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config.check",
         dest="config_check",
         action="store_true",
-        help="validate the config file, print what would be watched, and exit with 0 or 1",
+        help="validate the config file and the files that it names, print what would be watched, and exit with 0 or 1",
     )
     add(
         "--config.auto-reload",
         dest="auto_reload",
         action="store_true",
-        help="look at the config file before each scrape of the metrics, and load it again if it has changed",
+        help="before each scrape, reload the config file if it changed",
     )
     add(
         "--demo",
         action="store_true",
-        help="need no config: run against a sandbox of the Batch API in this process, on loopback",
+        help="run without a config file against a sandbox of the Batch API in this process; listen on loopback",
     )
     add(
         "--web.listen-address",
@@ -111,7 +111,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_telemetry_path,
         default="/metrics",
         metavar="PATH",
-        help="where the metrics are (default: %(default)s)",
+        help="path of the metrics (default: %(default)s)",
     )
     add(
         "--web.max-requests",
@@ -119,34 +119,34 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_positive,
         default=64,
         metavar="N",
-        help="scrapes at once; any more get 503 (default: %(default)s)",
+        help="how many scrapes may run at once; more get 503 (default: %(default)s)",
     )
     add(
         "--web.config.file",
         dest="web_config_file",
         type=_path,
         metavar="PATH",
-        help="file that switches on TLS and passwords, as in all official exporters (default: none)",
+        help="file that enables TLS and basic auth, as in the official exporters (default: none)",
     )
     add(
         "--web.enable-lifecycle",
         dest="enable_lifecycle",
         action="store_true",
-        help="load the config again on POST /-/reload (SIGHUP does so always)",
+        help="reload the config file on POST /-/reload (SIGHUP always does)",
     )
     add(
         "--log.level",
         dest="log_level",
         choices=LOG_LEVELS,
         default="info",
-        help="least severe messages to log (default: %(default)s)",
+        help="log messages of this level and above (default: %(default)s)",
     )
     add(
         "--log.format",
         dest="log_format",
         choices=("logfmt", "json"),
         default="logfmt",
-        help="form of the log lines (default: %(default)s)",
+        help="format of the log lines (default: %(default)s)",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}")
     flags = parser.parse_args(argv)
@@ -173,7 +173,7 @@ def _listen_address(text: str) -> ListenAddress:
 
 
 def _telemetry_path(text: str) -> str:
-    # Each part begins with a letter or a digit, so that no part is `..`, and nothing is like the paths below `/-/`.
+    # Each part begins with a letter or a digit, so none is `..`, and no path is one of those below `/-/`.
     if text == "/probe" or not re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9._~-]*)+/?", text):
         raise argparse.ArgumentTypeError("expected a path such as /metrics, other than /probe")
     return text
@@ -264,7 +264,7 @@ def _handling(actions: Mapping[int, Callable[[], object]]) -> Iterator[None]:
 
 
 def _reload(reloader: ConfigReloader) -> None:
-    # It has logged why it could not.
+    # The reloader has logged it.
     with suppress(ConfigError):
         reloader.reload()
 
@@ -275,8 +275,8 @@ def _reachable(address: ListenAddress) -> ListenAddress:
 
 
 def _raise_open_file_limit() -> None:
-    """Allow as many open files as the system lets us, as programs in Go do by themselves."""
+    """Raise the limit of open files as far as the system allows, as programs in Go do by themselves."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS names a limit that it then does not grant.
+    # macOS reports a limit that it then does not grant.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""The parts that answer scrapes, made from the config file, and made anew when it is loaded again."""
+"""The parts that answer scrapes, built from the config file and rebuilt when it is reloaded."""
 
 import logging
 import os
@@ -25,17 +25,17 @@ class Service:
 
     Attributes:
         poller: Answers scrapes and probes.
-        reloader: Puts a changed config to use.
+        reloader: Reloads the config file.
         config: The config in use.
 
     Args:
         config: The config file, or a config that never changes.
-        registry: Where the metrics are registered that are not of a poll.
+        registry: Where metrics that do not come from a poll are registered.
         clock: A monotonic clock, in seconds.
         wall_clock: Seconds since the Unix epoch.
 
     Raises:
-        ConfigError: The config file can not be used.
+        ConfigError: The config file cannot be used.
 
     """
 
@@ -47,7 +47,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        # It looks at the file first, so that a change while the exporter starts is not overlooked.
+        # It looks at the file first, so that a change during the start is not missed.
         path = config if isinstance(config, Path) else None
         self.reloader = ConfigReloader(path, self._apply, clock=wall_clock)
         if isinstance(config, Path):
@@ -65,7 +65,7 @@ class Service:
         self._api.close()
 
     def _apply(self, config: Config) -> None:
-        """Use another config from the next poll on; connections of the one before are closed when they are free."""
+        """Use another config from the next poll on, and close the connections of the old one as they become idle."""
         before, self._api = self._api, self._connect(config)
         self.config = config
         self._batch_files.watch(config.batch_files)
@@ -76,11 +76,15 @@ class Service:
         return ExporterState(self.config.api, self.reloader.state, self._batch_files.errors)
 
     def _connect(self, config: Config) -> BatchApi:
-        """Make a client, and log what will not work as the config stands. It may come right later, so nothing ends."""
-        if problems := credential_problems(config.api.basic_auth, os.environ):
-            logger.error("cannot ask the Batch API without credentials: %s", "; ".join(problems))
-        for path in find_missing(config.batch_files):
-            logger.warning("nothing is there for batch_files", extra={"path": f"{path}"})
-        if config.api.tls_config.insecure_skip_verify:
-            logger.warning("api.tls_config.insecure_skip_verify is on: credentials can be read on the way")
+        _log_what_will_not_work(config)
         return BatchApi(config.api, self._observe)
+
+
+def _log_what_will_not_work(config: Config) -> None:
+    """Log what is missing or unsafe. None of it stops the exporter: secrets and batch files may come later."""
+    if problems := credential_problems(config.api.basic_auth, os.environ):
+        logger.error("cannot ask the Batch API without credentials: %s", "; ".join(problems))
+    for path in find_missing(config.batch_files):
+        logger.warning("batch_files: No such file or directory", extra={"path": f"{path}"})
+    if config.api.tls_config.insecure_skip_verify:
+        logger.warning("api.tls_config.insecure_skip_verify is on: whoever is on the way can read the credentials")

@@ -136,7 +136,9 @@ def test_wrong_flags_end_with_usage_and_2(flags: list[str], capsys: pytest.Captu
         ),
     ],
 )
-def test_the_demo_is_for_this_machine_unless_told_otherwise(flags: list[str], addresses: list[ListenAddress]) -> None:
+def test_the_demo_listens_on_loopback_unless_a_flag_says_otherwise(
+    flags: list[str], addresses: list[ListenAddress]
+) -> None:
     assert _parse_flags(flags).listen_addresses == addresses
 
 
@@ -297,7 +299,7 @@ def test_an_address_that_is_not_of_this_machine_is_one_line_and_1(
     assert re.search(f'msg="cannot listen on {re.escape(address)}: {reason}; ', line)
 
 
-def test_a_host_without_an_address_is_told_in_words(
+def test_a_host_without_an_address_is_logged_in_words(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def look_up(*_: object, **__: object) -> None:
@@ -453,7 +455,7 @@ def test_the_log_is_json_if_asked_for(sandbox: Sandbox, tmp_path: Path, free_add
     assert stopping["msg"] == "stopping"
 
 
-def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
+def test_no_secret_is_shown_whatever_goes_wrong(tmp_path: Path) -> None:
     token, client_key = f"token-{SECRET}", f"client-{SECRET}"
     secret_url = f"https://{SECRET}.invalid/{SECRET}?signature={SECRET}"
     broken: list[faults.Fault] = [
@@ -482,7 +484,7 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
     refs = [f"12af3453-62da-4b31-b646-{number:012}" for number in range(len(broken) + 1)]
     flags = ["--log.level=debug"]
     basic_auth = {"username": client_key, "password": token}
-    told = ""
+    shown = ""
     with Sandbox(client_key=client_key, api_token=token) as sandbox:
         for ref, fault in zip(refs, [*broken, None], strict=True):
             sandbox.put_batch(ref, status="error", total=2, failed=1, log=True)
@@ -492,18 +494,18 @@ def test_no_secret_is_told_whatever_goes_wrong(tmp_path: Path) -> None:
         log_url = listed.json()["status"]["log"]
         api = {"basic_auth": basic_auth, "timeout": "500ms"}
         with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
-            told += get(exporter, "/metrics").text
+            shown += get(exporter, "/metrics").text
             sandbox.set_api_token("another")
-            told += get(exporter, f"/probe?target={OTHER_REF}").text + get(exporter, "/metrics").text
-            told += get(exporter, "/").text
+            shown += get(exporter, f"/probe?target={OTHER_REF}").text + get(exporter, "/metrics").text
+            shown += get(exporter, "/").text
             assert stop(exporter) == 0
-            told += exporter.program.output()
+            shown += exporter.program.output()
         api |= {"base_url": "https://api.example", "proxy_url": f"http://proxy:{SECRET}@127.0.0.1:1"}
         with running_exporter(sandbox, tmp_path, batches=refs, api=api, flags=flags) as exporter:
-            told += get(exporter, "/metrics").text + get(exporter, "/").text + exporter.program.output()
-    assert "a batch cannot be read" in told
-    assert "unauthorized" in told
+            shown += get(exporter, "/metrics").text + get(exporter, "/").text + exporter.program.output()
+    assert "a batch cannot be read" in shown
+    assert "unauthorized" in shown
     for secret in (SECRET, log_url, log_url.partition("?")[0], log_url.partition("?")[2]):
-        assert secret not in told
-    assert "Traceback" not in told
-    assert "internal" not in told
+        assert secret not in shown
+    assert "Traceback" not in shown
+    assert "internal" not in shown

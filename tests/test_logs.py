@@ -136,7 +136,7 @@ def test_a_level_leaves_out_what_is_below_it(level: str) -> None:
     assert logged == list(LOG_LEVELS[LOG_LEVELS.index(level) :])
 
 
-def test_the_requests_of_the_connection_pool_are_not_told() -> None:
+def test_the_requests_of_the_connection_pool_are_not_logged() -> None:
     stream = configure("logfmt")
     logging.getLogger("urllib3.connectionpool").debug("GET /secret")
     assert stream.getvalue() == ""
