@@ -31,7 +31,7 @@ class Lists:
     def replace(self, batches: Iterable[WatchedBatch]) -> None:
         self.batches = {batch.ref.lower(): batch for batch in batches}
 
-    def refresh(self) -> None:
+    def refresh(self, timeout: float | None = None) -> None:
         """There is nothing to look at."""
 
 

@@ -15,15 +15,16 @@ class ApiHealth:
 
     Attributes:
         up: None before the first request has ended.
+        failure: Why it is down; None while it is up, or before anything has failed.
 
     """
 
     def __init__(self) -> None:
         self.up: bool | None = None
+        self.failure: Reason | None = None
         self._works = False
         self._forbidden = False
         self._failures: list[PollError] = []
-        self._told: str | None = None
 
     def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
         """Take note of how a request ended, for a batch or for the list of batches; no error is a success."""
@@ -61,11 +62,11 @@ class ApiHealth:
                 logger.info("the Batch API is up again")
             elif self.up is None:
                 logger.info("the Batch API is up")
-            self._told = None
-        # What was skipped has no cause of its own; the one that was told still holds.
-        elif self.up is not False or (cause is not None and cause != self._told):
+            self.failure = None
+        # What was skipped has no cause of its own; the one that was logged still holds.
+        elif self.up is not False or (cause is not None and cause != self.failure):
             text = next((str(failure) for failure in self._failures if failure.reason == cause), "it refuses us")
             what = "the Batch API is not asked" if cause is Reason.CREDENTIALS else "the Batch API is down"
             logger.warning("%s: %s", what, text, extra={"reason": f"{cause}"} if cause else {})
-            self._told = cause
+            self.failure = cause
         self.up = up

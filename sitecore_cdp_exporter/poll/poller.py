@@ -34,6 +34,9 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
+# How much of a scrape's time a slow disk may take. After that the batch files count as they were.
+MAX_SHARE_OF_FILES = 0.25
+
 
 class Poller:
     """Polls the watched batches.
@@ -80,7 +83,7 @@ class Poller:
             deadline: A moment of the monotonic clock.
 
         """
-        self._batch_files.refresh()
+        self._look_at_files(deadline)
         with self._lock:
             now = self._clock()
             if self._current is None or not self._current.may_be_joined(now):
@@ -106,8 +109,11 @@ class Poller:
             deadline: A moment of the monotonic clock.
 
         """
+        self._look_at_files(deadline)
         with self._lock:
             queue = self._queue
+            if self._watched_files is not self._batch_files.batches:
+                self._watch(queue.memory)
             poll = Poll(self._config, queue.memory, self._clock(), deadline)
             poll.begin_probe(ref)
             self._send_for(queue, poll)
@@ -117,6 +123,11 @@ class Poller:
     def latest(self) -> Snapshot | None:
         """What the last poll that is over has found; None before the first."""
         return self._latest
+
+    @property
+    def config(self) -> Config:
+        """What counts from the next poll on."""
+        return self._config
 
     @property
     def watched(self) -> Mapping[str, Watched]:
@@ -146,6 +157,10 @@ class Poller:
             for poll in self._polls:
                 poll.finished.set()
 
+    def _look_at_files(self, deadline: float) -> None:
+        """Look at the batch files; a slow disk may take a part of the time until the deadline."""
+        self._batch_files.refresh(max(deadline - self._clock(), 0) * MAX_SHARE_OF_FILES)
+
     # How a poll begins and ends; all under the lock.
 
     def _begin_poll(self, now: float, deadline: float) -> Poll:
@@ -162,6 +177,7 @@ class Poller:
 
     def _watch(self, memory: Memory) -> Kept:
         """Bring the watch list up to date."""
+        self._watched_files = self._batch_files.batches
         return memory.watch(self._config, self._batch_files, self._wall_clock())
 
     def _send_for(self, queue: Queue, poll: Poll) -> None:

@@ -66,6 +66,7 @@ class Snapshot:
     Attributes:
         batches: One state for each watched batch, in the order of the watch list.
         api_up: None before the first request.
+        api_failure: Why the API is down; None: it is not, or that is not known.
         api_last_success: When the API last answered as it should, in seconds since the Unix epoch; None: never.
         poll_duration: Seconds.
         retired: How many batches are known, but past their retention.
@@ -79,6 +80,7 @@ class Snapshot:
     api_up: bool | None
     api_last_success: float | None
     poll_duration: float
+    api_failure: Reason | None = None
     retired: int = 0
     unread: int = 0
     discovery: DiscoveryState | None = None
@@ -101,6 +103,7 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
     return Snapshot(
         batches=tuple(states),
         api_up=memory.health.up,
+        api_failure=memory.health.failure,
         api_last_success=memory.api_last_success,
         poll_duration=(now if poll.ended is None else poll.ended) - poll.started,
         retired=poll.kept.retired,

@@ -38,8 +38,8 @@ class BatchLists(Protocol):
     def batches(self) -> Mapping[str, WatchedBatch]:
         """What the files list, by ref in lower case."""
 
-    def refresh(self) -> None:
-        """Look at the files again."""
+    def refresh(self, timeout: float | None = None) -> None:
+        """Look at the files again; a slow disk may take up to `timeout` seconds, or as long as it likes."""
 
 
 def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable[str]) -> dict[str, Watched]:

@@ -1,21 +1,25 @@
-"""The landing page: what is watched and how the last poll of each batch went. HTML without script."""
+"""The landing page: the API, the feeds, and the watched batches, those that need attention first. HTML, no script."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Snapshot
+from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS
+from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
-# A page of more rows is of no use to a person, and /metrics has them all.
-MOST_ROWS = 1000
+# A page with more rows is of no use to a person, and /metrics has them all.
+MAX_ROWS = 1000
+SECONDS_BETWEEN_REFRESHES = 10
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="{refresh}">
 <title>Sitecore CDP batch exporter</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1f24; }}
@@ -24,14 +28,14 @@ h1 small {{ font-weight: normal; color: #59636e; }}
 nav a {{ margin-right: 1.5rem; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .875rem; }}
-caption {{ text-align: left; padding: .5rem 0; }}
+caption {{ text-align: left; padding: .5rem 0; font-weight: bold; }}
 th, td {{ text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
 td:last-child {{ white-space: normal; }}
 td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 .status {{ padding: .1rem .5rem; border-radius: 1rem; background: #e7ecf0; }}
-.success {{ background: #c8efd2; }}
-.error, .corrupted, .failing {{ background: #ffd4d1; }}
+.success, .good {{ background: #c8efd2; }}
+.error, .corrupted, .bad {{ background: #ffd4d1; }}
 .uploading, .file_uploaded, .processing {{ background: #d5e6ff; }}
 .unknown {{ background: #ffe9b8; }}
 </style>
@@ -39,7 +43,8 @@ code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 <body>
 <h1>Sitecore CDP batch exporter <small>{version}</small></h1>
 <nav><a href="{telemetry_path}">Metrics</a> <a href="/-/healthy">Healthy</a> <a href="/-/ready">Ready</a></nav>
-<p>{summary}</p>
+<p>Batch API: <code>{base_url}</code>, endpoint <code>{endpoint}</code>. {summary}</p>
+{feeds}
 <div class="table">
 <table>
 <caption>{caption}</caption>
@@ -55,38 +60,78 @@ code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 </html>
 """
 
+_FEEDS = """<div class="table">
+<table>
+<caption>Feeds</caption>
+<thead><tr><th>Feed</th><th>State</th><th>Last accepted (UTC)</th><th>Newest batch</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+</div>"""
 
-def render_landing_page(snapshot: Snapshot | None, watched: Sequence[Watched], telemetry_path: str) -> str:
+
+def render_landing_page(
+    snapshot: Snapshot | None, watched: Sequence[Watched], api: ApiConfig, telemetry_path: str, now: float
+) -> str:
     """Return the page.
 
     Args:
-        snapshot: What the last poll has found; None before the first.
+        snapshot: What the last poll found; None before the first.
         watched: The watch list, shown until there is a snapshot.
+        api: Where the API is.
         telemetry_path: Where the metrics are.
+        now: Seconds since the Unix epoch.
 
     """
     if snapshot is None:
-        count, rows = len(watched), [_watched_row(batch) for batch in watched[:MOST_ROWS]]
+        count, rows = len(watched), [_watched_row(batch) for batch in watched[:MAX_ROWS]]
     else:
-        count, rows = len(snapshot.batches), [_row(state) for state in snapshot.batches[:MOST_ROWS]]
+        count = len(snapshot.batches)
+        rows = [_row(state) for state in sorted(snapshot.batches, key=_order)[:MAX_ROWS]]
     return _PAGE.format(
+        refresh=SECONDS_BETWEEN_REFRESHES,
         version=escape(__version__),
         telemetry_path=escape(telemetry_path),
+        base_url=escape(api.base_url),
+        endpoint=escape(api.endpoint),
         summary=_summary(snapshot),
+        feeds="" if snapshot is None else _feeds(snapshot, now),
         caption=_caption(count),
         rows="\n".join(rows),
     )
 
 
+def _order(state: BatchState) -> tuple[int, float]:
+    """Sort what has failed first, then what is not finished or could not be read, then the rest; each newest first."""
+    batch = None if state.reading is None else state.reading.batch
+    created = 0.0 if batch is None else batch.created or batch.modified or 0.0
+    if batch is None or not batch.status.finished:
+        return 1, -created
+    is_open = not state.accepted and not state.superseded and batch.status != "success"
+    return 0 if is_open else 2, -created
+
+
 def _summary(snapshot: Snapshot | None) -> str:
     if snapshot is None:
-        return "Nothing was polled yet: the Batch API is asked when Prometheus scrapes."
-    up = {None: "not asked yet", True: "up", False: "down"}[snapshot.api_up]
+        return "Nothing was polled yet: the API is asked when Prometheus scrapes."
     last_success = "never" if snapshot.api_last_success is None else f"{_time(snapshot.api_last_success)} UTC"
     return (
-        f"Batch API: {up}. {_discovery(snapshot.discovery)}Last successful answer: {last_success}. "
+        f"{_api(snapshot)} {_discovery(snapshot.discovery)}Last successful answer: {last_success}. "
         f"Last poll took {snapshot.poll_duration:.3f} s."
     )
+
+
+def _api(snapshot: Snapshot) -> str:
+    if snapshot.api_up is None:
+        return "It was not asked yet."
+    if snapshot.api_up:
+        return _badge("good", "up")
+    reason = snapshot.api_failure
+    if reason is None:
+        return _badge("bad", "down")
+    state = "not asked" if reason in NOT_ASKED_REASONS else "down"
+    return f"{_badge('bad', f'{state}: {reason}')} The log says more."
 
 
 def _discovery(discovery: DiscoveryState | None) -> str:
@@ -95,8 +140,51 @@ def _discovery(discovery: DiscoveryState | None) -> str:
     return "List of batches: " + ("read. " if discovery.failure is None else f"not read ({discovery.failure}). ")
 
 
+def _feeds(snapshot: Snapshot, now: float) -> str:
+    newest = _newest_by_feed(snapshot.batches)
+    rows = [_feed_row(state, newest.get(state.feed.name), now) for state in snapshot.feeds]
+    return _FEEDS.format(rows="\n".join(rows)) if rows else ""
+
+
+def _newest_by_feed(states: Iterable[BatchState]) -> Mapping[str, BatchState]:
+    newest: dict[str, BatchState] = {}
+    for state in sorted(states, key=_created):
+        if state.watched.feed is not None and state.reading is not None:
+            newest[state.watched.feed] = state
+    return newest
+
+
+def _created(state: BatchState) -> float:
+    return 0.0 if state.reading is None else state.reading.batch.created or 0.0
+
+
+def _feed_row(state: FeedState, newest: BatchState | None, now: float) -> str:
+    accepted = _time(state.last_accepted) if state.last_accepted else "never seen"
+    batch = "none watched" if newest is None else f"{_status(newest)} {_records(newest)}"
+    cells = (escape(state.feed.name), _feed_state(state, now), accepted, batch)
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _feed_state(state: FeedState, now: float) -> str:
+    if state.feed.expect_success_every is None:
+        return "nothing expected"
+    if not state.last_accepted:
+        return _badge("bad", "nothing accepted yet")
+    due = state.last_accepted + state.feed.expect_success_every + state.feed.grace
+    return _badge("bad", f"overdue since {_time(due)} UTC") if due < now else _badge("good", f"due by {_time(due)} UTC")
+
+
+def _records(state: BatchState) -> str:
+    batch = None if state.reading is None else state.reading.batch
+    if batch is None or batch.total_records is None:
+        return ""
+    if not batch.failed_records:
+        return f"{batch.total_records:,} records"
+    return f"{batch.failed_records:,} of {batch.total_records:,} records failed"
+
+
 def _caption(count: int) -> str:
-    shown = f", of which {MOST_ROWS} are shown" if count > MOST_ROWS else ""
+    shown = f", of which {MAX_ROWS} are shown" if count > MAX_ROWS else ""
     return f"Watched batches: {count}{shown}"
 
 
@@ -105,7 +193,7 @@ def _watched_row(watched: Watched) -> str:
 
 
 def _row(state: BatchState) -> str:
-    last_poll = "ok" if state.failure is None else f'<span class="status failing">{escape(state.failure)}</span>'
+    last_poll = "ok" if state.failure is None else _badge("bad", state.failure)
     if state.reading is None:
         return _cells(state.watched, ["", "", "", "", ""], last_poll)
     batch = state.reading.batch
@@ -113,7 +201,7 @@ def _row(state: BatchState) -> str:
     return _cells(
         state.watched,
         [
-            f'<span class="status {escape(batch.status)}">{escape(batch.status)}</span>',
+            _status(state),
             _count(batch.total_records),
             _count(batch.failed_records),
             "" if seconds is None else f"{seconds:,.1f} s",
@@ -121,6 +209,20 @@ def _row(state: BatchState) -> str:
         ],
         f"{last_poll}, {_time(state.reading.polled)}",
     )
+
+
+def _status(state: BatchState) -> str:
+    """Return the status, and what became of a failure that no longer matters."""
+    if state.reading is None:
+        return ""
+    status = state.reading.batch.status
+    if status == "error" and state.accepted:
+        return f"{_badge('good', status)} accepted"
+    return _badge(status, status) + (" superseded" if state.superseded else "")
+
+
+def _badge(kind: str, text: str) -> str:
+    return f'<span class="status {escape(kind)}">{escape(text)}</span>'
 
 
 def _cells(watched: Watched, values: Iterable[str], last_poll: str) -> str:

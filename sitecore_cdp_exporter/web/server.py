@@ -254,10 +254,15 @@ class WebServer:
         return web.Response(text="The config is reloaded.\n")
 
     async def _landing_page(self, _: web.Request) -> web.Response:
-        watched = list(self._poller.watched.values())
-        page = await asyncio.get_running_loop().run_in_executor(
-            self._page_threads, render_landing_page, self._poller.latest, watched, self._settings.telemetry_path
+        render = partial(
+            render_landing_page,
+            self._poller.latest,
+            list(self._poller.watched.values()),
+            self._poller.config.api,
+            self._settings.telemetry_path,
+            time.time(),
         )
+        page = await asyncio.get_running_loop().run_in_executor(self._page_threads, render)
         return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:

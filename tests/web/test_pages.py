@@ -6,17 +6,18 @@ import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
-from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.config.model import ApiConfig, FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.reading import Reading
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Snapshot
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
-from sitecore_cdp_exporter.web.pages import MOST_ROWS, render_landing_page
+from sitecore_cdp_exporter.web.pages import MAX_ROWS, render_landing_page
 from tests.web.web_server_thread import WebServerThread, exporter_of
 from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 EVIL = """</td><script>alert("1")</script>&amp;'{0}"""
 NOW = 1_745_483_580.77  # 2025-04-24T08:33:00.77Z
+API = ApiConfig(base_url="https://api-engage-eu.sitecorecloud.io", endpoint="inspect")
 WITHOUT_END = {"meta", "br", "link", "img"}
 
 
@@ -58,9 +59,22 @@ class Page(HTMLParser):
 
     @property
     def cells(self) -> list[dict[str, str]]:
-        """The rows below the head, by column."""
-        head, *rows = self.rows
-        return [dict(zip(head, row, strict=True)) for row in rows]
+        """The rows of the batches, by column."""
+        return self._table("Ref")
+
+    @property
+    def feeds(self) -> list[dict[str, str]]:
+        """The rows of the feeds, by column."""
+        return self._table("State")
+
+    def _table(self, second: str) -> list[dict[str, str]]:
+        """Return the rows below the head whose second column has this name."""
+        heads = [number for number, row in enumerate(self.rows) if row[0] == "Feed"]
+        for number, end in zip(heads, [*heads[1:], len(self.rows)], strict=True):
+            head, *rows = self.rows[number:end]
+            if head[1] == second:
+                return [dict(zip(head, row, strict=True)) for row in rows]
+        return []
 
 
 def snapshot(*states: BatchState, api_up: bool | None = True) -> Snapshot:
@@ -83,7 +97,7 @@ def state(
 
 
 def render(found: Snapshot | None, watched: list[Watched] | None = None) -> Page:
-    return Page(render_landing_page(found, watched or [], "/metrics"))
+    return Page(render_landing_page(found, watched or [], API, "/metrics", NOW))
 
 
 def test_a_finished_batch_shows_its_numbers() -> None:
@@ -103,7 +117,8 @@ def test_a_finished_batch_shows_its_numbers() -> None:
             "Labels": "team=crm, region=eu",
         }
     ]
-    assert "Batch API: up. Last successful answer: 2025-04-24 08:33:00 UTC. Last poll took 0.250 s." in page.text
+    assert "Batch API: https://api-engage-eu.sitecorecloud.io, endpoint inspect. up Last" in page.text
+    assert "Last successful answer: 2025-04-24 08:33:00 UTC. Last poll took 0.250 s." in page.text
 
 
 @pytest.mark.parametrize("status", BatchStatus)
@@ -124,7 +139,69 @@ def test_zero_is_not_empty() -> None:
 def test_a_failing_batch_shows_its_reason(reason: Reason) -> None:
     page = render(snapshot(BatchState(watched=Watched(REF), failure=reason), api_up=False))
     assert (page.cells[0]["Ref"], page.cells[0]["Status"], page.cells[0]["Last poll (UTC)"]) == (REF, "", reason)
-    assert "Batch API: down. Last successful answer: never." in page.text
+    assert "Last successful answer: never." in page.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (Reason.UNAUTHORIZED, "down: unauthorized"),
+        (Reason.TIMEOUT, "down: timeout"),
+        (Reason.CREDENTIALS, "not asked: credentials"),
+        (None, "down"),
+    ],
+)
+def test_the_page_says_why_the_api_is_down(reason: Reason | None, shown: str) -> None:
+    page = render(replace(snapshot(api_up=False), api_failure=reason))
+    assert f"endpoint inspect. {shown}" in page.text
+
+
+def test_what_needs_attention_comes_first() -> None:
+    def found(
+        status: BatchStatus, created: int, *, accepted: bool | None = None, superseded: bool | None = None
+    ) -> BatchState:
+        batch = Batch(ref=REF, status=status, created=created)
+        watched = Watched(f"{status}-{created}")
+        return BatchState(watched=watched, reading=Reading(batch, NOW), accepted=accepted, superseded=superseded)
+
+    states = [
+        found(BatchStatus.SUCCESS, 9, accepted=True),
+        found(BatchStatus.ERROR, 8, accepted=True),
+        found(BatchStatus.CORRUPTED, 7, superseded=True),
+        found(BatchStatus.PROCESSING, 1),
+        found(BatchStatus.UPLOADING, 6),
+        found(BatchStatus.ERROR, 2, accepted=False),
+        found(BatchStatus.CORRUPTED, 3, accepted=False, superseded=False),
+        BatchState(watched=Watched("unread"), failure=Reason.TIMEOUT),
+    ]
+    page = render(snapshot(*states))
+    assert [row["Ref"] for row in page.cells] == [
+        *("corrupted-3", "error-2", "uploading-6", "processing-1", "unread", "success-9", "error-8", "corrupted-7")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "last_accepted", "shown"),
+    [
+        ({}, NOW, "nothing expected"),
+        ({"expect_success_every": 3600.0}, 0.0, "nothing accepted yet"),
+        ({"expect_success_every": 3600.0}, NOW - 3000, "due by 2025-04-24 08:43:00 UTC"),
+        ({"expect_success_every": 3600.0}, NOW - 4000, "overdue since 2025-04-24 08:26:20 UTC"),
+        ({"expect_success_every": 3600.0, "grace": 1800.0}, NOW - 4000, "due by 2025-04-24 08:56:20 UTC"),
+    ],
+)
+def test_feeds_are_shown_with_their_state(config: dict[str, float], last_accepted: float, shown: str) -> None:
+    feed = FeedState(feed=FeedConfig.model_validate({"name": "nightly", **config}), last_accepted=last_accepted)
+    failed = state(BatchStatus.ERROR, watched=Watched(REF, feed="nightly"), total=800, failed=24)
+    page = render(replace(snapshot(failed), feeds=(feed,)))
+    assert [(row["Feed"], row["State"], row["Newest batch"]) for row in page.feeds] == [
+        ("nightly", shown, "error 24 of 800 records failed")
+    ]
+
+
+def test_the_page_refreshes_itself() -> None:
+    page = render_landing_page(None, [], API, "/metrics", NOW)
+    assert '<meta http-equiv="refresh" content="10">' in page
 
 
 @pytest.mark.parametrize(
@@ -153,7 +230,7 @@ def test_text_of_the_config_stays_text() -> None:
 
 def test_the_telemetry_path_stays_text() -> None:
     path = '/"><script>'
-    page = Page(render_landing_page(None, [], path))
+    page = Page(render_landing_page(None, [], API, path, NOW))
     assert "script" not in page.elements
     assert page.links == [path, "/-/healthy", "/-/ready"]
 
@@ -163,7 +240,7 @@ def test_of_very_many_batches_the_first_are_shown(polled: bool) -> None:  # noqa
     watched = [Watched(ref=f"12af3453-62da-4b31-b646-{number:012}") for number in range(5000)]
     states = [state(watched=batch) for batch in watched]
     page = render(snapshot(*states) if polled else None, watched)
-    assert [row["Ref"] for row in page.cells] == [batch.ref for batch in watched[:MOST_ROWS]]
+    assert [row["Ref"] for row in page.cells] == [batch.ref for batch in watched[:MAX_ROWS]]
     assert "Watched batches: 5000, of which 1000 are shown" in page.text
 
 
@@ -221,4 +298,7 @@ def test_the_page_is_html_without_script_and_its_links_work(exporter: WebServerT
 def test_the_page_holds_no_presigned_url(sandbox: Sandbox, exporter: WebServerThread) -> None:
     sandbox.put_batch(REF, status="error", total=3, failed=1, log=True)
     exporter.get("/batch/metrics")
-    assert "http" not in exporter.get("/").text
+    page = exporter.get("/").text
+    assert "Signature" not in page
+    assert page.count(sandbox.base_url) == 1
+    assert page.count("http") == 1 + page.count("http-equiv")
