@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,7 +22,9 @@ from tools.program import Process, running, wait_for, wait_for_address
 from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BIN = Path(sys.executable).parent
+# As words of a shell: the path of a clone may have blanks.
+BIN = shlex.quote(str(Path(sys.executable).parent))
+EXAMPLES = shlex.quote(str(ROOT / "examples"))
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ def test_the_errors_are_those_of_a_real_check(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     shown = block("The config by example", "").splitlines()
-    command = block("The config by example", "sh").replace(".venv/bin", str(BIN)).split()
-    check = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = block("The config by example", "sh").replace(".venv/bin", BIN)
+    check = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert check.returncode == 1
     assert [line for line in shown if line not in check.stderr] == []
     assert len(check.stderr.splitlines()) == len(shown)
@@ -145,8 +148,8 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
         script = block("Quick start with your own batches", "sh", 0).replace(
             "make run",
             # Another port, and the config of this test instead of one in the checkout.
-            " ".join(make("--directory", str(ROOT), "run"))
-            + f" CONFIG={tmp_path}/config.yaml ARGS=--web.listen-address=127.0.0.1:0",
+            shlex.join(make("--directory", str(ROOT), "run"))
+            + f" CONFIG={shlex.quote(str(tmp_path))}/config.yaml ARGS=--web.listen-address=127.0.0.1:0",
         )
         with running(["bash", "-c", script], log=tmp_path / "run.log") as program:
             address = wait_for_address(program)
@@ -165,13 +168,13 @@ def test_the_sandbox_takes_an_upload_and_fails_on_purpose_in_a_shell_with_real_c
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     run, upload, drill = (
         block("The sandbox", "sh", number)
-        .replace(".venv/bin", str(BIN))
+        .replace(".venv/bin", BIN)
         .replace("127.0.0.1:10312", address)
         .replace("--speed=10", f"--speed=100 --listen-address={address}")
-        .replace(" examples/", f" {ROOT}/examples/")
+        .replace(" examples/", f" {EXAMPLES}/")
         for number in range(3)
     )
-    with running(run.split(), log=tmp_path / "sandbox.log") as program:
+    with running(shlex.split(run), log=tmp_path / "sandbox.log") as program:
         wait_for("the sandbox to print its address", lambda: address in program.output(), programs=[program])
         uploaded = subprocess.run(
             ["bash", "-e", "-c", upload], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
@@ -218,7 +221,7 @@ def test_a_pipeline_lists_its_batch_and_old_files_go(sandbox: Sandbox, tmp_path:
     del sections["api"]
     pipeline = (
         block("In batch files", "sh", 0)
-        .replace(" examples/", f" {ROOT}/examples/")
+        .replace(" examples/", f" {EXAMPLES}/")
         .replace("https://api-engage-eu.sitecorecloud.io", sandbox.base_url)
     )
     with running_exporter(sandbox, tmp_path, **sections) as exporter:

@@ -123,8 +123,13 @@ def test_a_crowd_of_slow_connections_keeps_nobody_from_a_scrape(exporter: WebSer
 def test_few_open_files_are_shared_so_that_a_crowd_leaves_room(sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"api": {"base_url": sandbox.base_url}, "batches": [REF]}), encoding="utf-8")
-    exporter = f"{sys.executable} {ROOT / 'exporter.py'} --config.file={config} --web.listen-address=127.0.0.1:0"
-    command = ["bash", "-c", f"ulimit -n 90; exec {exporter}"]
+    exporter = [
+        sys.executable,
+        str(ROOT / "exporter.py"),
+        f"--config.file={config}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    command = ["bash", "-c", 'ulimit -n 90; exec "$@"', "bash", *exporter]
     with running(command, log=tmp_path / "exporter.log") as program, ExitStack() as stack:
         port = int(wait_for_address(program).removeprefix("127.0.0.1:"))
 
