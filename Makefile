@@ -13,7 +13,8 @@ INSTALL = { $(call quoted,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info <
     && $(call quoted,$(PYTHON)) tools/environment.py $(call quoted,$(VENV))
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 FAST := not slow and not e2e
-PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=worksteal
+# Tests that run make do not inherit the arguments of this one.
+PYTEST := env -u MAKEFLAGS -u MAKELEVEL $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 SHIPPED = $$(sed -E -n 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements.txt)
 # In the words of each package's own metadata, so one licence has several names.
 SHIPPED_LICENCES := Apache-2.0; Apache-2.0 AND BSD-2-Clause; Apache-2.0 AND MIT; Apache Software License; BSD-3-Clause; \

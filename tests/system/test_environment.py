@@ -54,7 +54,9 @@ class Clone:
         return self.path / ".venv" / "bin" / "python"
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index)}
+        # `make test VENV=...` hands its arguments down, and the environment there is not the one to be made anew here.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        return {**inherited, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index)}
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(*MAKE, *arguments, **environment)
