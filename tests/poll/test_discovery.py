@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus, parse_batch_page
 from sitecore_cdp_exporter.poll.discovery import SECONDS_AFTER_A_PROBLEM, SECONDS_BETWEEN_WALKS, Discovery
@@ -609,3 +610,80 @@ def test_no_presigned_url_of_the_list_is_remembered(field: str, in_page: bool) -
     assert ref(1) in discovery.known
     assert discovery.problem is not None
     assert b"presigned" not in pickle.dumps(discovery)
+
+
+class DiscoveryMachine(RuleBasedStateMachine):
+    """Batches come, finish and go between polls, while the list is right or lies, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = Liar([], None)
+        self.server.largest_page = 10
+        self.discovery = Discovery()
+        self.now = 0.0
+        self.uploads = 0
+        self.lie_is_of: tuple[BatchStatus, ...] = UNFINISHED
+
+    @rule(present=st.lists(statuses, min_size=1, max_size=25))
+    def upload(self, present: list[BatchStatus]) -> None:
+        for status in present:
+            self.server.batches.append(listed(self.uploads, status))
+            self.uploads += 1
+
+    @precondition(lambda self: self.server.batches)
+    @rule(places=st.lists(st.integers(0, 1000), max_size=5), status=statuses)
+    def change(self, places: list[int], status: BatchStatus) -> None:
+        for place in places:
+            number = int(self.server.batches[place % len(self.server.batches)].created or 0)
+            self.server.change(number, status=status, modified=self.now)
+
+    @precondition(lambda self: self.server.batches)
+    @rule(place=st.integers(0, 1000))
+    def age_out(self, place: int) -> None:
+        del self.server.batches[place % len(self.server.batches)]
+
+    @rule(
+        lie=st.sampled_from(
+            [
+                "a count that is too high by one",
+                "a count that no organisation can have",
+                "no count",
+                "a batch less than there are",
+                "an item that is not readable",
+            ]
+        ),
+        of=st.sampled_from([UNFINISHED, FINISHED]),
+    )
+    def lie(self, lie: str, of: tuple[BatchStatus, ...]) -> None:
+        self.lie_is_of = of
+        self.server.lie = lambda request, page: LIES[lie](request, page) if request.statuses == of else page
+
+    @rule()
+    def be_honest(self) -> None:
+        self.server.lie = None
+
+    @rule(seconds=st.sampled_from([15.0, SECONDS_AFTER_A_PROBLEM, SECONDS_BETWEEN_WALKS]))
+    def poll(self, seconds: float) -> None:
+        self.now += seconds
+        self.server.shown.clear()
+        known_before = known(self.discovery)
+        read(self.discovery, self.server, now=self.now)
+        truth = {batch.ref: batch.status for batch in self.server.batches}
+        found = known(self.discovery)
+        assert self.server.shown <= found.keys(), "what was shown is watched, whatever else is wrong"
+        assert {key: found[key] for key in self.server.shown} == {key: truth[key] for key in self.server.shown}
+        assert known_before.keys() & truth.keys() <= found.keys(), "what is still there is not taken for gone"
+        # In between nothing need show what is deep in the list.
+        if seconds < SECONDS_BETWEEN_WALKS:
+            return
+        if self.server.lie is not None:
+            assert self.discovery.problem is not None or not {*truth.values()} & {*self.lie_is_of}
+        else:
+            assert self.discovery.problem is None
+            assert truth.items() <= found.items(), "a whole walk misses nothing"
+            counts = Counter(truth.values())
+            assert self.discovery.totals == {status: counts[status] for status in UNFINISHED + FINISHED}
+
+
+TestWhateverHappensToTheList = DiscoveryMachine.TestCase
+TestWhateverHappensToTheList.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
