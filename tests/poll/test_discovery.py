@@ -447,11 +447,12 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("finished", [3, 101, 300])
+@pytest.mark.parametrize(
+    ("lie", "finished"),
+    # A list of 200 or fewer has no end before its end.
+    [(lie, finished) for lie in LIES for finished in (3, 101, 300) if finished > 200 or LIES[lie] is not ending_early],
+)
 def test_a_list_that_does_not_add_up_has_a_problem_and_what_it_shows_is_known(lie: str, finished: int) -> None:
-    if finished < 200 and lie == "an end before the end":
-        pytest.skip("it is the end")
     batches = [listed(number) for number in range(finished)]
     batches += [listed(number, BatchStatus.PROCESSING) for number in range(1000, 1003)]
     server = Liar(batches, LIES[lie])
