@@ -241,6 +241,8 @@ def _read_body(answer: http.client.HTTPResponse, limit: int) -> bytes:
 
 def _drain(answer: http.client.HTTPResponse) -> bool:
     """Read a body that nobody needs, and return whether its end was reached."""
+    if (answer.length or 0) > MAX_ERROR_BODY:
+        return False
     with suppress(OSError, http.client.HTTPException, ValueError, BadAnswerError):
         _read_body(answer, MAX_ERROR_BODY)
         return True

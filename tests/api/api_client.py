@@ -14,6 +14,7 @@ from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.api.wire import Wire
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 from tests.conditions import wait_until
@@ -34,6 +35,19 @@ SECRETS = (CLIENT_KEY, API_TOKEN, PROXY_USER, PROXY_PASSWORD, BASIC_AUTH, PROXY_
 
 def assert_no_secret(text: str) -> None:
     assert [secret for secret in SECRETS if secret in text or ascii(secret)[1:-1] in text] == []
+
+
+def count_received(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return how many bytes all connections have received from now on."""
+    counts: list[int] = []
+    receive = Wire.readinto
+
+    def counting(wire: Wire, buffer: memoryview) -> int:
+        counts.append(receive(wire, buffer))
+        return counts[-1]
+
+    monkeypatch.setattr(Wire, "readinto", counting)
+    return lambda: sum(counts)
 
 
 class Client:

@@ -1,6 +1,8 @@
 """An answer of the API as a Batch: what is tolerated, what is refused."""
 
 import json
+import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -358,7 +360,8 @@ def test_a_page_without_a_list_of_items_is_refused(items: object) -> None:
     st.dictionaries(st.text(max_size=8) | st.just("totalCount"), st.just(f"https://bucket.example/{SECRET}")),
 )
 def test_a_page_keeps_no_presigned_url_wherever_it_stands(of_item: dict[str, str], of_page: dict[str, str]) -> None:
-    of_page.pop("items", None)
+    for name in ("items", "log"):
+        of_page.pop(name, None)
     page = parse_page([{**ITEM, "errorLog": {"href": SECRET}, **of_item}, of_item], log=[SECRET], **of_page)
     assert page.length == 2
     assert SECRET not in repr(page)
@@ -371,3 +374,40 @@ def test_any_bytes_are_a_page_or_malformed(body: bytes) -> None:
         assert page.length - len(page.batches) <= page.unreadable <= page.length
         for batch in page.batches:
             assert_is_sound(batch)
+
+
+def every_place(document: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Name each place of a JSON document where a value stands, objects and lists included."""
+    yield place
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from every_place(value, (*place, key))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from every_place(value, (*place, index))
+
+
+def planted(document: Any, place: tuple[str | int, ...], value: object) -> Any:  # noqa: ANN401  Of any kind.
+    if not place:
+        return value
+    copy = json.loads(json.dumps(document))
+    target = copy
+    for step in place[:-1]:
+        target = target[step]
+    target[place[-1]] = value
+    return copy
+
+
+PRESIGNED = f"https://bucket.example/{SECRET}"
+PLANTED = [PRESIGNED, [PRESIGNED], {"href": PRESIGNED}, {PRESIGNED: PRESIGNED}]
+
+
+def test_a_batch_keeps_no_presigned_url_wherever_it_stands() -> None:
+    document = ANSWER | {"errors": PRESIGNED}
+    for place in every_place(document):
+        for value in PLANTED:
+            try:
+                shown = repr(parse(planted(document, place, value)))
+            except MalformedBatchError as error:
+                shown = "".join([repr(error), *traceback.format_exception(error)])
+            assert SECRET not in shown, place

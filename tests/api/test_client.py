@@ -17,15 +17,16 @@ from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api import client as api
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError, Reason
-from tests.api.api_client import BASIC_AUTH, PRESIGNED_URL, REF, Client, assert_no_secret
+from tests.api.api_client import BASIC_AUTH, PRESIGNED_URL, REF, Client, assert_no_secret, count_received
 from tests.conditions import wait_until
+from tests.fake_api import Clock
 from tools.raw_server import RawServer, answering, flooding
 from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]
 
 # For requests that may be answered, and for those that never are.
-SHORT_TIMEOUT = 0.5
+SHORT_TIMEOUT = 1.0
 SHORTEST_TIMEOUT = 0.15
 MEBIBYTE = 1024 * 1024
 BODY = json.dumps({"ref": REF, "status": {"code": "error", "log": PRESIGNED_URL}}).encode()
@@ -246,7 +247,6 @@ def test_an_answer_that_is_cut_is_a_failed_connection(new_client: NewClient, sen
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
         (CHUNKED, b"1\r\n \r\n", 0.01),
         (CHUNKED + b"0\r\n", b"X-Trailer: 1\r\n", None),
-        (reply("HTTP/1.1 404 Not Found\nContent-Length: 99999"), b"", 0.01),
         (reply("HTTP/1.1 200 OK\nContent-Encoding: gzip"), gzip.compress(b"", mtime=0), 0.01),
     ],
     ids=repr,
@@ -254,9 +254,30 @@ def test_an_answer_that_is_cut_is_a_failed_connection(new_client: NewClient, sen
 def test_a_server_that_never_ends_does_not_hold_a_request(
     new_client: NewClient, beginning: bytes, repeated: bytes, interval: float | None
 ) -> None:
-    expected = Reason.NOT_FOUND if b"404" in beginning else Reason.TIMEOUT
     with flooding(beginning, repeated, interval) as server:
-        new_client(server.url, timeout=SHORTEST_TIMEOUT).fail(expected)
+        new_client(server.url, timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
+
+
+def test_the_status_counts_though_its_body_never_comes(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, received = Clock(), count_received(monkeypatch)
+    sent = reply("HTTP/1.1 404 Not Found\nContent-Length: 9", b"1234567")
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.read_head(reader)
+        writer.write(sent)
+        await asyncio.to_thread(wait_until, lambda: received() == len(sent))
+        clock.now += 60
+        writer.write(b"8")
+        await reader.read()
+
+    with RawServer(script) as server:
+        new_client(server.url, timeout=30.0, clock=clock).fail(Reason.NOT_FOUND)
+
+
+def test_nobody_waits_for_a_large_body_of_an_error(new_client: NewClient) -> None:
+    with flooding(reply("HTTP/1.1 404 Not Found\nContent-Length: 99999"), b"", 0.01) as server:
+        # The timeout is that of the test, too: what ends the request is the length.
+        new_client(server.url, timeout=120.0).fail(Reason.NOT_FOUND)
 
 
 def test_a_port_where_nobody_listens_is_a_failed_connection(new_client: NewClient) -> None:

@@ -13,22 +13,21 @@ import pytest
 from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.api.resolver import Resolver
+from sitecore_cdp_exporter.api.wire import Wire
 from tests.api.api_client import (
     API_TOKEN,
     CLIENT_KEY,
     REF,
     Client,
-    prime,
 )
 from tests.conditions import wait_until
 from tests.fake_api import Clock
 from tools.raw_server import RawServer
-from tools.sandbox import Sandbox, faults
+from tools.sandbox import Sandbox
 
 NewClient = Callable[..., Client]
 
-# For requests that may be answered, and for those that never are.
-SHORT_TIMEOUT = 0.5
+# For requests that are never answered.
 SHORTEST_TIMEOUT = 0.15
 BODY = b'{"status": {"code": "processing"}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
@@ -82,20 +81,6 @@ def test_a_resolver_that_hangs_is_a_timeout_and_holds_one_thread(
     client.fail(Reason.TIMEOUT)
     assert resolver_threads() == 1
     assert resolver.calls == 1
-
-
-def test_fresh_connections_for_closed_ones_share_a_resolver_that_hangs(
-    api_sandbox: Sandbox, new_client: NewClient, use_resolver: Callable[[FakeResolver], None]
-) -> None:
-    client = new_client(api_sandbox.base_url, timeout=0.6)
-    prime(client, api_sandbox, 5)
-    api_sandbox.set_fault(faults.CloseReusedConnection())
-    use_resolver(FakeResolver())
-    with ThreadPoolExecutor(5) as executor:
-        failing = [executor.submit(client.fail, Reason.TIMEOUT) for _ in range(5)]
-        for each in failing:
-            each.result()
-    assert resolver_threads() == 1
 
 
 def test_a_name_is_looked_up_again_for_the_next_connection(
@@ -154,20 +139,26 @@ def silent_address(nothing_is_left: None) -> Iterator[tuple[str, int]]:  # noqa:
         yield listener.getsockname()
 
 
+class Countdown(Deadline):
+    """A deadline that says what is left as told, whatever the time is."""
+
+    def __init__(self, *left: float) -> None:
+        self._left = iter(left)
+
+    def left(self) -> float:
+        return next(self._left)
+
+
 def test_a_dead_address_leaves_time_for_the_next(
-    api_sandbox: Sandbox,
-    new_client: NewClient,
-    use_resolver: Callable[[FakeResolver], None],
-    closed_address: tuple[str, int],
-    silent_address: tuple[str, int],
+    closed_address: tuple[str, int], silent_address: tuple[str, int]
 ) -> None:
-    port = int(api_sandbox.base_url.rpartition(":")[2])
-    unknown_family = (9999, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
-    for dead in (closed_address, silent_address, unknown_family):
-        resolver = FakeResolver(dead, ("127.0.0.1", port))
-        resolver.open.set()
-        use_resolver(resolver)
-        assert new_client(f"http://localhost:{port}", timeout=0.6).read().total_records == 7
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        alive = (socket.AF_INET, socket.SOCK_STREAM, 0, "", listener.getsockname())
+        for family, dead in ((socket.AF_INET, closed_address), (socket.AF_INET, silent_address), (9999, alive[4])):
+            # Of 0.3 seconds for both the first gets half; the second gets as long as it may take here.
+            wire = Wire([(family, socket.SOCK_STREAM, 0, "", dead), alive], Countdown(0.3, 30.0, 30.0))
+            wire.sendall(b"")
+            wire.close()
 
 
 def test_addresses_that_are_all_dead_share_one_timeout(
