@@ -9,9 +9,10 @@ from collections.abc import Callable
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.poll.backoff import is_trouble
 from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED, log_change, log_end, log_status
 from sitecore_cdp_exporter.poll.poll import Poll
-from sitecore_cdp_exporter.poll.reading import Outcome
+from sitecore_cdp_exporter.poll.reading import Outcome, is_answer
 from sitecore_cdp_exporter.poll.request import AskBatch, Request
 from sitecore_cdp_exporter.poll.retention import Kept
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # One 403 is a batch of somebody else's; three in a row before anything else is the API refusing us.
 ANSWERS_THAT_SHOW_A_REFUSAL = 3
+# Likewise a 5xx may be a batch's own. A poll of fewer requests than this is no burden.
+MIN_ANSWERS_OF_TROUBLE = 3
 
 
 def learn_of_api(
@@ -39,6 +42,9 @@ def learn_of_api(
         memory.backoff.record(credentials, error, now)
     if not polls[0].is_probe:
         memory.health.note(error, of_batch=isinstance(request, AskBatch))
+    for poll in polls:
+        poll.answers += is_answer(error)
+        poll.troubles += is_trouble(error)
     # A batch that was forbidden before does not count: its 403 is its own, even when nothing else is left to ask.
     was_forbidden = isinstance(request, AskBatch) and _is_forbidden(polls[0].records[request.key].failure)
     if isinstance(credentials, PollError) or was_forbidden or (error is not None and error.status is None):
@@ -83,7 +89,8 @@ def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[],
             poll.show(watch())
         for batch in discovery.take_changed():
             log_status(memory.watched[batch.ref.lower()], batch.status)
-    if failure is not memory.list_failure:
+    # That it was not asked for is no news of a list that could not be read before.
+    if failure is not memory.list_failure and not (failure is Reason.SKIPPED and memory.list_failure is not None):
         memory.list_failure = failure
         if failure is None:
             logger.info("the list of batches can be read again")
@@ -98,11 +105,15 @@ def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[],
     poll.ask_batches(now)
 
 
-def judge_api(poll: Poll, *, over: bool) -> None:
-    """Decide whether the API is up; before a poll is over only good news is believed."""
-    poll.memory.health.judge(
-        over=over, credentials_refused=poll.memory.backoff.credentials_refused, skipped=poll.skipped
-    )
+def judge_api(poll: Poll, now: float, *, over: bool) -> None:
+    """Decide whether the API is up and not in trouble; before a poll is over only good news is believed."""
+    backoff = poll.memory.backoff
+    poll.memory.health.judge(over=over, credentials_refused=backoff.credentials_refused, skipped=poll.skipped)
+    if over:
+        if poll.answers == poll.troubles >= MIN_ANSWERS_OF_TROUBLE:
+            backoff.pause(now)
+        # Other scrapes may share the poll, and it must count once.
+        poll.answers = poll.troubles = 0
 
 
 def _is_forbidden(error: PollError | None) -> bool:

@@ -7,20 +7,33 @@ from http import HTTPStatus
 
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.poll.reading import is_answer
 
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
 SECONDS_BETWEEN_TRIALS = 60.0
+# How long an API in trouble, which answers 429 or 5xx to everything, is left alone; then twice as long each time.
+FIRST_PAUSE = 5.0
+MAX_PAUSE = 60.0
+
+
+def is_trouble(error: PollError | None) -> bool:
+    """Return whether an answer is one of an API in trouble, which does not say how long to wait."""
+    return (
+        error is not None and error.reason in {Reason.RATE_LIMITED, Reason.SERVER_ERROR} and error.retry_after is None
+    )
 
 
 class Backoff:
-    """Holds requests back until a Retry-After is over, and lets single trials through while credentials are refused.
+    """Holds requests back until a Retry-After is over, and lets single trials through while there is no hope for more.
 
     With refused credentials (401, or 403 for everything) there is one trial a minute, until one succeeds or the
-    credentials change.
+    credentials change. With an API in trouble the pause between two trials grows, until one gets another answer.
     """
 
     def __init__(self) -> None:
         self._not_before = float("-inf")
+        # Seconds; 0: the API is not in trouble.
+        self._pause = 0.0
         self._refused: Credentials | None = None
         self._next_trial = float("-inf")
 
@@ -32,7 +45,7 @@ class Backoff:
     @property
     def tries(self) -> bool:
         """Whether a request that is sent now is a trial, and no other may be sent before it has ended."""
-        return self._refused is not None
+        return self._refused is not None or self._pause > 0
 
     def allows(self, credentials: Credentials, now: float) -> bool:
         """Return whether a request with these credentials may be sent now."""
@@ -42,7 +55,8 @@ class Backoff:
 
     def begin_trial(self, now: float) -> None:
         """Take note that a trial is sent."""
-        self._next_trial = now + SECONDS_BETWEEN_TRIALS
+        self._pause = min(2 * self._pause, MAX_PAUSE)
+        self._next_trial = now + (self._pause if self._refused is None else SECONDS_BETWEEN_TRIALS)
 
     def record(self, credentials: Credentials, error: PollError | None, now: float) -> None:
         """Learn from the outcome of a request; None is a success."""
@@ -50,12 +64,20 @@ class Backoff:
             self._refused = None
         elif error.reason is Reason.UNAUTHORIZED:
             self.refuse(credentials, now)
+        if is_answer(error) and (error is None or error.reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR}):
+            self._pause = 0.0
         if (
             error is not None
             and error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
             and error.retry_after is not None
         ):
             self._not_before = max(self._not_before, now + error.retry_after)
+
+    def pause(self, now: float) -> None:
+        """Take note that a whole poll got nothing but the answers of an API in trouble."""
+        if not self._pause:
+            self._pause = FIRST_PAUSE
+            self._next_trial = now + FIRST_PAUSE
 
     def refuse(self, credentials: Credentials, now: float) -> None:
         """Treat the credentials as refused from now on."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.errors import (
     BATCH_REASONS,
-    NO_ANSWER_REASONS,
-    NOT_ASKED_REASONS,
     PollError,
     Reason,
 )
@@ -27,7 +25,7 @@ from sitecore_cdp_exporter.poll.acceptance import (
 from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.health import ApiHealth
-from sitecore_cdp_exporter.poll.reading import Outcome, Reading
+from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.retention import Kept, keep
 from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched, overruled, watch
 
@@ -129,8 +127,7 @@ class Record:
 
         """
         self.asked = now
-        is_answer = isinstance(outcome, Reading) or outcome.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS
-        self.late = outcome if self.missed and is_answer else None
+        self.late = outcome if self.missed and is_answer(outcome if isinstance(outcome, PollError) else None) else None
         self.missed = False
         is_refusal = isinstance(outcome, PollError) and outcome.reason in BATCH_REASONS
         self.refused = listed if is_refusal else None

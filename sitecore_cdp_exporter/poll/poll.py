@@ -41,6 +41,8 @@ class Poll:
         skipped: Whether something was not asked because the API wants no requests.
         logged: How many changes of batches it has logged.
         first_answers: The first answers, as their errors; None is a success.
+        answers: How many there were.
+        troubles: How many of them were those of an API in trouble.
 
     """
 
@@ -64,6 +66,8 @@ class Poll:
     skipped: bool = False
     logged: int = 0
     first_answers: list[PollError | None] = field(default_factory=list)
+    answers: int = 0
+    troubles: int = 0
     ended: float | None = None
     finished: threading.Event = field(default_factory=threading.Event)
 
@@ -109,7 +113,14 @@ class Poll:
         self._ask_due(now, last_request=self.memory.last_request)
 
     def _ask_due(self, now: float, *, last_request: float) -> None:
-        due = plan(self.records, self.discovery.known, self.seen_unfinished, now=now, last_request=last_request)
+        due = plan(
+            self.records,
+            self.discovery.known,
+            self.seen_unfinished,
+            now=now,
+            last_request=last_request,
+            longest_ago_first=self.memory.backoff.tries,
+        )
         for key in due:
             listed = self.listed(key)
             # As the API writes it, or else as it is listed here.

@@ -195,7 +195,7 @@ class Poller:
             now = self._clock()
             queue.leave(poll)
             if not poll.is_probe:
-                judge_api(poll, over=poll.over(now) and not self._stopped)
+                judge_api(poll, now, over=poll.over(now) and not self._stopped)
             return take_snapshot(poll, now)
 
     def _end_slow_lists(self, queue: Queue, now: float) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sitecore_cdp_exporter.api.batch import Batch
-from sitecore_cdp_exporter.api.errors import PollError
+from sitecore_cdp_exporter.api.errors import NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +17,8 @@ class Reading:
 
 # What came of asking for a batch.
 Outcome: TypeAlias = Reading | PollError
+
+
+def is_answer(error: PollError | None) -> bool:
+    """Return whether the API answered, be it with an error; None is a success."""
+    return error is None or error.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS | {Reason.INTERNAL}

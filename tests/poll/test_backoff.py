@@ -100,3 +100,58 @@ def test_a_shorter_retry_after_does_not_end_a_longer_one(backoff: Backoff) -> No
 def test_other_errors_ask_for_no_pause(backoff: Backoff, error: PollError) -> None:
     backoff.record(OLD, error, 0)
     assert backoff.allows(OLD, 0)
+
+
+class TestAnApiInTrouble:
+    def test_the_pause_between_two_trials_doubles_up_to_a_minute(self, backoff: Backoff) -> None:
+        now = 0.0
+        backoff.pause(now)
+        for pause in (5, 10, 20, 40, 60, 60):
+            assert not backoff.allows(OLD, now + pause - 0.1)
+            now += pause
+            assert backoff.allows(OLD, now)
+            assert backoff.tries
+            backoff.begin_trial(now)
+            backoff.record(OLD, PollError.of_status(503), now)
+
+    @pytest.mark.parametrize(
+        "outcome", [None, PollError.of_status(404), PollError.of_status(403), PollError(Reason.BAD_RESPONSE)]
+    )
+    def test_any_other_answer_ends_it(self, backoff: Backoff, outcome: PollError | None) -> None:
+        backoff.pause(0)
+        backoff.begin_trial(5)
+        backoff.record(OLD, outcome, 5)
+        assert backoff.allows(OLD, 5)
+        assert not backoff.tries
+        backoff.pause(6)
+        assert backoff.allows(OLD, 11), "it begins anew"
+
+    @pytest.mark.parametrize(
+        "outcome",
+        [
+            PollError.of_status(429),
+            PollError.of_status(500),
+            PollError(Reason.TIMEOUT),
+            PollError(Reason.CONNECTION),
+            PollError(Reason.INTERNAL),
+        ],
+    )
+    def test_no_answer_and_one_of_trouble_do_not(self, backoff: Backoff, outcome: PollError) -> None:
+        backoff.pause(0)
+        backoff.begin_trial(5)
+        backoff.record(OLD, outcome, 6)
+        assert backoff.tries
+        assert not backoff.allows(OLD, 14.9)
+        assert backoff.allows(OLD, 15)
+
+    def test_more_bad_news_does_not_begin_it_anew(self, backoff: Backoff) -> None:
+        backoff.pause(0)
+        backoff.begin_trial(5)
+        backoff.pause(6)
+        assert not backoff.allows(OLD, 14.9)
+
+    def test_a_refusal_meanwhile_has_its_own_pace(self, backoff: Backoff) -> None:
+        backoff.pause(0)
+        backoff.record(OLD, PollError.of_status(401), 1)
+        assert not backoff.allows(OLD, 60)
+        assert backoff.allows(OLD, 61)

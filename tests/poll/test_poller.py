@@ -876,6 +876,79 @@ class TestRefusals:
         assert failures(poll(poller, clock)) == [error.reason, None]
 
 
+class TestAnApiInTrouble:
+    """It answers 429 or 5xx to everything, and does not say how long to wait."""
+
+    @pytest.mark.parametrize("status", [429, 500, 503])
+    def test_it_gets_one_request_and_then_a_pause_that_grows_up_to_a_minute(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, status: int
+    ) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=16)
+        watch(watchlist, *range(200))
+        api.answers |= {ref(number): PollError.of_status(status) for number in range(200)}
+        poll(poller, clock)
+        assert len(api.take_asked()) == 200
+        asked = []
+        for _ in range(16):
+            clock.now += 15
+            snapshot = poll(poller, clock)
+            asked.append(len(api.take_asked()))
+            assert failures(snapshot).count(Reason.SKIPPED) == 200 - asked[-1]
+            assert snapshot.api_up is False
+        assert asked == [1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+
+    def test_when_the_one_request_succeeds_the_rest_is_asked_in_the_same_poll(
+        self, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=4)
+        watch(watchlist, *range(20))
+        api.answers |= {ref(number): PollError.of_status(500) for number in range(20)}
+        poll(poller, clock)
+        api.answers.clear()
+        clock.now += 5
+        api.take_asked()
+        assert failures(poll(poller, clock)) == [None] * 20
+        assert len(api.take_asked()) == 20
+
+    def test_a_few_that_always_fail_do_not_keep_a_new_batch_from_being_asked(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
+        watch(watchlist, 1, 2, 3)
+        poll(poller, clock)
+        api.answers |= {ref(number): PollError.of_status(500) for number in (1, 2, 3)}
+        clock.now += 15
+        poll(poller, clock)
+        watch(watchlist, 1, 2, 3, 4)
+        clock.now += 15
+        assert failures(poll(poller, clock)) == [*[Reason.SERVER_ERROR] * 3, None]
+
+    def test_one_good_answer_makes_the_others_the_fault_of_their_batches(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
+        watch(watchlist, *range(6))
+        api.answers |= {ref(number): PollError.of_status(500) for number in range(5)}
+        for _ in range(3):
+            assert failures(poll(poller, clock)) == [*[Reason.SERVER_ERROR] * 5, None]
+
+    def test_a_poll_of_two_requests_is_no_burden(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
+        watch(watchlist, 1, 2)
+        api.answers |= {ref(number): PollError.of_status(500) for number in (1, 2)}
+        for _ in range(3):
+            assert failures(poll(poller, clock)) == [Reason.SERVER_ERROR] * 2
+
+    def test_a_probe_waits_as_well_and_begins_no_pause(
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
+        api.answers |= {ref(number): PollError.of_status(500) for number in range(9)}
+        for number in range(4):
+            assert failures(poller.probe(ref(number), clock.now + LONGEST_WAIT)) == [Reason.SERVER_ERROR]
+        watch(watchlist, 1, 2, 3)
+        poll(poller, clock)
+        assert failures(poller.probe(ref(8), clock.now + LONGEST_WAIT)) == [Reason.SKIPPED]
+
+
 class TestProbes:
     def test_a_probe_asks_for_one_batch(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1, 2)
@@ -972,7 +1045,7 @@ outcomes = st.sampled_from(
     [
         *(batch(0, status) for status in BatchStatus),
         PollError.of_status(404),
-        PollError.of_status(500),
+        PollError.of_status(302),
         PollError(Reason.TIMEOUT),
         PollError(Reason.BAD_RESPONSE),
     ]

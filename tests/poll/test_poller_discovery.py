@@ -196,6 +196,27 @@ class TestABrokenList:
         assert skipped.discovery.failure is Reason.SKIPPED
         assert requests_of(api) == 1
 
+    def test_an_api_that_fails_everything_gets_one_request_and_a_pause(
+        self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        poller = make_poller(api, clock)
+        keys = [put(api, number, BatchStatus.PROCESSING) for number in range(50)]
+        poll(poller, clock)
+        api.list_error = PollError.of_status(503)
+        good = dict(api.answers)
+        api.answers |= dict.fromkeys(keys, PollError.of_status(503))
+        requests_of(api)
+        failing = []
+        for _ in range(6):
+            poll(poller, clock)
+            failing.append(requests_of(api))
+        assert failing == [51, 1, 1, 0, 1, 0]
+        api.list_error, api.answers = None, good
+        clock.now += 60
+        assert [state.failure for state in poll(poller, clock).batches] == [None] * 50
+        about_the_list = [record.message for record in caplog.records if "the list" in record.message]
+        assert about_the_list == ["the list of batches cannot be read"]
+
     def test_unreadable_credentials_are_told_of_the_list_too(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, batches=[ref(9)])
         api.credentials = PollError(Reason.CREDENTIALS, "there is no password")
@@ -434,6 +455,26 @@ class TestReconfigure:
         api.open.set()
         assert polling.result().discovery is not None
         assert poll(poller, clock).batches == ()
+
+    def test_discovery_off_and_on_while_a_page_is_under_way_costs_no_scrape_its_list(
+        self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
+    ) -> None:
+        put(api, 1)
+        poller = make_poller(api, clock)
+        api.open.clear()
+        late = background.submit(poller.poll, clock.now + 10)
+        api.wait_until_at_once(1)
+        clock.now += 10
+        assert late.result(LONGEST_WAIT).discovery is not None
+        for enabled in (False, True):
+            poller.reconfigure(api, make_config(discovery={"enabled": enabled}))
+        polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        api.wait_until_at_once(2)
+        api.open.set()
+        snapshot = polling.result(LONGEST_WAIT)
+        assert snapshot.discovery is not None
+        assert snapshot.discovery.failure is None
+        assert len(snapshot.batches) == 1
 
     def test_a_probe_asks_another_organisation_at_once(
         self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
