@@ -141,7 +141,10 @@ class ExporterMachine(RuleBasedStateMachine):
         # The feed of each watched batch; and by feed, what was known of batches that are watched no more.
         self.feed_of: dict[str, str | None] = {}
         self.past: dict[str, list[tuple[Truth, bool]]] = {}
-        self.next_trial: float | None = None
+        self.is_refused = False
+        # Between two trials of an API that fails everything, in seconds; 0: it does not.
+        self.pause = 0
+        self.next_trial = 0.0
         self.registry = CollectorRegistry()
         self.service = Service(
             self.directory / "config.yaml",
@@ -393,7 +396,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self.sandbox.clear_requests()
         snapshot = self.service.poller.poll(self.time[0] + LONGEST_WAIT)
         self.load_files()
-        allowed = self.judge_requests()
+        allowed = self.judge_requests(of_scrape=True)
         list_was_read = self.applied.discovery and allowed and not self.list_is_broken
         self.in_list = set()
         remembered_before = dict(self.remembered)
@@ -420,22 +423,34 @@ class ExporterMachine(RuleBasedStateMachine):
             )
             assert error == (float(self.file_errors[name] or content is None) if self.applied.files else None)
 
-    def judge_requests(self) -> bool:
+    def judge_requests(self, *, of_scrape: bool) -> bool:
         """Judge what was asked, and return whether the API was to be asked for all that is of interest."""
-        allowed = self.token_is_right and (self.next_trial is None or self.time[0] >= self.next_trial)
         requests = self.sandbox.requests
         assert {request.method for request in requests} <= {"GET"}
         asked = Counter((request.path, request.query) for request in requests)
         assert not asked or max(asked.values()) == 1, "nothing is asked twice in a poll"
         answers = [request.status for request in requests]
         assert answers.count(401) <= CONCURRENCY, "no request follows a 401"
-        if 401 in answers or (self.next_trial is not None and {*answers} == {500}):
-            # A trial that fails for another reason proves nothing, and the next one has to wait as well.
+        tries = self.is_refused or self.pause > 0
+        may_ask = not tries or self.time[0] >= self.next_trial
+        if not may_ask:
+            assert not answers, "the API is left alone"
+        elif tries and answers:
+            # One that fails in vain proves nothing, and the next one has to wait as well.
+            self.pause = min(2 * self.pause, 60)
+            self.next_trial = self.time[0] + (60 if self.is_refused else self.pause)
+        is_trouble = set(answers) == {500}
+        if 401 in answers:
+            self.is_refused, self.pause = True, 0
             self.next_trial = self.time[0] + 60
-            return False
-        if answers:
-            self.next_trial = None
-        return allowed
+        elif answers and not is_trouble:
+            self.is_refused, self.pause = False, 0
+        elif is_trouble and tries:
+            assert len(answers) == 1, "a trial comes first"
+        elif is_trouble and of_scrape and len(answers) >= 3:
+            self.pause = 5
+            self.next_trial = self.time[0] + 5
+        return may_ask and self.token_is_right and not (tries and is_trouble)
 
     def judge_what_was_asked(self, remembered: dict[str, bool], *, list_was_read: bool) -> None:
         asked = {path.rpartition("/")[2].lower() for path in (request.path for request in self.sandbox.requests)}
@@ -596,7 +611,7 @@ class ExporterMachine(RuleBasedStateMachine):
         if state.reading is not None and state.reading.batch.status.finished and state.reading.batch.details_read:
             self.probed_finished.add(ref)
         assert len(self.sandbox.requests) <= 1
-        allowed = self.judge_requests()
+        allowed = self.judge_requests(of_scrape=False)
         if state.reading is not None:
             assert state.reading.batch.status == self.world[ref].status
         else:
