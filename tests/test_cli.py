@@ -14,7 +14,7 @@ import prometheus_client
 import pytest
 import requests
 
-from sitecore_cdp_exporter import __version__, cli
+from sitecore_cdp_exporter import __version__, cli, systemd
 from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ConfigReloader
@@ -384,7 +384,9 @@ def test_a_resolver_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> N
     assert "Traceback" not in ended.stderr
 
 
-def test_a_signal_during_the_start_ends_it_with_0(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_the_start_ends_it_and_leaves_signals_as_they_were(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = WebServer.start
 
     async def start_after_a_signal(self: WebServer, *addresses: Any) -> list[ListenAddress]:  # noqa: ANN401  Those of start.
@@ -392,9 +394,31 @@ def test_a_signal_during_the_start_ends_it_with_0(config: Path, monkeypatch: pyt
         return await start(self, *addresses)
 
     monkeypatch.setattr(WebServer, "start", start_after_a_signal)
-    before = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
-    assert main([f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]) == 0
-    assert [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)] == before
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        assert main([f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]) == 0
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 3
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_systemd_learns_when_it_listens_and_when_it_stops(
+    config: Path, free_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _, port = free_address.partition(":")
+    states = []
+
+    def notify(state: str) -> None:
+        states.append(state)
+        # It would be refused before the exporter listens.
+        socket.create_connection((host, int(port))).close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(systemd, "notify", notify)
+    assert main([f"--config.file={config}", f"--web.listen-address={free_address}"]) == 0
+    assert states == ["READY=1", "STOPPING=1"]
 
 
 def test_a_sighup_while_the_config_is_read_loads_it_again(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

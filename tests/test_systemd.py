@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from sitecore_cdp_exporter.systemd import notify
+from tests.system.systemd_unit import UNIT_FILE, Unit
 from tests.web.web_server_thread import PATIENCE
 
 
@@ -57,3 +58,11 @@ def test_a_systemd_that_cannot_be_reached_is_logged(
     with caplog.at_level(logging.WARNING):
         notify("READY=1")
     assert caplog.messages == ["cannot notify systemd"]
+
+
+def test_the_unit_waits_for_the_notice_and_restarts_whatever_ended_it() -> None:
+    unit = Unit.read(UNIT_FILE)
+    assert (unit.values("Type"), unit.values("Restart")) == (["notify"], ["always"])
+    # The notice goes through a Unix socket.
+    [families] = unit.values("RestrictAddressFamilies")
+    assert "AF_UNIX" in families.split()
