@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.sandbox import faults
 from sitecore_cdp_exporter.sandbox.control import FAULTS_PATH
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY, LOOPBACK, Sandbox
@@ -70,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--client-key", help=f"default {CLIENT_KEY}, with the token {API_TOKEN} whatever the environment has"
     )
-    parser.add_argument("--version", action="version", version=__version__)
     return parser
 
 

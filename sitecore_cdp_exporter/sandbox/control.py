@@ -12,24 +12,19 @@ CONTROL_PATH = "/sandbox/"
 FAULTS_PATH = f"{CONTROL_PATH}faults"
 
 
-class Control:
-    """Answers the requests to the control path."""
+def control_routes(faults: ActiveFaults) -> list[web.RouteDef]:
+    """Return the routes of the control path."""
 
-    def __init__(self, faults: ActiveFaults) -> None:
-        self._faults = faults
-
-    def routes(self) -> list[web.RouteDef]:
-        """Return the routes."""
-        return [web.put(FAULTS_PATH, self._set_fault), web.delete(FAULTS_PATH, self._clear_faults)]
-
-    async def _set_fault(self, request: web.Request) -> web.Response:
+    async def set_fault(request: web.Request) -> web.Response:
         try:
             order = FaultOrder.model_validate_json(await request.read())
-            self._faults.set(order.parse(), ref=order.ref, times=order.times)
+            faults.set(order.parse(), ref=order.ref, times=order.times)
         except ValidationError as error:
             return error_answer(HTTPStatus.BAD_REQUEST, describe(error))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
-    async def _clear_faults(self, _request: web.Request) -> web.Response:
-        self._faults.clear()
+    async def clear_faults(_request: web.Request) -> web.Response:
+        faults.clear()
         return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    return [web.put(FAULTS_PATH, set_fault), web.delete(FAULTS_PATH, clear_faults)]

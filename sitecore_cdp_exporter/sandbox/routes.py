@@ -1,6 +1,5 @@
 """The paths of the Batch API: allocate a batch, ask for one, list them."""
 
-import re
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated
@@ -9,12 +8,12 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sitecore_cdp_exporter.sandbox.answers import batch_body, describe, error_answer, list_item
+from sitecore_cdp_exporter.sandbox.records import is_uuid
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches, State
 from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 
 BATCHES_PATH = "/v2/batches"
 INSPECT_PATH = f"{BATCHES_PATH}/inspect"
-UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # Sitecore's documented curl command sends JSON without naming its type, and curl then names the one of HTML forms.
 ACCEPTED_CONTENT_TYPES = frozenset(
     {"application/json", "application/octet-stream", "application/x-www-form-urlencoded"}
@@ -58,7 +57,7 @@ class BatchRoutes:
 
     async def _allocate(self, request: web.Request) -> web.Response:
         ref = request.match_info["ref"]
-        if not UUID_PATTERN.fullmatch(ref):
+        if not is_uuid(ref):
             return error_answer(HTTPStatus.BAD_REQUEST, "The batch ref must be a UUID")
         if request.content_type not in ACCEPTED_CONTENT_TYPES:
             return error_answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)

@@ -12,10 +12,10 @@ from typing import Self
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from sitecore_cdp_exporter.sandbox.control import Control
+from sitecore_cdp_exporter.sandbox.control import control_routes
 from sitecore_cdp_exporter.sandbox.faults import ActiveFaults
 from sitecore_cdp_exporter.sandbox.gate import Gate
-from sitecore_cdp_exporter.sandbox.records import ImportStoppedError, import_file
+from sitecore_cdp_exporter.sandbox.records import import_file
 from sitecore_cdp_exporter.sandbox.routes import BatchRoutes
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches
 from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
@@ -58,7 +58,7 @@ class Sandbox:
         storage = Storage(self._batches, self._receive_file)
         routes = BatchRoutes(self._batches, storage, max_page_size=max_page_size)
         application = web.Application(middlewares=self._middlewares(), client_max_size=MAX_UPLOAD_BYTES + 1)
-        application.add_routes([*routes.routes(), *storage.routes(), *Control(self._faults).routes()])
+        application.add_routes([*routes.routes(), *storage.routes(), *control_routes(self._faults)])
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -140,10 +140,6 @@ class Sandbox:
             self._importer.submit(self._import, batch, content)
 
     def _import(self, batch: Batch, content: bytes) -> None:
-        try:
-            result = import_file(
-                content, checksum=batch.checksum, size=batch.size, is_stopping=self._is_stopping.is_set
-            )
-        except ImportStoppedError:
-            return
-        self._batches.finish(batch, result)
+        result = import_file(content, checksum=batch.checksum, size=batch.size, is_stopping=self._is_stopping.is_set)
+        if result is not None:
+            self._batches.finish(batch, result)

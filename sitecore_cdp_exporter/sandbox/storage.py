@@ -20,9 +20,6 @@ LOG_NAME = "error.log.gz"
 MAX_UPLOAD_BYTES = 50 * 1024**2
 LOG_URL_LIFETIME = timedelta(hours=1)
 
-# Takes in a wholly received file.
-ReceiveFile = Callable[[str, bytes], None]
-
 
 class StorageError(Exception):
     """A refusal with a code of S3's own."""
@@ -41,9 +38,9 @@ class StorageError(Exception):
 
 
 class Storage:
-    """Signs URLs and answers the requests that come with them. `receive_file` gets each upload."""
+    """Signs URLs and answers the requests that come with them. `receive_file` gets ref and content of each upload."""
 
-    def __init__(self, batches: Batches, receive_file: ReceiveFile) -> None:
+    def __init__(self, batches: Batches, receive_file: Callable[[str, bytes], None]) -> None:
         self._batches = batches
         self._receive_file = receive_file
         self._key = secrets.token_bytes(32)
