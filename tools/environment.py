@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parent.parent
 RUNTIME, DEVELOPMENT, PROJECT = "requirements.txt", "requirements-dev.txt", "pyproject.toml"
 # What pip downloads, in MB. It only tells a person how long the wait may be.
-DOWNLOADS = {RUNTIME: 8, DEVELOPMENT: 100}
+DOWNLOADS = {RUNTIME: 8, DEVELOPMENT: 110}
 STAMP = ".installed.json"
 # What `python -m venv` writes. A folder that holds anything else and no pyvenv.cfg is not ours to clear.
 WRITTEN_BY_VENV = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore"}

@@ -155,7 +155,7 @@ def test_each_command_installs_what_it_needs_and_no_more_and_says_so(clone: Clon
     library = next(clone.path.glob(".venv/lib/*/site-packages/library.py"))
     installed_at = library.stat().st_ctime_ns
     assert clone.make("development").stderr.splitlines() == [
-        "[1/2] Installing 2 packages of requirements-dev.txt, up to 100 MB to download",
+        "[1/2] Installing 2 packages of requirements-dev.txt, up to 110 MB to download",
         "[2/2] Installing the project itself",
     ]
     assert library.stat().st_ctime_ns == installed_at
