@@ -153,7 +153,8 @@ def _say(line: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit status."""
-    venv, *locks = (Path(argument).absolute() for argument in arguments)
+    # Resolved, because .venv may be a link to another disk, in which `python -m venv` makes nothing.
+    venv, *locks = (Path(argument).resolve() for argument in arguments)
     venv.parent.mkdir(parents=True, exist_ok=True)
     # Two terminals may run make in the same folder at once. A lock of the folder itself leaves no file behind.
     folder = os.open(venv.parent, os.O_RDONLY)

@@ -225,6 +225,15 @@ def test_a_clone_that_is_moved_works_where_it_is(clone: Clone) -> None:
 
 
 @slow
+def test_the_environment_may_be_a_link_to_another_disk(clone: Clone) -> None:
+    (clone.path.parent / "disk").mkdir()
+    (clone.path / ".venv").symlink_to(clone.path.parent / "disk", target_is_directory=True)
+    assert clone.make("demo").stdout == "1.0\n"
+    assert (clone.path / ".venv").is_symlink()
+    assert clone.make("demo").stderr == ""
+
+
+@slow
 def test_what_a_newer_lock_file_no_longer_names_is_gone(clone: Clone) -> None:
     assert clone.make("development").returncode == 0
     locked = (clone.path / "requirements.txt").read_text(encoding="utf-8")
