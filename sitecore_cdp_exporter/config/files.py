@@ -80,6 +80,10 @@ class ReadFiles:
             return None
 
 
+# How much of a scrape's time a slow disk may take. After that the files count as they were.
+MAX_SHARE_OF_A_SCRAPE = 0.25
+
+
 class BackgroundLook:
     """Looks at files in a thread of its own, so that a slow disk delays nobody for longer than they want to wait.
 

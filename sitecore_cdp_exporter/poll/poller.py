@@ -19,6 +19,7 @@ from typing import TypeVar
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api
 from sitecore_cdp_exporter.poll.memory import Memory
@@ -33,9 +34,6 @@ from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched
 Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
-
-# How much of a scrape's time a slow disk may take. After that the batch files count as they were.
-MAX_SHARE_OF_FILES = 0.25
 
 
 class Poller:
@@ -159,7 +157,7 @@ class Poller:
 
     def _look_at_files(self, deadline: float) -> None:
         """Look at the batch files; a slow disk may take a part of the time until the deadline."""
-        self._batch_files.refresh(max(deadline - self._clock(), 0) * MAX_SHARE_OF_FILES)
+        self._batch_files.refresh(max(deadline - self._clock(), 0) * MAX_SHARE_OF_A_SCRAPE)
 
     # How a poll begins and ends; all under the lock.
 

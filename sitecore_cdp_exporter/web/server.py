@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
@@ -60,8 +61,8 @@ class Reloader(Protocol):
     def reload(self) -> None:
         """Load the config again, or raise ConfigError."""
 
-    def reload_if_changed(self) -> None:
-        """Load the config again if its file has changed."""
+    def reload_if_changed(self, timeout: float | None = None) -> None:
+        """Load the config again if its file has changed; wait for a slow disk for `timeout` seconds at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +269,7 @@ class WebServer:
     async def _metrics(self, request: web.Request) -> web.Response:
         def collect(deadline: float) -> Encode:
             if self._settings.auto_reload:
-                self._reloader.reload_if_changed()
+                self._reloader.reload_if_changed((deadline - time.monotonic()) * MAX_SHARE_OF_A_SCRAPE)
             snapshot = self._poller.poll(deadline)
             others = Families(poll_families(snapshot), self._registry.collect())
             return partial(self._exposition.encode, snapshot, others)

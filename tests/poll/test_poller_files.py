@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import ApiConfig, Config
-from sitecore_cdp_exporter.poll.poller import MAX_SHARE_OF_FILES, Poller
+from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
@@ -59,7 +60,7 @@ def test_a_slow_disk_takes_only_a_part_of_the_time(clock: Clock, kind: str) -> N
     poller = make_poller(files, clock)
     deadline = clock.now + 8.0
     snapshot = poller.poll(deadline) if kind == "poll" else poller.probe(ref(1), deadline)
-    assert files.waited == [8.0 * MAX_SHARE_OF_FILES]
+    assert files.waited == [8.0 * MAX_SHARE_OF_A_SCRAPE]
     assert all(state.failure is None for state in snapshot.batches)
 
 

@@ -359,11 +359,11 @@ def test_a_hasty_scrape_does_not_spoil_the_poll_of_a_patient_one(
     sandbox.set_fault(faults.Hang())
     with ExitStack() as stack:
         if hasty_first:
-            hasty = exporter.get("/metrics", headers={TIMEOUT: "0.1"})
+            hasty = exporter.get("/metrics", headers={TIMEOUT: "1e-9"})
         patient = scrapes(exporter, 1, stack, headers={TIMEOUT: "100"})[0]
         wait_until(lambda: len(sandbox.requests) == 1)
         if not hasty_first:
-            hasty = exporter.get("/metrics", headers={TIMEOUT: "0.1"})
+            hasty = exporter.get("/metrics", headers={TIMEOUT: "1e-9"})
         assert not patient.done()
         sandbox.clear_faults()
         assert value(patient.result(), "sitecore_cdp_batch_status_code", ref=LISTED) == 2

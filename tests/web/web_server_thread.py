@@ -114,8 +114,8 @@ class NoReloader:
     def reload(self) -> None:
         raise AssertionError("no reload is expected")
 
-    def reload_if_changed(self) -> None:
-        raise AssertionError("no reload is expected")
+    def reload_if_changed(self, timeout: float | None = None) -> None:
+        raise AssertionError(f"no reload is expected, within {timeout} s")
 
 
 class NoApi:

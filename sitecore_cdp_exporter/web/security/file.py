@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.config.errors import one_line
-from sitecore_cdp_exporter.config.files import ReadFiles, read_regular_file, why_unread
+from sitecore_cdp_exporter.config.files import BackgroundLook, ReadFiles, read_regular_file, why_unread
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES
@@ -120,7 +119,7 @@ class WebConfigFile:
     def __init__(self, path: Path, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()
+        self._look = BackgroundLook(self._reload_if_changed)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
         self._comparisons = Comparisons(self._threads)
         self._files = ReadFiles(MAX_FILE_BYTES)
@@ -146,15 +145,17 @@ class WebConfigFile:
     async def watch(self) -> None:
         """Look at the files every second, on a thread because a disk may be slow, until cancelled."""
         while True:
-            await asyncio.to_thread(self.current)
+            await asyncio.to_thread(self._look.wait, SECONDS_BETWEEN_LOOKS)
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     def current(self) -> WebSecurity:
         """Return what the files say now, or what was loaded last if they cannot be used. Raises nothing."""
-        with self._lock:
-            if self._files.changed():
-                self._reload()
+        self._look.wait(None)
         return self._security
+
+    def _reload_if_changed(self) -> None:
+        if self._files.changed():
+            self._reload()
 
     def close(self) -> None:
         """End the thread that compares passwords."""
