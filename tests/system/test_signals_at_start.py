@@ -11,7 +11,7 @@ from tests.test_main import EXPORTER_PY, WAYS_TO_START
 from tests.web.web_server_thread import PATIENCE
 from tools.program import Program, running
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow(reason="starts the program some 30 times; test_main sends signals before its imports")
 
 
 def handles(program: Program, number: signal.Signals) -> bool:
