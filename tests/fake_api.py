@@ -1,6 +1,7 @@
 """A stand-in for `api.BatchApi` whose answers a test decides, and a clock that a test moves."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,9 +46,10 @@ class Clock:
         return self.now
 
     def wait(self, event: threading.Event, moment: float) -> None:
-        """Wait for an event, or until a test has moved the clock to this moment."""
+        """Wait for an event, or until a test has moved the clock to this moment; not for ever, lest a failure hangs."""
+        give_up = time.monotonic() + 2 * LONGEST_WAIT
         while not event.wait(0.002) and self.now < moment:
-            pass
+            assert time.monotonic() < give_up, "nothing happens, and nobody moves the clock"
 
 
 class FakeApi:

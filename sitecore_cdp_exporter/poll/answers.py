@@ -62,8 +62,9 @@ def learn_batch(request: AskBatch, polls: list[Poll], outcome: Outcome, now: flo
     for poll in {id(poll.records[key]): poll for poll in polls}.values():
         record = poll.records[key]
         if poll.logged < MAX_LOGGED:
-            listed = key in poll.memory.watched
-            poll.logged += log_change(poll.kept.watched[key], record, outcome, listed=listed)
+            watched = poll.kept.watched[key]
+            feed = poll.config.feeds_by_name.get(watched.feed or "")
+            poll.logged += log_change(watched, record, outcome, feed, listed=key in poll.memory.watched)
             if poll.logged == MAX_LOGGED:
                 log_end()
         record.learn(outcome, request.listed, now, poll.config.recheck_finished)

@@ -12,7 +12,7 @@ from sitecore_cdp_exporter.poll.reading import is_answer
 # A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
 SECONDS_BETWEEN_TRIALS = 60.0
 # How long an API in trouble, which answers 429 or 5xx to everything, is left alone; then twice as long each time.
-FIRST_PAUSE = 5.0
+FIRST_PAUSE = 1.0
 MAX_PAUSE = 60.0
 
 

@@ -2,8 +2,10 @@
 
 import logging
 
-from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError
+from sitecore_cdp_exporter.config.model import FeedConfig
+from sitecore_cdp_exporter.poll.acceptance import is_accepted
 from sitecore_cdp_exporter.poll.memory import Record
 from sitecore_cdp_exporter.poll.reading import Outcome
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -24,13 +26,14 @@ def log_end() -> None:
     logger.warning("this poll logs no more batches; the metrics name them all")
 
 
-def log_change(watched: Watched, record: Record, outcome: Outcome, *, listed: bool) -> bool:
+def log_change(watched: Watched, record: Record, outcome: Outcome, feed: FeedConfig | None, *, listed: bool) -> bool:
     """Log what an outcome says that the record does not know yet.
 
     Args:
         watched: The batch.
         record: What is known of it; whether its failure was logged is noted there.
         outcome: What was answered.
+        feed: Its feed, if the config has it.
         listed: Whether it is on the watch list. Any ref may be probed, so failures of others are logged at level debug.
 
     Returns:
@@ -38,17 +41,29 @@ def log_change(watched: Watched, record: Record, outcome: Outcome, *, listed: bo
 
     """
     if isinstance(outcome, PollError):
-        return _log_failure(watched, record, outcome, listed=listed)
+        return _log_failed_request(watched, record, outcome, listed=listed)
     was_logged, record.warned = record.warned, False
     if was_logged:
         logger.info("a batch can be read again", extra=_about(watched))
-    is_new = record.reading is not None and record.reading.batch.status is not outcome.batch.status
-    if is_new:
-        log_status(watched, outcome.batch.status)
-    return was_logged or is_new
+    batch = outcome.batch
+    if record.reading is not None and record.reading.batch.status is batch.status:
+        return was_logged
+    if is_accepted(batch, feed) is False:
+        logger.log(logging.WARNING if listed else logging.DEBUG, "a batch has failed", extra=_counts(watched, batch))
+        return was_logged or listed
+    if record.reading is None:
+        return was_logged
+    log_status(watched, batch.status)
+    return True
 
 
-def _log_failure(watched: Watched, record: Record, error: PollError, *, listed: bool) -> bool:
+def _counts(watched: Watched, batch: Batch) -> dict[str, object]:
+    counts = {"failed_records": batch.failed_records, "total_records": batch.total_records}
+    known = {name: count for name, count in counts.items() if count is not None}
+    return {**_about(watched), "status": f"{batch.status}", **known}
+
+
+def _log_failed_request(watched: Watched, record: Record, error: PollError, *, listed: bool) -> bool:
     # Other failures are logged once for the API as a whole.
     is_its_own = listed and error.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS
     is_known = record.failure is not None and record.failure.reason == error.reason

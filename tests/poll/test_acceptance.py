@@ -131,6 +131,15 @@ class TestABatchThatReplacesOthers:
         assert by_ref(poll(poller, clock))[failed].superseded is True
 
 
+def test_an_error_within_the_ratio_of_its_feed_is_not_logged_as_failed(
+    api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted, failed = (put(api, number, BatchStatus.ERROR, failed=9 + number, prefix=PREFIX) for number in (1, 2))
+    poll(make_poller(api, clock, feeds=feed(max_failed_ratio=0.1)), clock)
+    assert [vars(record).get("ref") for record in caplog.records] == [failed]
+    assert accepted != failed
+
+
 class TestASuccessNeedsNoDetails:
     @pytest.mark.parametrize("status", [404, 403, 500])
     def test_a_feed_has_its_accepted_time_although_the_details_are_refused(

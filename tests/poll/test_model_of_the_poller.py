@@ -448,8 +448,8 @@ class ExporterMachine(RuleBasedStateMachine):
         elif is_trouble and tries:
             assert len(answers) == 1, "a trial comes first"
         elif is_trouble and of_scrape and len(answers) >= 3:
-            self.pause = 5
-            self.next_trial = self.time[0] + 5
+            self.pause = 1
+            self.next_trial = self.time[0] + 1
         return may_ask and self.token_is_right and not (tries and is_trouble)
 
     def judge_what_was_asked(self, remembered: dict[str, bool], *, list_was_read: bool) -> None:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -443,6 +444,41 @@ class TestLog:
             "the Batch API is not asked: there is no password",
             "the Batch API is up again",
         ]
+
+    @pytest.mark.parametrize("status", [BatchStatus.ERROR, BatchStatus.CORRUPTED])
+    def test_a_batch_that_is_first_seen_failed_is_logged_once_as_a_warning_with_its_counts(
+        self,
+        poller: Poller,
+        api: FakeApi,
+        watchlist: Lists,
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+        status: BatchStatus,
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        watchlist.replace([WatchedBatch(ref=ref(number), feed="nightly") for number in (1, 2)])
+        answer = batch(1, status, total=120) if status is BatchStatus.ERROR else batch(1, status)
+        api.answers[ref(1)] = replace(answer, failed_records=3 if status is BatchStatus.ERROR else None)
+        poll(poller, clock)
+        api.answers[ref(2)] = replace(api.answers[ref(1)], ref=ref(2))  # type: ignore[type-var]
+        for _ in range(3):
+            poll(poller, clock)
+        warnings = [vars(record) for record in caplog.records if record.levelno == logging.WARNING]
+        assert [(each["msg"], each["ref"], each["feed"], each["status"]) for each in warnings] == [
+            ("a batch has failed", ref(number), "nightly", status) for number in (1, 2)
+        ]
+        counts = [(each.get("failed_records"), each.get("total_records")) for each in warnings]
+        assert counts == [(3, 120) if status is BatchStatus.ERROR else (None, None)] * 2
+
+    def test_a_restart_does_not_flood_the_log_with_old_failures(
+        self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        poller = make_poller(api, watchlist, clock, concurrency=4)
+        watch(watchlist, *range(500))
+        api.answers |= {ref(number): batch(number, BatchStatus.ERROR, total=9) for number in range(500)}
+        for _ in range(3):
+            poll(poller, clock)
+        assert len(caplog.records) == MAX_LOGGED + 1
 
     def test_a_poll_logs_a_few_batches_and_not_thousands(
         self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -895,7 +931,7 @@ class TestAnApiInTrouble:
             asked.append(len(api.take_asked()))
             assert failures(snapshot).count(Reason.SKIPPED) == 200 - asked[-1]
             assert snapshot.api_up is False
-        assert asked == [1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+        assert asked == [1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
 
     def test_when_the_one_request_succeeds_the_rest_is_asked_in_the_same_poll(
         self, api: FakeApi, watchlist: Lists, clock: Clock

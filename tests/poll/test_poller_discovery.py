@@ -210,7 +210,7 @@ class TestABrokenList:
         for _ in range(6):
             poll(poller, clock)
             failing.append(requests_of(api))
-        assert failing == [51, 1, 1, 0, 1, 0]
+        assert failing == [51, 1, 1, 1, 1, 0]
         api.list_error, api.answers = None, good
         clock.now += 60
         assert [state.failure for state in poll(poller, clock).batches] == [None] * 50

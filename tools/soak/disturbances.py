@@ -31,6 +31,8 @@ MOST_CONCURRENCY = 8
 # after that is the first that has no part of it.
 RECOVERY = API_TIMEOUT + 1.0
 RETRY_AFTER = 2
+# While the API fails everything, the exporter pauses for one second, then two, then four.
+PAUSE = 4
 SECONDS_BETWEEN_RELOADS = 2.0
 SECONDS_BETWEEN_SPOILED_FILES = 3.0
 SECONDS_BETWEEN_LEAVING_CLIENTS = 0.7
@@ -59,7 +61,7 @@ class Trouble:
 
 
 TROUBLES = (
-    Trouble(faults.Status(500)),
+    Trouble(faults.Status(500), recovery=RECOVERY + PAUSE),
     Trouble(faults.Hang()),
     Trouble(faults.CloseReusedConnection(), ridden_out=True),
     Trouble(faults.Status(503, retry_after=RETRY_AFTER), recovery=RECOVERY + RETRY_AFTER),
