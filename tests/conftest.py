@@ -1,8 +1,7 @@
 import gc
 import logging
 import os
-import shutil
-import tempfile
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +25,12 @@ MAX_WAIT = 60.0
 # Examples take as long as they take, and nothing of this folder depends on what was found in an earlier run.
 hypothesis.settings.register_profile("tests", deadline=None, database=None)
 hypothesis.settings.load_profile("tests")
+# Its tables of Unicode, which take seconds to make, stay beside the installed packages; its default is a folder here.
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(sys.prefix) / "hypothesis")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(tiers)
-    if not hasattr(config, "workerinput"):
-        # Of the tables that hypothesis makes of Unicode. Its default is a folder here.
-        directory = tempfile.mkdtemp(prefix="hypothesis-")
-        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = directory
-        config.add_cleanup(lambda: shutil.rmtree(directory))
 
 
 def pytest_collection_finish() -> None:
