@@ -1,43 +1,75 @@
 """What the soak, the faults and the benchmarks see of a process."""
 
 import os
-import socket
 import subprocess
+import sys
 import threading
 import time
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tools.process import MEBIBYTE, usage_of
+from tools.process import MEBIBYTE, Usage, usage_of
+
+# A process in which nothing else happens. It takes something, then gives it back, each time that it reads a line.
+PROGRAM = """
+import os, socket, sys, threading
+
+def step():
+    print(flush=True)
+    sys.stdin.readline()
+
+step()
+files = [open(sys.executable) for _ in range(2)]
+sockets = socket.socketpair()
+thread = threading.Thread(target=sys.stdin.readline)
+thread.start()
+print(flush=True)
+thread.join()
+while len(os.listdir("/proc/self/task")) > 1:
+    pass  # Python lets go of a thread just before the system does.
+for each in (*files, *sockets):
+    each.close()
+step()
+memory = b"x" * (100 * 1024**2)
+step()
+del memory
+step()
+"""
 
 
-def test_what_a_process_takes_is_seen_and_so_is_that_it_gives_it_back(tmp_path: Path) -> None:
-    before = usage_of(os.getpid())
-    with ExitStack() as stack:
-        for name in ("one", "two"):
-            stack.enter_context((tmp_path / name).open("w"))
-        for end in socket.socketpair():
-            stack.enter_context(end)
-        go_on = threading.Event()
-        thread = threading.Thread(target=go_on.wait)
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(go_on.set)
-        during = usage_of(os.getpid())
-    after = usage_of(os.getpid())
+class Steps:
+    """The usage of that process, one look after each step."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def next(self) -> Usage:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        usage = usage_of(self._process.pid)
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return usage
+
+
+@pytest.fixture
+def steps() -> Iterator[Steps]:
+    command = [sys.executable, "-S", "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Steps(process)
+
+
+def test_what_a_process_takes_is_seen_and_so_is_that_it_gives_it_back(steps: Steps) -> None:
+    before, during, after = (steps.next() for _ in range(3))
     assert (during.threads - before.threads, during.files - before.files, during.sockets - before.sockets) == (1, 4, 2)
     assert (after.threads, after.files, after.sockets) == (before.threads, before.files, before.sockets)
     assert before.moment < during.moment < after.moment
 
 
-def test_memory_is_in_bytes_and_its_peak_stays() -> None:
-    before = usage_of(os.getpid())
-    taken = b"x" * (100 * MEBIBYTE)
-    during = usage_of(os.getpid())
-    del taken
-    after = usage_of(os.getpid())
+def test_memory_is_in_bytes_and_its_peak_stays(steps: Steps) -> None:
+    _, _, before, during, after = (steps.next() for _ in range(5))
     assert 90 * MEBIBYTE < during.resident_bytes - before.resident_bytes < 110 * MEBIBYTE
     assert during.virtual_bytes > during.resident_bytes
     assert after.resident_bytes < during.resident_bytes - 90 * MEBIBYTE
