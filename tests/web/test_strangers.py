@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
 from tests.web.test_server import faults_logged, has_been_asked, read_all
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, large_snapshot
+from tools.exporter_program import COMMAND
+from tools.process import usage_of
 from tools.program import running, wait_for_address
 from tools.sandbox import Sandbox, faults
 
@@ -123,13 +126,8 @@ def test_a_crowd_of_slow_connections_keeps_nobody_from_a_scrape(exporter: WebSer
 def test_few_open_files_are_shared_so_that_a_crowd_leaves_room(sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"api": {"base_url": sandbox.base_url}, "batches": [REF]}), encoding="utf-8")
-    exporter = [
-        sys.executable,
-        str(ROOT / "exporter.py"),
-        f"--config.file={config}",
-        "--web.listen-address=127.0.0.1:0",
-    ]
-    command = ["bash", "-c", 'ulimit -n 90; exec "$@"', "bash", *exporter]
+    exporter = shlex.join([*COMMAND, f"--config.file={config}", "--web.listen-address=127.0.0.1:0"])
+    command = ["bash", "-c", f"ulimit -n 90; exec {exporter}"]
     with running(command, log=tmp_path / "exporter.log") as program, ExitStack() as stack:
         port = int(wait_for_address(program).removeprefix("127.0.0.1:"))
 
@@ -210,19 +208,22 @@ def test_a_request_without_an_end_is_cut_off(
     assert faults_logged(caplog) == []
 
 
-def test_what_is_kept_of_requests_without_an_end_is_little(server: WebServerThread) -> None:
+def test_what_is_kept_of_requests_without_an_end_is_little(sandbox: Sandbox, tmp_path: Path) -> None:
     header = b"X: " + b"a" * 7000 + b"\r\n"
-    before = resident_bytes()
-    with ExitStack() as stack:
+    with running_exporter(sandbox, tmp_path) as exporter, ExitStack() as stack:
+        process = exporter.program.process.pid
+        host, _, port = exporter.url.removeprefix("http://").partition(":")
+        before = usage_of(process)
         for _ in range(200):
-            connection = stack.enter_context(server.connect(b"GET / HTTP/1.1\r\n"))
+            connection = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
             with suppress(ConnectionError):
+                connection.sendall(b"GET / HTTP/1.1\r\n")
                 for _ in range(100):
                     connection.sendall(header)
-        wait_until(lambda: server.connections() == 0)
-        assert is_served(server)
+        wait_until(lambda: usage_of(process).sockets <= before.sockets)
+        assert exporter.scrape()
         # aiohttp alone would keep 200 megabytes.
-        assert resident_bytes() - before < 80_000_000
+        assert usage_of(process).resident_bytes - before.resident_bytes < 80_000_000
 
 
 def test_what_follows_a_request_counts_from_its_end(server: WebServerThread) -> None:
