@@ -78,9 +78,9 @@ def test_a_reused_connection_that_is_closed_unanswered_is_worth_one_fresh_one(
         reading = [executor.submit(lambda: (barrier.wait(), client.read())[1]) for _ in range(count)]
         assert [each.result().total_records for each in reading] == [7] * count
     ports = [each.peer_port for each in sandbox.requests]
-    stale, fresh = set(ports[:count]), [port for port in ports[count:] if ports.count(port) == 1]
-    assert stale.isdisjoint(fresh)
-    assert len(fresh) == count
+    answered = [each.peer_port for each in sandbox.requests[count:] if each.status == 200]
+    # One that comes late may find a fresh connection of another, which is closed unanswered as well.
+    assert len({*answered} - {*ports[:count]}) == len(answered) == count
     # Each request is counted, those that were closed unanswered included.
     closed = len(ports) - 2 * count
     assert closed >= 1
