@@ -23,7 +23,7 @@ from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.failures import BadAnswerError, ClosedUnansweredError, ProxyError, describe
 from sitecore_cdp_exporter.api.resolver import Resolver
 from sitecore_cdp_exporter.api.route import Proxy, Server
-from sitecore_cdp_exporter.api.wire import TlsWire, Wire
+from sitecore_cdp_exporter.api.wire import TlsWire, Wire, connect
 
 # A batch is about 1 KB of JSON. What is a thousand times that is no batch.
 MAX_BODY = 1024 * 1024
@@ -69,7 +69,7 @@ class Connection:
         self._has_answered = False
         with _failures_of(proxy):
             first = server if proxy is None else proxy.server
-            self._wire = Wire(resolver.resolve(first.host, first.port, deadline), deadline)
+            self._wire = connect(resolver.resolve(first.host, first.port, deadline), deadline)
         self._use(self._wire)
         try:
             if proxy is not None:

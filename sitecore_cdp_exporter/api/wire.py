@@ -28,11 +28,10 @@ class Wire(io.RawIOBase):
 
     """
 
-    def __init__(self, addresses: list[AddressInfo], deadline: Deadline) -> None:
-        """Connect to the first address that answers, or raise the OSError of the last one."""
+    def __init__(self, connected: socket.socket, deadline: Deadline) -> None:
         super().__init__()
+        self._socket = connected
         self.deadline: Deadline | None = deadline
-        self._socket = _connect(addresses, deadline)
 
     def readable(self) -> bool:
         """Say that BufferedReader may read from it."""
@@ -122,19 +121,20 @@ class TlsWire(io.RawIOBase):
             self._below.sendall(data)
 
 
-def _connect(addresses: list[AddressInfo], deadline: Deadline) -> socket.socket:
+def connect(addresses: list[AddressInfo], deadline: Deadline) -> Wire:
+    """Connect to the first address that answers, or raise the OSError of the last one."""
     failure = OSError("the look-up gave no address")
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         # Each address gets an equal share of the time left, so that a dead one leaves time for the next.
         share = deadline.left() / (len(addresses) - index)
         try:
-            return _connect_to(socket.socket(family, kind, protocol), address, share)
+            return Wire(_connected(socket.socket(family, kind, protocol), address, share), deadline)
         except OSError as error:
             failure = error
     raise failure
 
 
-def _connect_to(connecting: socket.socket, address: Any, timeout: float) -> socket.socket:  # noqa: ANN401  Of any family.
+def _connected(connecting: socket.socket, address: Any, timeout: float) -> socket.socket:  # noqa: ANN401  Of any family.
     try:
         connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connecting.settimeout(timeout)

@@ -13,7 +13,7 @@ import pytest
 from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.api.resolver import Resolver
-from sitecore_cdp_exporter.api.wire import Wire
+from sitecore_cdp_exporter.api.wire import connect
 from tests.api.api_client import (
     API_TOKEN,
     CLIENT_KEY,
@@ -156,7 +156,7 @@ def test_a_dead_address_leaves_time_for_the_next(
         alive = (socket.AF_INET, socket.SOCK_STREAM, 0, "", listener.getsockname())
         for family, dead in ((socket.AF_INET, closed_address), (socket.AF_INET, silent_address), (9999, alive[4])):
             # Of 0.3 seconds for both the first gets half; the second gets as long as it may take here.
-            wire = Wire([(family, socket.SOCK_STREAM, 0, "", dead), alive], Countdown(0.3, 30.0, 30.0))
+            wire = connect([(family, socket.SOCK_STREAM, 0, "", dead), alive], Countdown(0.3, 30.0, 30.0))
             wire.sendall(b"")
             wire.close()
 
