@@ -1,0 +1,72 @@
+"""What the tests of the poller share: a poller of a list, by a clock that they move."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.config.model import ApiConfig, Config, WatchedBatch
+from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.poll.snapshot import Snapshot
+from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+
+DAY = 86400.0
+WALL_CLOCK = 1.75e9
+
+
+def make_poller(
+    api: FakeApi,
+    watchlist: Lists,
+    clock: Clock,
+    *,
+    concurrency: int = 1,
+    recheck_finished: float = DAY,
+) -> Poller:
+    config = Config(
+        api=ApiConfig(base_url="https://api.example", concurrency=concurrency), recheck_finished=recheck_finished
+    )
+    return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+
+
+def watch(watchlist: Lists, *numbers: int) -> None:
+    watchlist.replace(WatchedBatch(ref=ref(number)) for number in numbers)
+
+
+def poll(poller: Poller, clock: Clock, seconds: float = LONGEST_WAIT) -> Snapshot:
+    return poller.poll(clock.now + seconds)
+
+
+class Scrape:
+    """A poll or a probe in the background, which ends when all is answered or the clock is moved to its deadline."""
+
+    def __init__(self, background: ThreadPoolExecutor, clock: Clock, scrape: Callable[[float], Snapshot]) -> None:
+        self._clock = clock
+        self._deadline = clock.now + LONGEST_WAIT
+        self._result = background.submit(scrape, self._deadline)
+
+    def result(self) -> Snapshot:
+        return self._result.result(LONGEST_WAIT)
+
+    def out_of_time(self) -> Snapshot:
+        """Move the clock to the deadline, and return what there is then."""
+        self._clock.now = self._deadline
+        return self.result()
+
+
+def failures(snapshot: Snapshot) -> list[Reason | None]:
+    return [state.failure for state in snapshot.batches]
+
+
+def statuses(snapshot: Snapshot) -> list[BatchStatus | None]:
+    return [state.reading.batch.status if state.reading else None for state in snapshot.batches]
+
+
+def poll_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "poll"]
+
+
+def wait_for_poll_threads_to_end() -> None:
+    for thread in poll_threads():
+        thread.join(LONGEST_WAIT)
+    assert not poll_threads()
