@@ -31,6 +31,13 @@ class OtherBatchError(MalformedBatchError):
     """An answer is for another batch than was asked for: the connection that it came by is out of step."""
 
 
+class ChecksumProblem(enum.Enum):
+    """What is wrong with a declared checksum, which should be the MD5 of the file in 32 lower-case hex digits."""
+
+    NOT_LOWERCASE_HEX = enum.auto()  # hex, but with capitals: compared as text, it matches no file
+    MALFORMED = enum.auto()
+
+
 class BatchStatus(enum.StrEnum):
     """`status.code` of the Batch API, in the order in which a batch goes through them."""
 
@@ -61,6 +68,7 @@ class Batch:
 
     Attributes:
         error_log_available: None: only the list of batches was read, which does not say.
+        checksum_problem: What is wrong with the checksum that the uploader declared; None: nothing that shows.
 
     """
 
@@ -75,6 +83,7 @@ class Batch:
     created: float | None = None
     modified: float | None = None
     upload_expiry: float | None = None
+    checksum_problem: ChecksumProblem | None = None
 
     @property
     def details_read(self) -> bool:
@@ -131,6 +140,7 @@ def parse_batch(ref: str, body: bytes) -> Batch:
         created=answer.time("createdAt"),
         modified=answer.time("modifiedAt"),
         upload_expiry=location.time("expiry"),
+        checksum_problem=_problem_of_checksum(_or_none(answer.text, "checksum")),
     )
 
 
@@ -151,6 +161,13 @@ def parse_batch_page(body: bytes) -> BatchPage:
         batches=tuple(batch for batch, _ in items if batch is not None),
         unreadable=sum(not is_whole for _, is_whole in items),
     )
+
+
+def _problem_of_checksum(checksum: str | None) -> ChecksumProblem | None:
+    if checksum is None or re.fullmatch(r"[0-9a-f]{32}", checksum):
+        return None
+    is_hex = re.fullmatch(r"[0-9a-fA-F]{32}", checksum)
+    return ChecksumProblem.NOT_LOWERCASE_HEX if is_hex else ChecksumProblem.MALFORMED
 
 
 def _parse_item(document: object) -> tuple[Batch | None, bool]:

@@ -33,6 +33,7 @@ from sitecore_cdp_exporter.config.values import (
     Feed,
     FilePath,
     FilePattern,
+    HostPattern,
     Interval,
     LabelName,
     LabelValue,
@@ -235,6 +236,26 @@ class FeedConfig(Section):
         return value
 
 
+class ErrorLogs(Section):
+    """Whether error logs are read, to count rejected records by cause, and from where."""
+
+    enabled: bool = Field(
+        default=True, description="Read the error log of each failed batch once. Only counts are kept."
+    )
+    hosts: Annotated[tuple[HostPattern, ...], Field(strict=False)] = Field(
+        ("*.s3.amazonaws.com", "*.s3.*.amazonaws.com"),
+        description="The hosts that presigned URLs of error logs may name. * stands for one label.",
+        json_schema_extra={"minItems": 1},
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_some(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not hosts:
+            raise ValueError("must not be empty; write enabled: false to read no error log")
+        return hosts
+
+
 class Config(Section):
     """The config file of sitecore-cdp-batch-exporter."""
 
@@ -260,6 +281,10 @@ class Config(Section):
     )
     feeds: Annotated[tuple[FeedConfig, ...], Field(strict=False)] = Field(
         (), description="Recurring uploads, and what is expected of them. A batch may have a feed that is not here."
+    )
+
+    error_logs: ErrorLogs = Field(
+        default_factory=ErrorLogs, description="Reading error logs, to count rejected records by cause."
     )
 
     @cached_property
@@ -288,6 +313,7 @@ SECTIONS: dict[str, type[Section]] = {
     "retention": Retention,
     "discovery": Discovery,
     "feeds": FeedConfig,
+    "error_logs": ErrorLogs,
 }
 KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
 # Room for 50,000 batches with feed and labels, far more than anyone lists.

@@ -34,6 +34,12 @@ REF_PREFIX = (
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
 )
+# Labels between dots, of which each but the last two may be *, which stands for one label. The last is no number: an
+# address is no pattern.
+HOST_PATTERN = (
+    r"^(\*\.|[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*"
+    r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.[a-zA-Z]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
+)
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 # Labels that the exporter, Prometheus, its alerts and the recording rules use: another one of the same name would hide
 # or break them.
@@ -139,6 +145,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_host_pattern(pattern: str) -> str:
+    """Refuse what is not the name of a host, and wildcards that would let in whole top-level domains."""
+    if not re.fullmatch(HOST_PATTERN, pattern):
+        raise ValueError("expected a host such as *.s3.amazonaws.com, where * stands for one label, without https://")
+    return pattern.lower()
 
 
 def _check_ref(ref: str) -> str:
@@ -251,6 +264,10 @@ BaseUrl = Annotated[
     WithJsonSchema(
         {"type": "string", "pattern": r"^[hH][tT][tT][pP][sS]?://(?![^/]+(/.*)?/[vV]2(/|$))[^/@?#\s\\][^@?#\s\\]*$"}
     ),
+]
+
+HostPattern = Annotated[
+    str, AfterValidator(_check_host_pattern), WithJsonSchema({"type": "string", "pattern": HOST_PATTERN})
 ]
 
 Secret = Annotated[SecretStr, Field(min_length=1)]

@@ -25,6 +25,7 @@ SECTIONS = {
     "retention.": SCHEMA["$defs"]["Retention"],
     "discovery.": SCHEMA["$defs"]["Discovery"],
     "feeds[].": SCHEMA["$defs"]["FeedConfig"],
+    "error_logs.": SCHEMA["$defs"]["ErrorLogs"],
 }
 # What an item of a list needs at least.
 LIST_ITEMS = {"batches": {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"}, "feeds": {"name": "nightly-guests"}}

@@ -54,6 +54,7 @@ def test_the_example_has_every_option_with_its_default() -> None:
         "api.tls_config.": schema["$defs"]["TlsConfig"],
         "retention.": schema["$defs"]["Retention"],
         "discovery.": schema["$defs"]["Discovery"],
+        "error_logs.": schema["$defs"]["ErrorLogs"],
     }.items():
         for name, key in section["properties"].items():
             assert path + name in shown

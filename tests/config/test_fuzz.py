@@ -75,6 +75,7 @@ def files_with_secrets(draw: st.DrawFn) -> str:
         "retention": "{succeeded: 24h, failed: 7d}",
         "recheck_finished": "24h",
         "discovery": "{enabled: true, max_batches: 10}",
+        "error_logs": "{enabled: true, hosts: ['*.storage.example']}",
         "feeds": "[{name: guests, ref_prefix: 5a0c2f0e}, {name: orders, ref_prefix: 5a0c2f0f, grace: 0s}]",
     }
     if is_flow and draw(st.booleans()):

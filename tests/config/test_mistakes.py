@@ -13,6 +13,7 @@ api:
   base_url: https://api-engage-eu.sitecorecloud.io
 """
 
+HOST = "expected a host such as *.s3.amazonaws.com, where * stands for one label, without https://"
 DURATION = "expected a duration such as 5s, 1m30s or 500ms; the units are y w d h m s ms, in this order"
 UUID = "expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009"
 URL = "expected a URL such as https://host or https://host:8443"
@@ -82,7 +83,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             ),
             (
                 "1: base_url: unknown key; expected one of api, batches, batch_files, retention, "
-                "recheck_finished, discovery, feeds"
+                "recheck_finished, discovery, feeds, error_logs"
             ),
         ),
         (
@@ -217,6 +218,22 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "5: discovery.enabled: needs api.endpoint: inspect, whose list it reads",
         ),
         ("feeds: {nightly-guests: {}}", "3: feeds: expected a list"),
+        ("error_logs: false", "3: error_logs: expected a mapping"),
+        ("error_logs: {enable: false}", "3: error_logs.enable: unknown key; did you mean enabled?"),
+        (
+            "error_logs: {hosts: []}",
+            "3: error_logs.hosts: must not be empty; write enabled: false to read no error log",
+        ),
+        ("error_logs: {hosts: '*.s3.amazonaws.com'}", "3: error_logs.hosts: expected a list"),
+        ("error_logs: {hosts: [https://storage.example]}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: [storage.example, 'storage.example:443']}", f"3: error_logs.hosts[1]: {HOST}"),
+        ("error_logs: {hosts: [storage.example/logs]}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['*']}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['*.com']}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['logs*.storage.example']}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['key@storage.example']}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['192.0.2.7']}", f"3: error_logs.hosts[0]: {HOST}"),
+        ("error_logs: {hosts: ['[2001:db8::7]']}", f"3: error_logs.hosts[0]: {HOST}"),
         ("recheck_finished: -1h", f"3: recheck_finished: {DURATION}"),
         ("recheck_finished: 293y", "3: recheck_finished: expected a duration of at most 292y"),
         ("retention: {succeeded: 24}", "3: retention.succeeded: needs a unit; write 5s for five seconds"),
@@ -244,7 +261,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "retry: 3",
             (
                 "3: retry: unknown key; expected one of api, batches, batch_files, retention, recheck_finished, "
-                "discovery, feeds"
+                "discovery, feeds, error_logs"
             ),
         ),
         (

@@ -21,6 +21,7 @@ from sitecore_cdp_exporter.config.model import (
     Config,
     ConfigError,
     Discovery,
+    ErrorLogs,
     FeedConfig,
     Retention,
     TlsConfig,
@@ -77,6 +78,7 @@ def test_a_minimal_file_has_the_defaults() -> None:
         recheck_finished=86_400.0,
         discovery=Discovery(enabled=False, max_batches=500),
         feeds=(),
+        error_logs=ErrorLogs(enabled=True, hosts=("*.s3.amazonaws.com", "*.s3.*.amazonaws.com")),
     )
 
 
@@ -125,6 +127,7 @@ def test_every_key_can_be_set() -> None:
             ),
             FeedConfig(name="orders", max_failed_ratio=1.0, ref_prefix="5a0c2f0f"),
         ),
+        error_logs=ErrorLogs(enabled=False, hosts=("*.storage.example", "logs.example.com")),
     )
 
 
