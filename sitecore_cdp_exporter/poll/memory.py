@@ -282,5 +282,5 @@ class Memory:
 
 
 def _identity(config: Config) -> tuple[object, ...]:
-    """Return what tells one organisation from another: the region and the client key."""
+    """Return what organisations differ by: the region and the client key."""
     return config.api.base_url, config.api.basic_auth.username, config.api.basic_auth.username_file

@@ -145,7 +145,6 @@ class Poll:
 
     def leave_out(self, error: PollError, now: float) -> None:
         """Give up all batches that are still to be asked for."""
-        self.skipped |= error.reason is Reason.SKIPPED and bool(self.queue)
         while self.queue:
             self.give_up(self.queue.popleft(), error, now)
 

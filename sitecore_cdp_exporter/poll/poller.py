@@ -10,11 +10,9 @@ request: a later poll that needs the same batch waits for it, and sends no other
 import logging
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage
 from sitecore_cdp_exporter.api.credentials import Credentials
@@ -26,12 +24,10 @@ from sitecore_cdp_exporter.poll.memory import Memory
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.queue import Job, Queue
 from sitecore_cdp_exporter.poll.reading import Reading
-from sitecore_cdp_exporter.poll.request import AskBatch, AskPage, BatchReader, Request
+from sitecore_cdp_exporter.poll.request import AskBatch, AskPage, BatchReader, Request, answer_of, log_fault
 from sitecore_cdp_exporter.poll.retention import Kept
 from sitecore_cdp_exporter.poll.snapshot import Snapshot, take_snapshot
 from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched
-
-Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -206,8 +202,9 @@ class Poller:
 
     def _leave_out(self, queue: Queue, error: PollError, now: float) -> None:
         """Give up what is still to be asked, because of an error."""
-        for poll in queue.polls:
-            if poll.queue and poll.discovering:
+        for poll in [poll for poll in queue.polls if poll.queue]:
+            poll.skipped |= error.reason is Reason.SKIPPED
+            if poll.discovering:
                 self._end_list(poll, error.reason, now)
             poll.leave_out(error, now)
 
@@ -235,7 +232,7 @@ class Poller:
             while working:
                 working = self._send_next(queue)
         except Exception as error:  # noqa: BLE001  Logged without its message.
-            _log_fault(error)
+            log_fault(error)
         finally:
             if working:
                 with self._lock:
@@ -244,7 +241,7 @@ class Poller:
     def _send_next(self, queue: Queue) -> bool:
         """Send the next request and learn from its answer. If there is none, the thread is counted out."""
         polls_begun = queue.polls_begun
-        credentials = _answer_of(queue.api.read_credentials)
+        credentials = answer_of(queue.api.read_credentials)
         with self._lock:
             if queue.polls_begun != polls_begun:
                 # They may have been replaced before that poll began.
@@ -256,11 +253,12 @@ class Poller:
         answer: Batch | BatchPage | PollError = PollError(Reason.INTERNAL)
         try:
             if queue.trial is job:
-                queue.memory.backoff.begin_trial(self._clock())
+                with self._lock:
+                    queue.memory.backoff.begin_trial(self._clock())
             if isinstance(credentials, PollError):
                 answer = credentials
             else:
-                answer = _answer_of(partial(job.request.send, queue.api, credentials))
+                answer = answer_of(partial(job.request.send, queue.api, credentials))
         finally:
             with self._lock:
                 self._end(queue, job, answer, credentials)
@@ -297,7 +295,7 @@ class Poller:
         try:
             self._learn(job.request, polls, answer, credentials)
         except Exception as error:  # noqa: BLE001  Logged without its message.
-            _log_fault(error)
+            log_fault(error)
             for poll in polls:
                 poll.give_up(job.request, PollError(Reason.INTERNAL), self._clock())
         finally:
@@ -333,24 +331,3 @@ class Poller:
                 self._end_list(poll, Reason.BAD_RESPONSE if discovery.problem else None, now)
             else:
                 poll.ask_pages(more)
-
-
-def _answer_of(ask: Callable[[], Answer]) -> Answer | PollError:
-    """Return an answer, or what kept it from coming."""
-    try:
-        return ask()
-    except PollError as error:
-        # Let go of the frames and causes of an error that is kept: they hold sockets, URLs and credentials.
-        error.__context__ = None
-        return error.with_traceback(None)
-    except Exception as error:  # noqa: BLE001  One faulty batch must not take the others with it.
-        _log_fault(error)
-        return PollError(Reason.INTERNAL, type(error).__name__)
-
-
-def _log_fault(error: Exception) -> None:
-    # The message is left out: it may quote what must not be logged.
-    logger.error(
-        "a fault of the exporter: please report it",
-        extra={"error": type(error).__name__, "place": "".join(traceback.format_tb(error.__traceback__))},
-    )

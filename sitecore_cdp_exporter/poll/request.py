@@ -1,12 +1,20 @@
 """What can be asked of the API: a batch, or a page of the list."""
 
+import logging
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.walk import PageRequest
+
+Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
 
 
 class BatchReader(Protocol):
@@ -57,3 +65,25 @@ class AskPage:
 
 
 Request: TypeAlias = AskBatch | AskPage
+
+
+def answer_of(ask: Callable[[], Answer]) -> Answer | PollError:
+    """Return an answer, or what kept it from coming."""
+    try:
+        return ask()
+    except PollError as error:
+        # Let go of the frames and causes of an error that is kept: they hold sockets, URLs and credentials.
+        error.__context__ = None
+        return error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001  One faulty batch must not take the others with it.
+        log_fault(error)
+        return PollError(Reason.INTERNAL, type(error).__name__)
+
+
+def log_fault(error: Exception) -> None:
+    """Log an exception that should not have been raised."""
+    # The message is left out: it may quote what must not be logged.
+    logger.error(
+        "a fault of the exporter: please report it",
+        extra={"error": type(error).__name__, "place": "".join(traceback.format_tb(error.__traceback__))},
+    )

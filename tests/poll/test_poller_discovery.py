@@ -196,6 +196,17 @@ class TestABrokenList:
         assert skipped.discovery.failure is Reason.SKIPPED
         assert requests_of(api) == 1
 
+    def test_a_list_that_is_skipped_after_a_refusal_shows_the_api_down_though_nothing_is_watched(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock)
+        api.answers[ref(1)] = PollError.of_status(401)
+        poller.probe(ref(1), clock.now + LONGEST_WAIT)
+        snapshot = poll(poller, clock)
+        assert snapshot.discovery is not None
+        assert snapshot.discovery.failure is Reason.SKIPPED
+        assert snapshot.api_up is False
+
     def test_an_api_that_fails_everything_gets_one_request_and_a_pause(
         self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
