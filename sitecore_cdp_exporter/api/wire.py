@@ -104,7 +104,7 @@ class TlsWire(io.RawIOBase):
             except ssl.SSLWantReadError:
                 self._flush()
             except ssl.SSLError:
-                # OpenSSL may have left an alert that tells the server why.
+                # OpenSSL may have left an alert for the server, which says why.
                 with suppress(OSError):
                     self._flush()
                 raise
