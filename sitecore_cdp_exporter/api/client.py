@@ -178,7 +178,7 @@ class BatchApi:
             failure = PollError(Reason.TLS, f"the files of api.tls_config cannot be used: {describe(error)}")
         else:
             try:
-                proxy = find_proxy(self._config, self._environ)
+                proxy = find_proxy(self._config, self._environ, self._config.base_url)
                 return DeadlineAdapter(proxy=proxy, ssl_context=context, max_idle=self._config.concurrency)
             except ProxyError as error:
                 failure = poll_error(error)

@@ -13,22 +13,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from requests import PreparedRequest
 from urllib3.exceptions import HeaderParsingError
 from urllib3.util.response import assert_header_parsing
 
 from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.failures import BadAnswerError, ClosedUnansweredError, ProxyError, describe
 from sitecore_cdp_exporter.api.resolver import Resolver
-from sitecore_cdp_exporter.api.route import Proxy, Server
+from sitecore_cdp_exporter.api.server import Proxy, Server
 from sitecore_cdp_exporter.api.wire import TlsWire, Wire, connect
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
 
 # A batch is about 1 KB of JSON. What is a thousand times that is no batch.
 MAX_BODY = 1024 * 1024
 # The body of another answer than a 200 is read only to use the connection again.
 MAX_ERROR_BODY = 64 * 1024
+_BUFFER_SIZE = 64 * 1024
 # These have no body by definition. Some servers send one all the same, and late.
 _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
@@ -81,7 +84,7 @@ class Connection:
             self.close()
             raise
 
-    def ask(self, request: PreparedRequest, deadline: Deadline) -> Answer:
+    def ask(self, request: "PreparedRequest", deadline: Deadline) -> Answer:
         """Send a GET and return the answer.
 
         Raises:
@@ -91,16 +94,7 @@ class Connection:
             OSError: The connection failed.
 
         """
-        self._wire.deadline = deadline
-        try:
-            self._send(f"GET {request.path_url}", self.server, request.headers)
-            if not self._reader.peek(1):
-                raise ConnectionResetError
-        except ConnectionError as error:
-            if self._has_answered:
-                raise ClosedUnansweredError from error
-            raise
-        self._has_answered = True
+        self._begin(request.path_url, request.headers, deadline)
         with _failures_of_http(self._reader):
             answer = self._read_head("GET")
             if answer.status == HTTPStatus.OK:
@@ -109,6 +103,41 @@ class Connection:
                 body, is_whole = b"", _drain(answer)
         is_whole = is_whole and not answer.will_close and answer.status not in _BODILESS
         return Answer(answer.status, answer.getheaders(), body, is_whole)
+
+    def download(self, target: str, headers: Mapping[str, str], deadline: Deadline) -> tuple[int, Iterator[bytes]]:
+        """Send a GET and return the status of the answer, and its body as it comes, however long it is.
+
+        The body raises TimeoutError at the deadline, BadAnswerError if it is not HTTP, and OSError if it is cut.
+
+        Raises:
+            As `ask` does.
+
+        """
+        self._begin(target, headers, deadline)
+        with _failures_of_http(self._reader):
+            answer = self._read_head("GET")
+        return answer.status, self._body_of(answer)
+
+    def _body_of(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        with _failures_of_http(self._reader):
+            # Not `read`, which waits for all of it, and loses what has come when it cannot wait any longer.
+            while data := answer.read1(_BUFFER_SIZE):
+                yield data
+        if answer.length:
+            raise ConnectionResetError
+
+    def _begin(self, target: str, headers: Mapping[str, Any], deadline: Deadline) -> None:
+        """Send a GET and wait for the first byte of the answer."""
+        self._wire.deadline = deadline
+        try:
+            self._send(f"GET {target}", self.server, headers)
+            if not self._reader.peek(1):
+                raise ConnectionResetError
+        except ConnectionError as error:
+            if self._has_answered:
+                raise ClosedUnansweredError from error
+            raise
+        self._has_answered = True
 
     def is_quiet(self) -> bool:
         """Say whether the connection is open, and nothing has come that nobody asked for."""
@@ -194,6 +223,12 @@ class _Reader(io.BufferedReader):
             raise http.client.HTTPException("a chunk has a negative size")
         data = super().read(size)
         self.has_ended = len(data) < size
+        return data
+
+    def read1(self, size: int = -1) -> bytes:
+        """Return what there is, at most so many bytes; nothing at the end."""
+        data = super().read1(size)
+        self.has_ended = not data
         return data
 
 

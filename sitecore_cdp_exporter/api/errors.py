@@ -27,6 +27,13 @@ class Reason(enum.StrEnum):
     INTERNAL = "internal"  # a fault of this exporter; the log has the place
 
 
+class LogReason(enum.StrEnum):
+    """Why an error log could not be read, beyond the reasons that a batch could not."""
+
+    EXPIRED = "expired"  # its URL was valid no more; it is asked for anew
+    HOST_NOT_ALLOWED = "host_not_allowed"  # the URL, or what its host resolves to, is none that error_logs allows
+
+
 # The batch's own: most other reasons would have met any batch.
 BATCH_REASONS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 # No request was sent.

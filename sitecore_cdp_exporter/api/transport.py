@@ -16,7 +16,7 @@ from requests.structures import CaseInsensitiveDict
 from sitecore_cdp_exporter.api.connection import Answer, Connection
 from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.resolver import Resolver
-from sitecore_cdp_exporter.api.route import Proxy, Server
+from sitecore_cdp_exporter.api.server import Proxy, Server
 
 
 class DeadlineAdapter(BaseAdapter):

@@ -82,7 +82,7 @@ def test_a_token_for_loopback_never_goes_to_a_proxy_of_the_environment(
 @pytest.mark.parametrize("url", ["https://localhost", "https://127.0.0.2:8443", "https://[::1]", "http://[::1]:8080"])
 def test_loopback_takes_no_proxy_of_the_environment(url: str) -> None:
     environ = {"HTTP_PROXY": "http://proxy.example:3128", "HTTPS_PROXY": "http://proxy.example:3128"}
-    assert find_proxy(ApiConfig(base_url=url, proxy_from_environment=True), environ) is None
+    assert find_proxy(ApiConfig(base_url=url, proxy_from_environment=True), environ, url) is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_loopback_takes_no_proxy_of_the_environment(url: str) -> None:
 )
 def test_the_proxy_of_the_environment_is_that_of_https(environ: dict[str, str], host: str | None) -> None:
     config = ApiConfig(base_url="https://api.example", proxy_from_environment=True)
-    proxy = find_proxy(config, environ)
+    proxy = find_proxy(config, environ, config.base_url)
     assert (proxy and proxy.server.host) == host
 
 
@@ -116,7 +116,7 @@ def test_no_proxy_of_the_environment_is_heeded(
 ) -> None:
     monkeypatch.setenv(variable, value)
     config = ApiConfig(base_url="https://api.example", proxy_from_environment=True)
-    proxy = find_proxy(config, {"HTTPS_PROXY": "http://proxy.example:3128"})
+    proxy = find_proxy(config, {"HTTPS_PROXY": "http://proxy.example:3128"}, config.base_url)
     assert (proxy is None) == is_bypassed
 
 
@@ -313,6 +313,7 @@ def test_a_proxy_before_plain_http_is_a_mistake_of_the_config(tmp_path: Path, pr
             load_config(config)
     for base_url in ("https://api.example", "https://localhost"):
         config.write_text(f"api:\n  base_url: {base_url}\n  proxy_url: {proxy}\nbatches: []\n")
-        found = find_proxy(load_config(config).api, {})
+        api = load_config(config).api
+        found = find_proxy(api, {}, api.base_url)
         assert found is not None
         assert found.server.host == "proxy.example"
