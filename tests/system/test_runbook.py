@@ -116,12 +116,12 @@ def test_the_commands_show_what_sitecore_cdp_says_of_a_batch(tmp_path: Path) -> 
         assert stat.S_IMODE(login_file.stat().st_mode) == 0o600
         shown = run_bash(set_names + status, home=tmp_path)
         reasons = run_bash(set_names + refused, home=tmp_path)
-        refused_records = (tmp_path / "refused-records.jsonl").read_text(encoding="utf-8").splitlines()
+        rejected_records = (tmp_path / "rejected-records.jsonl").read_text(encoding="utf-8").splitlines()
     answer = json.loads(shown)
     assert answer["status"] == {"code": "error", "log": "(hidden)"}
     assert answer["summaryStats"]["failedCount"] == 316
     assert sandbox.base_url not in shown
-    assert len(refused_records) == 316
+    assert len(rejected_records) == 316
     counts = [int(line.split()[0]) for line in reasons.splitlines()]
     assert sum(counts) == 316
     assert counts == sorted(counts, reverse=True)
@@ -146,7 +146,7 @@ def test_a_batch_without_an_error_log_is_told_in_one_line(tmp_path: Path) -> Non
             check=False,
         )
     assert (done.stdout, done.stderr) == ("", "This batch has no error log.\n")
-    assert not (tmp_path / "refused-records.jsonl").exists()
+    assert not (tmp_path / "rejected-records.jsonl").exists()
 
 
 def test_the_command_without_credentials_tells_that_the_way_is_good(tmp_path: Path) -> None:
