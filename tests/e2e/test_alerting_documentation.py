@@ -75,7 +75,7 @@ def test_it_fits_below_a_route_of_another_config(checkout: Path) -> None:
 
 
 def test_the_route_of_the_example_is_what_the_table_says(checkout: Path) -> None:
-    assert run(block(ALERTING, "Who is told", "sh"), folder=checkout) == "page-fact\n"
+    assert run(block(ALERTING, "Who is notified", "sh"), folder=checkout) == "page-fact\n"
 
 
 def test_the_facts_are_listed() -> None:
