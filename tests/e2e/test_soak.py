@@ -90,4 +90,4 @@ def test_the_commands_of_the_documentation_run_it(command: str, arguments: str) 
     planned = subprocess.run(
         [*command.split(), "--dry-run", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert planned.stdout.endswith(f"python -m tools.soak {arguments}\n")
+    assert planned.stdout.endswith(f"/python' -m tools.soak {arguments}\n")
