@@ -1,7 +1,6 @@
 """The landing page: the API, the feeds, and the watched batches, those that need attention first. HTML, no script."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 
 from sitecore_cdp_exporter import __version__
@@ -9,39 +8,12 @@ from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
+from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
 
 # A page with more rows is of no use to a person, and /metrics has them all.
 MAX_ROWS = 1000
-SECONDS_BETWEEN_REFRESHES = 10
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{refresh}">
-<title>Sitecore CDP batch exporter</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1f24; }}
-h1 {{ font-size: 1.5rem; }}
-h1 small {{ font-weight: normal; color: #59636e; }}
-nav a {{ margin-right: 1.5rem; }}
-.table {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-size: .875rem; }}
-caption {{ text-align: left; padding: .5rem 0; font-weight: bold; }}
-th, td {{ text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
-td:last-child {{ white-space: normal; }}
-td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
-.status {{ padding: .1rem .5rem; border-radius: 1rem; background: #e7ecf0; }}
-.success, .good {{ background: #c8efd2; }}
-.error, .corrupted, .bad {{ background: #ffd4d1; }}
-.uploading, .file_uploaded, .processing {{ background: #d5e6ff; }}
-.unknown {{ background: #ffe9b8; }}
-</style>
-</head>
-<body>
-<h1>Sitecore CDP batch exporter <small>{version}</small></h1>
+_BODY = """<h1>Sitecore CDP batch exporter <small>{version}</small></h1>
 <nav><a href="{telemetry_path}">Metrics</a> <a href="/-/healthy">Healthy</a> <a href="/-/ready">Ready</a></nav>
 <p>Batch API: <code>{base_url}</code>, endpoint <code>{endpoint}</code>. {summary}</p>
 {feeds}
@@ -55,10 +27,7 @@ code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 </tbody>
 </table>
 </div>
-<p>One batch alone: <code>/probe?target=&lt;ref&gt;</code></p>
-</body>
-</html>
-"""
+<p>One batch alone: <code>/probe?target=&lt;ref&gt;</code></p>"""
 
 _FEEDS = """<div class="table">
 <table>
@@ -85,21 +54,21 @@ def render_landing_page(
 
     """
     if snapshot is None:
-        count, rows = len(watched), [_watched_row(batch) for batch in watched[:MAX_ROWS]]
+        amount, rows = len(watched), [_watched_row(batch) for batch in watched[:MAX_ROWS]]
     else:
-        count = len(snapshot.batches)
+        amount = len(snapshot.batches)
         rows = [_row(state) for state in sorted(snapshot.batches, key=_order)[:MAX_ROWS]]
-    return _PAGE.format(
-        refresh=SECONDS_BETWEEN_REFRESHES,
+    body = _BODY.format(
         version=escape(__version__),
         telemetry_path=escape(telemetry_path),
         base_url=escape(api.base_url),
         endpoint=escape(api.endpoint),
         summary=_summary(snapshot),
         feeds="" if snapshot is None else _feeds(snapshot, now),
-        caption=_caption(count),
+        caption=_caption(amount),
         rows="\n".join(rows),
     )
+    return page("Sitecore CDP batch exporter", body)
 
 
 def _order(state: BatchState) -> tuple[int, float]:
@@ -115,7 +84,7 @@ def _order(state: BatchState) -> tuple[int, float]:
 def _summary(snapshot: Snapshot | None) -> str:
     if snapshot is None:
         return "Nothing was polled yet: the API is asked when Prometheus scrapes."
-    last_success = "never" if snapshot.api_last_success is None else f"{_time(snapshot.api_last_success)} UTC"
+    last_success = "never" if snapshot.api_last_success is None else f"{utc(snapshot.api_last_success)} UTC"
     return (
         f"{_api(snapshot)} {_discovery(snapshot.discovery)}Last successful answer: {last_success}. "
         f"Last poll took {snapshot.poll_duration:.3f} s."
@@ -126,12 +95,12 @@ def _api(snapshot: Snapshot) -> str:
     if snapshot.api_up is None:
         return "It was not asked yet."
     if snapshot.api_up:
-        return _badge("good", "up")
+        return badge("good", "up")
     reason = snapshot.api_failure
     if reason is None:
-        return _badge("bad", "down")
+        return badge("bad", "down")
     state = "not asked" if reason in NOT_ASKED_REASONS else "down"
-    return f"{_badge('bad', f'{state}: {reason}')} The log says more."
+    return f"{badge('bad', f'{state}: {reason}')} The log says more."
 
 
 def _discovery(discovery: DiscoveryState | None) -> str:
@@ -159,8 +128,8 @@ def _created(state: BatchState) -> float:
 
 
 def _feed_row(state: FeedState, newest: BatchState | None, now: float) -> str:
-    accepted = _time(state.last_accepted) if state.last_accepted else "never seen"
-    batch = "none watched" if newest is None else f"{_status(newest)} {_records(newest)}"
+    accepted = utc(state.last_accepted) if state.last_accepted else "never seen"
+    batch = "none watched" if newest is None else f"{outcome(newest)} {_records(newest)}"
     cells = (escape(state.feed.name), _feed_state(state, now), accepted, batch)
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
@@ -169,9 +138,9 @@ def _feed_state(state: FeedState, now: float) -> str:
     if state.feed.expect_success_every is None:
         return "nothing expected"
     if not state.last_accepted:
-        return _badge("bad", "nothing accepted yet")
+        return badge("bad", "nothing accepted yet")
     due = state.last_accepted + state.feed.expect_success_every + state.feed.grace
-    return _badge("bad", f"overdue since {_time(due)} UTC") if due < now else _badge("good", f"due by {_time(due)} UTC")
+    return badge("bad", f"overdue since {utc(due)} UTC") if due < now else badge("good", f"due by {utc(due)} UTC")
 
 
 def _records(state: BatchState) -> str:
@@ -183,9 +152,9 @@ def _records(state: BatchState) -> str:
     return f"{batch.failed_records:,} of {batch.total_records:,} records failed"
 
 
-def _caption(count: int) -> str:
-    shown = f", of which {MAX_ROWS} are shown" if count > MAX_ROWS else ""
-    return f"Watched batches: {count}{shown}"
+def _caption(amount: int) -> str:
+    shown = f", of which {MAX_ROWS} are shown" if amount > MAX_ROWS else ""
+    return f"Watched batches: {amount}{shown}"
 
 
 def _watched_row(watched: Watched) -> str:
@@ -193,7 +162,7 @@ def _watched_row(watched: Watched) -> str:
 
 
 def _row(state: BatchState) -> str:
-    last_poll = "ok" if state.failure is None else _badge("bad", state.failure)
+    last_poll = "ok" if state.failure is None else badge("bad", state.failure)
     if state.reading is None:
         return _cells(state.watched, ["", "", "", "", ""], last_poll)
     batch = state.reading.batch
@@ -201,28 +170,14 @@ def _row(state: BatchState) -> str:
     return _cells(
         state.watched,
         [
-            _status(state),
-            _count(batch.total_records),
-            _count(batch.failed_records),
+            outcome(state),
+            count(batch.total_records),
+            count(batch.failed_records),
             "" if seconds is None else f"{seconds:,.1f} s",
-            "" if batch.modified is None else _time(batch.modified),
+            "" if batch.modified is None else utc(batch.modified),
         ],
-        f"{last_poll}, {_time(state.reading.polled)}",
+        f"{last_poll}, {utc(state.reading.polled)}",
     )
-
-
-def _status(state: BatchState) -> str:
-    """Return the status, and what became of a failure that no longer matters."""
-    if state.reading is None:
-        return ""
-    status = state.reading.batch.status
-    if status == "error" and state.accepted:
-        return f"{_badge('good', status)} accepted"
-    return _badge(status, status) + (" superseded" if state.superseded else "")
-
-
-def _badge(kind: str, text: str) -> str:
-    return f'<span class="status {escape(kind)}">{escape(text)}</span>'
 
 
 def _cells(watched: Watched, values: Iterable[str], last_poll: str) -> str:
@@ -233,15 +188,3 @@ def _cells(watched: Watched, values: Iterable[str], last_poll: str) -> str:
         f'<td class="number">{total}</td><td class="number">{failed}</td><td class="number">{seconds}</td>'
         f"<td>{modified}</td><td>{last_poll}</td><td>{escape(labels)}</td></tr>"
     )
-
-
-def _count(count: int | None) -> str:
-    return "" if count is None else f"{count:,}"
-
-
-def _time(timestamp: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError):
-        # At the ends of the calendar an offset from UTC can lead out of it.
-        return f"{timestamp:.0f}"
