@@ -18,6 +18,7 @@ _PAGE = """<!DOCTYPE html>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1f24; }}
 h1 {{ font-size: 1.5rem; }}
 h1 small {{ font-weight: normal; color: #59636e; }}
+h2 {{ font-size: 1.125rem; margin-top: 2rem; }}
 nav a {{ margin-right: 1.5rem; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .875rem; }}
@@ -26,6 +27,8 @@ th, td {{ text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px 
 td:last-child {{ white-space: normal; }}
 td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
+pre {{ background: #f3f5f7; overflow-x: auto; padding: .75rem; }}
+.facts th {{ width: 12rem; }}
 .status {{ padding: .1rem .5rem; border-radius: 1rem; background: #e7ecf0; }}
 .success, .good {{ background: #c8efd2; }}
 .error, .corrupted, .bad {{ background: #ffd4d1; }}

@@ -184,7 +184,11 @@ def _cells(watched: Watched, values: Iterable[str], last_poll: str) -> str:
     status, total, failed, seconds, modified = values
     labels = ", ".join(f"{name}={value}" for name, value in watched.labels.items())
     return (
-        f"<tr><td>{escape(watched.feed or '')}</td><td><code>{escape(watched.ref)}</code></td><td>{status}</td>"
+        f"<tr><td>{escape(watched.feed or '')}</td><td>{_link(watched.ref)}</td><td>{status}</td>"
         f'<td class="number">{total}</td><td class="number">{failed}</td><td class="number">{seconds}</td>'
         f"<td>{modified}</td><td>{last_poll}</td><td>{escape(labels)}</td></tr>"
     )
+
+
+def _link(ref: str) -> str:
+    return f'<a href="/batches/{escape(ref)}"><code>{escape(ref)}</code></a>'

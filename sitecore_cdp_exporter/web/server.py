@@ -1,7 +1,7 @@
 """The exporter's own HTTP server.
 
-Connections and the health paths live on the event loop. Scrapes wait and encode on threads of their own, the landing
-page on another, so that neither a slow client nor a stuck scrape keeps the health paths from answering.
+Connections and the health paths live on the event loop. Scrapes wait and encode on threads of their own, pages are
+made on another, so that neither a slow client nor a stuck scrape keeps the health paths from answering.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, listen
+from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
 from sitecore_cdp_exporter.web.connections import Connections
 from sitecore_cdp_exporter.web.deadline import SCRAPE_TIMEOUT_HEADER, seconds_to_collect
 from sitecore_cdp_exporter.web.negotiation import encode_as_asked
@@ -89,7 +90,7 @@ class WebSettings:
 
 
 class WebServer:
-    """Serves metrics, probes, the landing page and the health paths.
+    """Serves metrics, probes, the landing page, a page for each batch, and the health paths.
 
     Args:
         poller: Answers scrapes and probes.
@@ -114,7 +115,7 @@ class WebServer:
         self._settings = settings or WebSettings()
         self._web_config = web_config
         self._scrape_threads = ThreadPoolExecutor(self._settings.max_requests, thread_name_prefix="scrape")
-        self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="landing-page")
+        self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="page")
         self._scrapes: set[asyncio.Future[web.Response]] = set()
         self._exposition = Exposition()
         # Seconds, by path: a probe encodes much less than a scrape.
@@ -144,6 +145,7 @@ class WebServer:
             web.get(self._settings.telemetry_path, self._metrics),
             web.get("/probe", self._probe),
             web.get("/", self._landing_page),
+            web.get("/batches/{ref}", self._batch_page),
             web.post("/-/reload", self._reload),
         ]
         self._listener_count = len(addresses) + (health_address is not None)
@@ -263,8 +265,19 @@ class WebServer:
             self._settings.telemetry_path,
             time.time(),
         )
-        page = await asyncio.get_running_loop().run_in_executor(self._page_threads, render)
-        return web.Response(text=page, content_type="text/html", headers=PAGE_HEADERS)
+        return await self._page(render)
+
+    async def _batch_page(self, request: web.Request) -> web.Response:
+        ref = request.match_info["ref"]
+        state = state_of(ref, self._poller.latest, self._poller.watched)
+        if state is None:
+            return await self._page(render_not_watched_page, status=404)
+        return await self._page(partial(render_batch_page, state))
+
+    async def _page(self, render: Callable[[], str], status: int = 200) -> web.Response:
+        """Answer with a page that is made on its own thread: it may be long."""
+        text = await asyncio.get_running_loop().run_in_executor(self._page_threads, render)
+        return web.Response(status=status, text=text, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         def collect(deadline: float) -> Encode:

@@ -165,7 +165,8 @@ class Exporter:
         self.scrape(accept=OPEN_METRICS)
         self.scrape(encoding="identity")
         targets = (GOOD_REF, UNKNOWN_REF, FAULTY_REF, f"https://bucket.example{UPLOAD_PATH}", "")
-        for path in ("/", *(f"/probe?target={target}" for target in targets), "/probe", "/nothing"):
+        pages = ("/", *(f"/batches/{ref}" for ref in (GOOD_REF, UNKNOWN_REF, FAULTY_REF)))
+        for path in (*pages, *(f"/probe?target={target}" for target in targets), "/probe", "/nothing"):
             self.ask("GET", path, RIGHT)
         for path in ("/-/healthy", "/-/ready"):
             self.ask("GET", path, None)

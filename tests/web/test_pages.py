@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -11,6 +10,7 @@ from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.pages import MAX_ROWS, render_landing_page
+from tests.web.page import Page
 from tests.web.web_server_thread import WebServerThread, exporter_of
 from tools.sandbox import Sandbox, faults
 
@@ -18,63 +18,6 @@ REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 EVIL = """</td><script>alert("1")</script>&amp;'{0}"""
 NOW = 1_745_483_580.77  # 2025-04-24T08:33:00.77Z
 API = ApiConfig(base_url="https://api-engage-eu.sitecorecloud.io", endpoint="inspect")
-WITHOUT_END = {"meta", "br", "link", "img"}
-
-
-class Page(HTMLParser):
-    """Reads a page, and refuses one whose elements are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.links: list[str] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self._open: list[str] = []
-        assert text.startswith("<!DOCTYPE html>")
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        if tag not in WITHOUT_END:
-            self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-        if tag == "a":
-            self.links += [value for name, value in attrs if name == "href" and value is not None]
-        assert not [name for name, _ in attrs if name.startswith("on")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
-            self.text += data
-        if {"td", "th"} & set(self._open):
-            self.rows[-1][-1] += data
-
-    @property
-    def cells(self) -> list[dict[str, str]]:
-        """The rows of the batches, by column."""
-        return self._table("Ref")
-
-    @property
-    def feeds(self) -> list[dict[str, str]]:
-        """The rows of the feeds, by column."""
-        return self._table("State")
-
-    def _table(self, second: str) -> list[dict[str, str]]:
-        """Return the rows below the head whose second column has this name."""
-        heads = [number for number, row in enumerate(self.rows) if row[0] == "Feed"]
-        for number, end in zip(heads, [*heads[1:], len(self.rows)], strict=True):
-            head, *rows = self.rows[number:end]
-            if head[1] == second:
-                return [dict(zip(head, row, strict=True)) for row in rows]
-        return []
 
 
 def snapshot(*states: BatchState, api_up: bool | None = True) -> Snapshot:
@@ -291,6 +234,7 @@ def test_the_page_is_html_without_script_and_its_links_work(exporter: WebServerT
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     page = Page(response.text)
     assert "script" not in page.elements
+    assert f"/batches/{REF}" in page.links
     for link in page.links:
         assert exporter.get(link).status_code == 200
 

@@ -24,7 +24,10 @@ from tests.web.web_server_thread import PATIENCE, ScriptedPoller
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 RIGHT = (USER, PASSWORD)
 EVERYTHING_ELSE = [
-    *[("GET", path) for path in ("/", "/metrics", f"/probe?target={REF}", "/probe", "/nothing", "/-/reload")],
+    *[
+        ("GET", path)
+        for path in ("/", "/metrics", f"/batches/{REF}", f"/probe?target={REF}", "/probe", "/nothing", "/-/reload")
+    ],
     *[("POST", path) for path in ("/-/reload", "/-/healthy", "/-/ready", "/metrics")],
     *[("HEAD", "/"), ("OPTIONS", "/metrics"), ("GET", "/-/healthy/"), ("GET", "//-/healthy"), ("GET", "/-/Healthy")],
 ]

@@ -1,0 +1,116 @@
+"""The page of one batch: its status and counts, why it failed and what to do. HTML, no script."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watch.watchlist import Watched
+from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
+
+_BODY = """<h1>Batch <code>{ref}</code></h1>
+<nav><a href="/">All batches</a></nav>
+<div class="table">
+<table class="facts">
+<tbody>
+{facts}
+</tbody>
+</table>
+</div>
+{failure}"""
+
+_FAILURE = """<h2>Silence its alerts</h2>
+<p>Once you have dealt with it. Put the address of your Alertmanager in place of this one.</p>
+<pre><code>amtool silence add --alertmanager.url=http://localhost:9093 --duration=7d \\
+    --comment='uploaded again' ref={ref}</code></pre>"""
+
+_NOT_WATCHED = """<h1>Not watched</h1>
+<nav><a href="/">All batches</a></nav>
+<p>No batch with this ref is watched. It may have been removed from its list, or be older than its retention.</p>"""
+
+
+def state_of(ref: str, snapshot: Snapshot | None, watched: Mapping[str, Watched]) -> BatchState | None:
+    """Return what is known of a batch; None: it is not watched.
+
+    Args:
+        ref: The ref of the batch, in either case.
+        snapshot: What the last poll found; None before the first.
+        watched: The watch list, by ref in lower case, which counts until there is a snapshot.
+
+    """
+    key = ref.lower()
+    if snapshot is None:
+        return BatchState(watched=watched[key]) if key in watched else None
+    return next((state for state in snapshot.batches if state.watched.ref.lower() == key), None)
+
+
+def render_batch_page(state: BatchState) -> str:
+    """Return the page of a watched batch."""
+    watched = state.watched
+    ref = escape(watched.ref)
+    facts = [*_status(state), *_membership(watched), *_values(state.reading)]
+    body = _BODY.format(ref=ref, facts=_rows(facts), failure=_failure(ref, state))
+    return page(f"Batch {watched.ref}", body)
+
+
+def render_not_watched_page() -> str:
+    """Return the page of a ref that is not watched."""
+    return page("Not watched", _NOT_WATCHED)
+
+
+def _status(state: BatchState) -> Iterable[tuple[str, str]]:
+    """Yield the status, and how the last poll went."""
+    if state.reading is not None:
+        since = _since(state.reading)
+        yield "Status", outcome(state) + ("" if since is None else f" since {utc(since)} UTC")
+    if state.failure is not None:
+        yield "Last poll", badge("bad", state.failure)
+    else:
+        yield "Last poll", "not polled yet" if state.reading is None else "ok"
+
+
+def _since(reading: Reading) -> float | None:
+    batch = reading.batch
+    return batch.created if batch.modified is None else batch.modified
+
+
+def _membership(watched: Watched) -> Iterable[tuple[str, str]]:
+    if watched.feed is not None:
+        yield "Feed", escape(watched.feed)
+    if watched.labels:
+        yield "Labels", escape(", ".join(f"{name}={value}" for name, value in watched.labels.items()))
+    yield "Listed in", escape(watched.source)
+
+
+def _values(reading: Reading | None) -> Iterable[tuple[str, str]]:
+    """Yield what the API says of the batch, and when it was read."""
+    if reading is None:
+        return
+    batch = reading.batch
+    seconds = batch.time_to_process_seconds
+    values = {
+        "Records": count(batch.total_records),
+        "Succeeded": count(batch.succeeded_records),
+        "Failed": count(batch.failed_records),
+        "Time to process": "" if seconds is None else f"{seconds:,.1f} s",
+        "Size": "" if batch.size_bytes is None else f"{batch.size_bytes:,} bytes",
+        "Created": _moment(batch.created),
+        "Modified": _moment(batch.modified),
+        "Upload URL expires": _moment(batch.upload_expiry),
+        "Error log": {True: "yes", False: "no", None: ""}[batch.error_log_available],
+        "Read": _moment(reading.polled),
+    }
+    yield from ((name, value) for name, value in values.items() if value)
+
+
+def _moment(timestamp: float | None) -> str:
+    return "" if timestamp is None else f"{utc(timestamp)} UTC"
+
+
+def _rows(facts: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts)
+
+
+def _failure(ref: str, state: BatchState) -> str:
+    """Return what is left to do about a failure; nothing if there is none."""
+    return _FAILURE.format(ref=ref) if state.accepted is False else ""
