@@ -70,7 +70,7 @@ UID: Final = "sitecore-cdp-batches"
 SCHEMA_OF: Final = "10.1.0"
 SCHEMA_VERSION: Final = 38
 
-# Its sections are what the alerts in prometheus/alerts.yml link to.
+# The alerts in prometheus/alerts.yml link to its sections.
 RUNBOOK: Final = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
 DISCOVERY_OFF: Final = "discovery is off"
 # Either nothing is watched, or no exporter was scraped.
@@ -115,8 +115,8 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=1,
                 title="Failing scrapes",
-                description="Targets of Prometheus that it can not scrape: an exporter is down, or with /probe a batch "
-                "can not be asked for. Alert: ExporterDown.",
+                description="Targets that Prometheus cannot scrape: an exporter is down, or with /probe a batch "
+                "cannot be asked for. Alert: ExporterDown.",
                 unit="none",
                 no_value="no exporter",
             ),
@@ -127,8 +127,8 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
                 About(
                     number=2,
                     title="Batch API",
-                    description="Whether the Batch API answers and takes the credentials. While it does not, what is "
-                    "shown of unfinished batches is unknown. Alerts: ApiDown, ApiUnauthorized.",
+                    description="Whether the Batch API answers and accepts the credentials. While it does not, the "
+                    "state of unfinished batches is unknown. Alerts: ApiDown, ApiUnauthorized.",
                     unit="none",
                     no_value="unknown",
                 )
@@ -176,8 +176,8 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=6,
                 title="Stuck",
-                description="Batches that wait or are processed and did not change for two hours, and uploads that did "
-                "not come: half an hour after the upload URL expired, or 90 minutes after the batch was allocated "
+                description="Batches that are waiting or processing and have not changed for two hours, and files that "
+                "never arrived: half an hour after the upload URL expired, or 90 minutes after the batch was allocated "
                 "where no expiry is known. Alerts: BatchStuck, BatchUploadExpired.",
                 unit="none",
                 no_value=NO_BATCHES,
@@ -189,7 +189,7 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=7,
                 title="Not read",
-                description="Batches that are watched and could not be read in the last scrape; the table tells why. "
+                description="Watched batches that could not be read in the last scrape; the table shows why. "
                 "Alerts: BatchNotFound after 15 minutes, BatchUnreadable after 30.",
                 unit="none",
                 no_value=NO_BATCHES,
@@ -212,8 +212,8 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=9,
                 title="Alerts that fire",
-                description="What people are told of now, the newest first, save what Alertmanager silences or holds "
-                "back; of the jobs, the feeds and the ref that were chosen, and what concerns all of them. It needs "
+                description="Alerts that fire now, the newest first, whether or not Alertmanager silences or inhibits "
+                "them; of the chosen jobs, feeds and ref, and those that concern all of them. It needs "
                 "the rules of prometheus/alerts.yml in the same Prometheus. The runbook, linked at the top, has a "
                 "section for each alert.",
                 unit="s",
@@ -237,13 +237,13 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
 
 
 def which_batches() -> list[Builder[Panel]]:
-    """List every batch that is watched, and what happened to it."""
+    """List every watched batch, and what happened to it."""
     return [
         table_panel(
             About(
                 number=10,
                 title="Batches",
-                description="All batches that are watched, the worst first: not read, failed, stuck or of an unknown "
+                description="All watched batches, the worst first: not read, failed, stuck or of an unknown "
                 "status, under way, loaded, superseded; of these the newest first. A click on a ref shows that batch "
                 "alone, whatever its feed and status; the browser's Back returns to what was chosen before. A batch "
                 "that could not be read is shown whatever statuses are chosen, with the reason. Failed share: red from "
@@ -474,7 +474,7 @@ def how_much_goes_in() -> list[Builder[Panel]]:
 
 
 def is_the_exporter_well() -> list[Builder[Panel]]:
-    """Show the exporter, its requests and what it was told to watch."""
+    """Show the exporter, its requests and what it watches."""
     requests = f"sitecore_cdp_api_requests_total{{{EXPORTER}}}"
     buckets = f"sitecore_cdp_api_request_duration_seconds_bucket{{{EXPORTER}}}"
     rate_of_buckets = f"sum by (le) (rate({buckets}[$__rate_interval]))"
@@ -531,7 +531,7 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
                 About(
                     number=53,
                     title="Bad batch files",
-                    description="Batch files that can not be used, in whole or in part; the log of the exporter has "
+                    description="Batch files that cannot be used, in whole or in part; the log of the exporter has "
                     "the lines. Alert: BatchFileError.",
                     unit="none",
                     no_value="no batch files",
@@ -614,7 +614,7 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=57,
                 title="Batch API over time",
-                description="Whether the Batch API answered each exporter and took its credentials.",
+                description="Whether the Batch API answered each exporter and accepted its credentials.",
                 unit="none",
                 no_value="unknown",
             ),

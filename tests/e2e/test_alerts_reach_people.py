@@ -161,7 +161,7 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
         }
         assert page["annotations"]["summary"] == "An upload to Sitecore CDP failed: nightly-guests"
         assert page["annotations"]["description"].startswith(
-            f"9000 of the 121776 records of batch {FAILED_REF} of feed nightly-guests were refused by Sitecore CDP. "
+            f"9000 of the 121776 records of batch {FAILED_REF} of feed nightly-guests were rejected by Sitecore CDP. "
             f"It finished at {finished:%Y-%m-%d %H:%M} UTC."
         )
 
