@@ -15,8 +15,13 @@ The faults:
 A fault applies to the batch `ref` or, without one, to all requests to the Batch API; that of a ref goes first. It holds
 for the next `times` requests, or until it is cleared. Setting another one replaces it.
 
-A batch fails by its file, as in Sitecore CDP. `error` with counts and a log: a line that is no JSON record. `error`
-without: a file that is not gzip. `corrupted`: a checksum in upper case, or another size than was declared.
+A batch fails by its file, as in Sitecore CDP. `corrupted`: a checksum in upper case, or another size than was declared.
+`error` without counts and log: a file that is not gzip. `error` with them, where the log says:
+
+    400    for a line that is no JSON; for a guest without e-mail address and identifiers; for an address that is none
+    402    for a mode that does not exist
+    404    for the delete of a guest or an order that was not imported, or is deleted already
+    409    for mode `create` of one that was imported before
 """
 
 import asyncio

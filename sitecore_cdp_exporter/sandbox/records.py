@@ -13,12 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
+from sitecore_cdp_exporter.sandbox.profiles import ACCEPTED, Answer, Guest, Order, Profiles
+
 UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # A file that unpacks to more than this is not read on; neither is one with a longer line.
 MAX_UNPACKED_BYTES = 1024**3
 MAX_LINE_BYTES = 16 * 1024**2
 # The modes that Sitecore documents for the error log (all but the last) and for guest profiles.
 MODES = frozenset({"insert", "create", "upsert", "merge", "delete", "gdpr_delete", "migration"})
+# Those of the schema `migration`, which makes two guests one.
+MIGRATION_MODES = frozenset({"guest"})
 
 
 class UnreadableFileError(Exception):
@@ -36,16 +42,17 @@ class ImportResult:
 
 
 @dataclass(frozen=True)
-class RecordError:
-    """One line of the error log. `ref` is the string "null" when the record has none, as in real logs."""
+class RecordResult:
+    """What became of a record. `ref` is the string "null" when the line has none, as in real logs."""
 
     ref: str
     code: str
     message: str
 
-    def line(self) -> bytes:
-        """Return the line of the log, with its end."""
-        return json.dumps({"ref": self.ref, "code": self.code, "message": self.message}).encode() + b"\n"
+    def line(self, *, old_fashioned: bool = False) -> bytes:
+        """Return the line of the error log, with its end. The code was a number once."""
+        code = int(self.code) if old_fashioned else self.code
+        return json.dumps({"ref": self.ref, "code": code, "message": self.message}).encode() + b"\n"
 
 
 def is_uuid(value: object) -> bool:
@@ -54,12 +61,21 @@ def is_uuid(value: object) -> bool:
 
 
 def import_file(
-    content: bytes, *, checksum: str, size: int | None, is_stopping: Callable[[], bool] = lambda: False
+    content: bytes,
+    *,
+    checksum: str,
+    size: int | None,
+    profiles: Profiles,
+    reject: Callable[[int], Answer | None] = lambda _number: None,
+    old_fashioned_log: bool = False,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> ImportResult | None:
     """Import a file for which the client declared an MD5 in hex and a size.
 
     The MD5 is compared with its case, so that one in upper case gives `corrupted`, as the real service does.
-    None when it was given up because `is_stopping` said so.
+    `reject` gets the number of each record, from 1 on, and says what becomes of it if the reason is not in the file.
+    An old-fashioned log has the records that were accepted, too. None when the import was given up because
+    `is_stopping` said so.
     """
     if len(content) != size or hashlib.md5(content).hexdigest() != checksum:
         return ImportResult(status="corrupted")
@@ -71,26 +87,54 @@ def import_file(
                 if is_stopping():
                     return None
                 total += 1
-                if error := check_record(line):
-                    failed += 1
-                    log_file.write(error.line())
+                result = import_record(line, profiles, rejection=reject(total))
+                was_accepted = result.code.startswith("2")
+                failed += not was_accepted
+                if old_fashioned_log or not was_accepted:
+                    log_file.write(result.line(old_fashioned=old_fashioned_log))
     except UnreadableFileError:
         return ImportResult(status="error")
-    if failed:
-        return ImportResult(status="error", total=total, failed=failed, error_log=log.getvalue())
-    return ImportResult(status="success", total=total, failed=0)
+    return ImportResult(
+        status="error" if failed else "success",
+        total=total,
+        failed=failed,
+        error_log=log.getvalue() if failed or old_fashioned_log else None,
+    )
 
 
-def check_record(line: bytes) -> RecordError | None:
-    """Check one record; None means that it is good."""
+def import_record(line: bytes, profiles: Profiles, *, rejection: Answer | None = None) -> RecordResult:
+    """Import one record. One that can be read ends in the `rejection`, if there is one."""
     record = _parse(line)
     if record is None:
-        return RecordError("null", "400", "Failed to parse import line")
+        return RecordResult("null", "400", "Failed to parse import line")
     ref = record.get("ref", "null")
     if not is_uuid(ref):
-        return RecordError(str(ref), "400", "Validation error: ref must be a UUID")
-    problem = _problem(schema=record.get("schema"), mode=record.get("mode"), value=record.get("value"))
-    return None if problem is None else RecordError(ref, *problem)
+        return RecordResult(str(ref), "400", "Validation error: ref must be a UUID")
+    try:
+        return RecordResult(ref, *(rejection or _import(record, profiles)))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # Real messages may quote the data, too.
+        quoted = f" is {problem['input']:.100}" if isinstance(problem["input"], str) else ""
+        where = ".".join(map(str, problem["loc"]))
+        return RecordResult(ref, "400", f"Validation error: {where:.100}{quoted}: {problem['msg']}")
+
+
+def _import(record: dict[str, Any], profiles: Profiles) -> Answer:
+    """Check a record, and do what it says. Raises pydantic's `ValidationError` for its value."""
+    schema, mode, value = record.get("schema"), record.get("mode"), record.get("value")
+    if not isinstance(schema, str) or not schema:
+        return "400", "Validation error: schema must be a string"
+    if not isinstance(value, dict):
+        return "400", "Validation error: value must be an object"
+    if not isinstance(mode, str) or mode not in (MIGRATION_MODES if schema == "migration" else MODES):
+        return "402", "Unsupported mode"
+    match schema:
+        case "guest":
+            return profiles.import_guest(mode, Guest.model_validate(value))
+        case "order":
+            return profiles.import_order(mode, Order.model_validate(value))
+    return ACCEPTED
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -100,20 +144,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _problem(*, schema: object, mode: object, value: object) -> tuple[str, str] | None:
-    """Return code and message for what is wrong with a record's parts."""
-    if not isinstance(schema, str) or not schema:
-        return "400", "Validation error: schema must be a string"
-    if not isinstance(value, dict):
-        return "400", "Validation error: value must be an object"
-    if not isinstance(mode, str) or mode not in MODES:
-        return "402", "Unsupported mode"
-    # Which attributes identify a guest is up to each organisation. These two are the usual ones.
-    if schema == "guest" and not (value.get("email") or value.get("identifiers")):
-        return "400", "Identity information missing"
-    return None
 
 
 def _lines(content: bytes) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from aiohttp.typedefs import Middleware
 from sitecore_cdp_exporter.sandbox.control import control_routes
 from sitecore_cdp_exporter.sandbox.faults import ActiveFaults
 from sitecore_cdp_exporter.sandbox.gate import Gate
+from sitecore_cdp_exporter.sandbox.profiles import Answer, Profiles
 from sitecore_cdp_exporter.sandbox.records import import_file
 from sitecore_cdp_exporter.sandbox.routes import BatchRoutes
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches
@@ -34,8 +36,11 @@ class Sandbox:
 
     It listens on loopback unless another `host` is given, on any free port when `port` is 0, and with TLS when an
     `ssl_context` is given. No page of the list is longer than `max_page_size`; `speed` divides how long uploaded files
-    are queued and processed. `clock` gives the time that batches live by, with its zone.
+    are queued and processed. `clock` gives the time that batches live by, with its zone. `old_fashioned_logs` name the
+    records that were accepted, too, so that a success has a log, and their codes are numbers.
     """
+
+    old_fashioned_logs = False
 
     def __init__(  # noqa: PLR0913  Independent settings, by keyword only, each with a default.
         self,
@@ -52,13 +57,14 @@ class Sandbox:
         self._host = host
         self._port = port
         self._ssl_context = ssl_context
+        self._profiles = Profiles()
         self._batches = Batches(clock=clock, speed=speed)
         self._faults = ActiveFaults()
         self._gate = Gate(client_key=client_key, api_token=api_token, faults=self._faults)
-        storage = Storage(self._batches, self._receive_file)
-        routes = BatchRoutes(self._batches, storage, max_page_size=max_page_size)
+        self._storage = Storage(self._batches, self._receive_file)
+        routes = BatchRoutes(self._batches, self._storage, max_page_size=max_page_size)
         application = web.Application(middlewares=self._middlewares(), client_max_size=MAX_UPLOAD_BYTES + 1)
-        application.add_routes([*routes.routes(), *storage.routes(), *control_routes(self._faults)])
+        application.add_routes([*routes.routes(), *self._storage.routes(), *control_routes(self._faults)])
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -112,6 +118,10 @@ class Sandbox:
         """Return what a request passes, from the outside in. Tests put more around it."""
         return [self._gate.middleware]
 
+    def _rejection(self, _ref: str, _number: int) -> Answer | None:
+        """Return what becomes of a batch's record for a reason that is not in its file. Tests give some."""
+        return None
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop_serving = asyncio.Event()
@@ -140,6 +150,14 @@ class Sandbox:
             self._importer.submit(self._import, batch, content)
 
     def _import(self, batch: Batch, content: bytes) -> None:
-        result = import_file(content, checksum=batch.checksum, size=batch.size, is_stopping=self._is_stopping.is_set)
+        result = import_file(
+            content,
+            checksum=batch.checksum,
+            size=batch.size,
+            profiles=self._profiles,
+            reject=partial(self._rejection, batch.ref),
+            old_fashioned_log=self.old_fashioned_logs,
+            is_stopping=self._is_stopping.is_set,
+        )
         if result is not None:
             self._batches.finish(batch, result)

@@ -44,6 +44,7 @@ class Storage:
         self._batches = batches
         self._receive_file = receive_file
         self._key = secrets.token_bytes(32)
+        self.log_url_lifetime = LOG_URL_LIFETIME
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the storage."""
@@ -56,7 +57,7 @@ class Storage:
 
     def log_url(self, origin: str, batch: Batch) -> str:
         """Sign a URL of this batch's error log, valid for an hour."""
-        expiry = self._batches.now() + LOG_URL_LIFETIME
+        expiry = self._batches.now() + self.log_url_lifetime
         return origin + self._sign(hdrs.METH_GET, f"{STORAGE_PATH}{batch.ref}/{LOG_NAME}", expiry)
 
     def _sign(self, method: str, path: str, expiry: datetime) -> str:

@@ -84,6 +84,46 @@ def test_bad_records_end_as_error_with_counts_and_a_log_of_them(client: Client) 
     ]
 
 
+def test_a_later_file_meets_what_the_ones_before_have_imported(client: Client) -> None:
+    def upload(mode: str) -> tuple[str, list[str]]:
+        ref = str(uuid.uuid4())
+        client.upload(gzip.compress(lines({**RECORD, "mode": mode})), ref)
+        status = client.wait_until_final(ref)["status"]
+        log = client.session.get(status["log"], timeout=60).content if "log" in status else gzip.compress(b"")
+        return status["code"], [json.loads(line)["code"] for line in gzip.decompress(log).splitlines()]
+
+    assert [upload(mode) for mode in ("delete", "create", "create", "upsert", "gdpr_delete", "delete")] == [
+        ("error", ["404"]),
+        ("success", []),
+        ("error", ["409"]),
+        ("success", []),
+        ("success", []),
+        ("error", ["404"]),
+    ]
+
+
+def test_an_old_fashioned_log_has_the_accepted_records_too_and_codes_in_numbers(client: Client) -> None:
+    client.sandbox.old_fashioned_logs = True
+    client.upload(gzip.compress(lines(RECORD, b"{", {**RECORD, "mode": "delete"})))
+    body = client.wait_until_final()
+    assert body["status"]["code"] == "error"
+    assert (body["summaryStats"]["totalCount"], body["summaryStats"]["failedCount"]) == (3, 1)
+    log = gzip.decompress(client.session.get(body["status"]["log"], timeout=60).content)
+    assert [json.loads(line) for line in log.splitlines()] == [
+        {"ref": RECORD["ref"], "code": 200, "message": "OK"},
+        {"ref": "null", "code": 400, "message": "Failed to parse import line"},
+        {"ref": RECORD["ref"], "code": 200, "message": "Guest and associated entities deleted"},
+    ]
+
+
+def test_a_success_has_an_old_fashioned_log(client: Client) -> None:
+    client.sandbox.old_fashioned_logs = True
+    client.upload(gzip.compress(lines(RECORD)))
+    status = client.wait_until_final()["status"]
+    assert status["code"] == "success"
+    assert b"200" in gzip.decompress(client.session.get(status["log"], timeout=60).content)
+
+
 @pytest.mark.parametrize(
     ("content", "changes", "status"),
     [

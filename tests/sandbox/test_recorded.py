@@ -5,15 +5,26 @@ import http.client
 import io
 import json
 import time
-from datetime import UTC, datetime
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from tests.conditions import wait_until
-from tests.sandbox.client import AUTHORIZATION, REF, Client, raw_answer, raw_connection, raw_request
-from tools.sandbox import faults
+from tests.sandbox.client import (
+    AUTHORIZATION,
+    RECORD,
+    REF,
+    Client,
+    lines,
+    raw_answer,
+    raw_connection,
+    raw_request,
+)
+from tools.sandbox import RECORD_ERRORS, faults
 
 
 def test_a_placed_batch_says_exactly_what_was_given(client: Client) -> None:
@@ -56,6 +67,59 @@ def test_a_placed_batch_says_exactly_what_was_given(client: Client) -> None:
     client.sandbox.remove_batch(REF)
     assert client.get(f"/v2/batches/{REF}").status_code == 404
     client.sandbox.remove_batch(REF)
+
+
+def read_log(client: Client, ref: str = REF) -> list[dict[str, str]]:
+    log = client.session.get(client.show(ref)["status"]["log"], timeout=60)
+    return [json.loads(line) for line in gzip.decompress(log.content).splitlines()]
+
+
+def test_a_placed_log_has_each_documented_error_as_often_as_was_asked(client: Client) -> None:
+    counts = {cause: number for number, cause in enumerate(RECORD_ERRORS, 1)}
+    client.sandbox.put_batch(REF, status="error", failed=99, log=counts)
+    log = read_log(client)
+    assert Counter((line["code"], line["message"]) for line in log) == {
+        RECORD_ERRORS[cause]: count for cause, count in counts.items()
+    }
+    assert {line["message"] for line in log if line["ref"] == "null"} == {"Failed to parse import line"}
+
+
+def test_a_placed_log_is_sent_byte_for_byte(client: Client) -> None:
+    client.sandbox.put_batch(REF, status="error", log=b"<html>")
+    assert client.session.get(client.show()["status"]["log"], timeout=60).content == b"<html>"
+
+
+@pytest.mark.parametrize("cause", ["internal", "open_session", "not_allowed"])
+def test_each_nth_record_of_a_file_is_rejected_for_no_fault_of_its_own(client: Client, cause: str) -> None:
+    client.sandbox.reject_records("unsupported_mode")
+    client.sandbox.reject_records(cause, every=3, ref=REF)
+    client.upload(gzip.compress(lines(*[RECORD] * 7)))
+    stats = client.wait_until_final()["summaryStats"]
+    assert (stats["totalCount"], stats["failedCount"]) == (7, 2)
+    code, message = RECORD_ERRORS[cause]
+    assert read_log(client) == [{"ref": RECORD["ref"], "code": code, "message": message}] * 2
+    other = str(uuid.UUID(int=1))
+    client.upload(gzip.compress(lines(RECORD)), other)
+    client.wait_until_final(other)
+    assert [line["code"] for line in read_log(client, other)] == ["402"]
+
+
+def test_a_fault_of_error_logs_leaves_the_api_and_uploads_alone(client: Client) -> None:
+    client.sandbox.put_batch(REF, status="error", log=True)
+    client.sandbox.set_log_fault(faults.Redirect("http://127.0.0.1:1/elsewhere"), ref=REF, times=1)
+    answers = [client.session.get(client.show()["status"]["log"], allow_redirects=False, timeout=60) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [302, 200]
+    client.sandbox.set_log_fault(faults.Status(503))
+    assert client.session.get(client.show()["status"]["log"], timeout=60).status_code == 503
+    client.upload(gzip.compress(lines(RECORD)), str(uuid.UUID(int=1)))
+    client.sandbox.clear_faults()
+    assert client.session.get(client.show()["status"]["log"], timeout=60).status_code == 200
+
+
+def test_log_urls_can_be_dead_from_the_start(client: Client) -> None:
+    client.sandbox.put_batch(REF, status="error", log=True)
+    client.sandbox.set_log_url_lifetime(timedelta())
+    assert "Request has expired" in client.session.get(client.show()["status"]["log"], timeout=60).text
 
 
 def test_requests_are_logged_with_what_tests_want_to_see(client: Client) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import uuid
 
 import pytest
+import requests
 
 from tests.conditions import wait_until
 from tests.sandbox.client import (
@@ -16,6 +17,7 @@ from tests.sandbox.client import (
     RECORD,
     REF,
     Client,
+    Clock,
     lines,
     raw_connection,
 )
@@ -101,6 +103,35 @@ def test_a_log_is_given_to_its_signed_url_only(client: Client) -> None:
     ]
     assert [response.status_code for response in refused] == [400, 403, 403, 403]
     assert client.session.get(url, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("accepted", ["identity", "gzip", "gzip, deflate, br", "gzip;q=0", "br", "*;q=0"])
+def test_a_log_is_sent_as_it_is_whatever_encoding_is_accepted(client: Client, accepted: str) -> None:
+    client.sandbox.put_batch(REF, status="error", log={"validation": 2})
+    response = client.session.get(
+        client.show()["status"]["log"], headers={"Accept-Encoding": accepted}, stream=True, timeout=60
+    )
+    assert "Content-Encoding" not in response.headers
+    assert response.headers["Content-Type"] == "application/gzip"
+    packed = response.raw.read(decode_content=False)
+    assert len(packed) == int(response.headers["Content-Length"])
+    assert len(gzip.decompress(packed).splitlines()) == 2
+
+
+def test_a_log_url_lives_an_hour_from_the_answer_that_named_it(session: requests.Session) -> None:
+    clock = Clock()
+    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, clock=clock) as sandbox:
+        client = Client(sandbox, session)
+        sandbox.put_batch(REF, status="error", log=True)
+        url = client.show()["status"]["log"]
+        clock.move(3599)
+        assert session.get(url, timeout=60).status_code == 200
+        clock.move(1)
+        response = session.get(url, timeout=60)
+        fresh = session.get(client.show()["status"]["log"], timeout=60)
+    assert (response.status_code, response.headers["Content-Type"]) == (403, "application/xml; charset=utf-8")
+    assert "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>" in response.text
+    assert fresh.status_code == 200
 
 
 def test_an_upload_without_a_length_is_refused_as_by_s3(client: Client) -> None:
