@@ -1,9 +1,9 @@
 """How often the demo uploads which feed, and what is wrong with each upload. Pure.
 
-In each round every feed uploads one batch. One takes long to upload, one has bad records, one sends a zip in place of
-gzip, one declares its MD5 in upper case; which feed has which trouble differs from round to round, by a seeded
-shuffle. A feed whose upload failed repairs it and uploads again. So every status but `unknown` is seen within each
-round, and a few batches a minute are made.
+In each round every feed uploads one batch. One of guests has bad records, for one cause or, in every other round, for
+two; one takes long to upload, one sends a zip in place of gzip, one declares its MD5 in upper case. Which feed has
+which trouble differs from round to round, by a seeded shuffle. A feed whose upload failed repairs it and uploads again.
+So every status but `unknown` is seen within each round, and a few batches a minute are made.
 """
 
 import hashlib
@@ -27,12 +27,13 @@ class Trouble(Enum):
 
     NONE = auto()
     SLOW = auto()
-    BAD_RECORDS = auto()
+    IDENTITY_MISSING = auto()
+    TWO_CAUSES = auto()
     ZIP = auto()
     UPPER_CASE_CHECKSUM = auto()
 
 
-REPAIRABLE = frozenset({Trouble.BAD_RECORDS, Trouble.ZIP, Trouble.UPPER_CASE_CHECKSUM})
+REPAIRABLE = frozenset(Trouble) - {Trouble.NONE, Trouble.SLOW}
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,16 @@ class PlannedUpload:
         return SLOW_UPLOAD_TIME if self.trouble is Trouble.SLOW else UPLOAD_TIME
 
 
-def plan_round(random: Random) -> list[PlannedUpload]:
-    """Plan one upload a feed, each with another trouble, and the repaired ones later."""
-    troubles = random.sample(list(Trouble), k=len(FEEDS))
+def plan_round(random: Random, number: int = 0) -> list[PlannedUpload]:
+    """Plan one upload a feed, each with another trouble, and the repaired ones later. Rounds count from 0."""
+    # Only a guest must say who it is.
+    rejected_feed = random.choice([feed for feed in FEEDS if feed.schema == "guest"])
+    rejected = Trouble.TWO_CAUSES if number % 2 else Trouble.IDENTITY_MISSING
+    troubles = [Trouble.NONE, Trouble.SLOW, Trouble.ZIP, Trouble.UPPER_CASE_CHECKSUM]
+    random.shuffle(troubles)
     uploads = [
-        PlannedUpload(turn * TIME_BETWEEN_UPLOADS, feed, trouble)
-        for turn, (feed, trouble) in enumerate(zip(FEEDS, troubles, strict=True))
+        PlannedUpload(turn * TIME_BETWEEN_UPLOADS, feed, rejected if feed is rejected_feed else troubles.pop())
+        for turn, feed in enumerate(FEEDS)
     ]
     repaired = [
         PlannedUpload(upload.time + REPAIR_TIME, upload.feed, Trouble.NONE)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # One socket operation; short, because `stop` may have to wait for it.
 REQUEST_TIMEOUT = 2.0
-BAD_RECORDS_SHARE = 0.02
+BAD_RECORDS_SHARE = 0.03
 
 
 class DemoUploads:
@@ -79,10 +79,10 @@ class DemoUploads:
 
         self._scheduler.enter(seconds / self._speed, 0, act)
 
-    def _begin_round(self) -> None:
-        for upload in plan_round(self._random):
+    def _begin_round(self, number: int = 0) -> None:
+        for upload in plan_round(self._random, number):
             self._after(upload.time, partial(self._allocate, upload))
-        self._after(ROUND_TIME, self._begin_round)
+        self._after(ROUND_TIME, partial(self._begin_round, number + 1))
 
     def _allocate(self, upload: PlannedUpload) -> None:
         """Allocate a batch, and upload its file a while later."""
@@ -122,25 +122,24 @@ class DemoUploads:
 
     def _file(self, feed: Feed, trouble: Trouble) -> bytes:
         """Make the file of one upload; the number of records varies a little."""
-        count = round(feed.records * self._random.uniform(0.9, 1.1))
-        bad = set(self._random.sample(range(count), k=round(count * BAD_RECORDS_SHARE)))
-        lines = [
-            self._bad_line(feed, number) if trouble is Trouble.BAD_RECORDS and number in bad else _line(feed, number)
-            for number in range(count)
+        emails = [
+            f"guest{number}@example.com" for number in range(round(feed.records * self._random.uniform(0.9, 1.1)))
         ]
-        content = "\n".join([*lines, ""]).encode()
+        for turn, number in enumerate(
+            self._random.sample(range(len(emails)), k=round(len(emails) * BAD_RECORDS_SHARE))
+        ):
+            if trouble is Trouble.IDENTITY_MISSING or (trouble is Trouble.TWO_CAUSES and turn % 3):
+                emails[number] = ""
+            elif trouble is Trouble.TWO_CAUSES:
+                emails[number] = f"guest{number} at example.com"
+        content = "".join(_line(feed, number, email) for number, email in enumerate(emails)).encode()
         return _zip(content) if trouble is Trouble.ZIP else gzip.compress(content, mtime=0)
 
-    def _bad_line(self, feed: Feed, number: int) -> str:
-        """Make a record with one of the mistakes that real error logs show."""
-        line = _line(feed, number)
-        return self._random.choice([line[:-1], line.replace("upsert", "replace"), line.replace('"value"', '"values"')])
 
-
-def _line(feed: Feed, number: int) -> str:
-    value = {"referenceId": f"{feed.name}-{number}", "email": f"guest{number}@example.com"}
+def _line(feed: Feed, number: int, email: str) -> str:
+    value = {"referenceId": f"{feed.name}-{number}", "email": email}
     record = {"ref": str(uuid4()), "schema": feed.schema, "mode": "upsert", "value": value}
-    return json.dumps(record, separators=(",", ":"))
+    return json.dumps(record, separators=(",", ":")) + "\n"
 
 
 def _zip(content: bytes) -> bytes:

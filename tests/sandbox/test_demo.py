@@ -1,10 +1,11 @@
-# ruff: noqa: ANN401, S311  JSON is Any; the demo's plan is no secret.
+# ruff: noqa: ANN401, S311, S324  JSON is Any; the demo's plan is no secret; the Batch API's checksum is MD5.
 import gzip
+import hashlib
 import json
 import logging
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.sandbox import DemoUploads
-from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, Trouble, plan_round
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, Feed, Trouble, plan_round
+from sitecore_cdp_exporter.sandbox.profiles import Profiles
+from sitecore_cdp_exporter.sandbox.records import import_file
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tests.conditions import wait_until
@@ -25,7 +28,8 @@ SPEED = 60.0
 FINAL_STATUSES = {
     Trouble.NONE: "success",
     Trouble.SLOW: "success",
-    Trouble.BAD_RECORDS: "error",
+    Trouble.IDENTITY_MISSING: "error",
+    Trouble.TWO_CAUSES: "error",
     Trouble.ZIP: "error",
     Trouble.UPPER_CASE_CHECKSUM: "corrupted",
 }
@@ -97,6 +101,44 @@ def test_the_same_seed_gives_the_same_plan_and_rounds_differ() -> None:
     assert any(plan != plans[0] for plan in plans)
 
 
+@given(st.randoms(use_true_random=False), st.integers(0, 9))
+def test_two_rounds_have_every_trouble_and_only_guests_have_bad_records(random: Random, number: int) -> None:
+    uploads = [upload for turn in (number, number + 1) for upload in plan_round(random, turn)]
+    assert {upload.trouble for upload in uploads} == set(Trouble)
+    rejected = [upload for upload in uploads if upload.trouble in {Trouble.IDENTITY_MISSING, Trouble.TWO_CAUSES}]
+    assert [upload.feed.schema for upload in rejected] == ["guest", "guest"]
+
+
+def test_a_newcomer_sees_a_batch_whose_log_says_why_within_two_minutes() -> None:
+    rejected = next(upload for upload in plan_round(Random(0)) if upload.trouble is Trouble.IDENTITY_MISSING)
+    processed = rejected.time + rejected.upload_time + (QUEUE_TIME + PROCESSING_TIME).total_seconds()
+    assert processed + SCRAPE_INTERVAL <= 120
+
+
+@pytest.mark.parametrize(
+    ("trouble", "messages"),
+    [
+        (Trouble.IDENTITY_MISSING, {"Identity information missing": 24}),
+        (Trouble.TWO_CAUSES, {"Identity information missing": 16, "Validation error": 8}),
+    ],
+)
+def test_three_in_a_hundred_records_are_rejected_for_the_causes_of_the_trouble(
+    trouble: Trouble, messages: dict[str, int]
+) -> None:
+    uploads = DemoUploads("", client_key="", api_token="", announce=lambda _ref, _feed: None)
+    content = uploads._file(Feed("loyalty-updates", "guest", 800), trouble)
+    result = import_file(content, checksum=hashlib.md5(content).hexdigest(), size=len(content), profiles=Profiles())
+    assert result is not None
+    assert result.error_log is not None
+    log = [json.loads(line) for line in gzip.decompress(result.error_log).splitlines()]
+    found = Counter(line["message"].partition(":")[0] for line in log)
+    # The number of records varies by a tenth.
+    assert result.failed == sum(found.values())
+    assert found.keys() == messages.keys()
+    for message, count in messages.items():
+        assert found[message] == pytest.approx(count, abs=4)
+
+
 def test_two_rounds_show_every_status_each(watcher: Watcher) -> None:
     seen: dict[str, set[str]] = defaultdict(set)
 
@@ -134,7 +176,9 @@ def test_the_failures_are_those_that_the_demo_means_to_show(watcher: Watcher) ->
     stats = partly_failed["summaryStats"]
     assert 0 < stats["failedCount"] < stats["totalCount"] / 10
     log = gzip.decompress(watcher.session.get(partly_failed["status"]["log"], timeout=60).content)
-    assert len([json.loads(line) for line in log.splitlines()]) == stats["failedCount"]
+    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    assert len(messages) == stats["failedCount"]
+    assert "Identity information missing" in messages
     totals = [body["summaryStats"]["totalCount"] for body in bodies if "summaryStats" in body]
     assert max(totals) > 1000
 
