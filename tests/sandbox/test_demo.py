@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.sandbox import DemoUploads
-from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, Feed, Trouble, plan_round
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
+    FEEDS,
+    ROUND_TIME,
+    Feed,
+    PlannedUpload,
+    Trouble,
+    plan_round,
+)
 from sitecore_cdp_exporter.sandbox.profiles import Profiles
 from sitecore_cdp_exporter.sandbox.records import import_file
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
@@ -233,6 +240,21 @@ def test_stopping_does_not_wait_for_the_next_upload() -> None:
         assert len(watcher.announced) == 1
         wait_until(lambda: sandbox.open_connections == 0)
     assert set(threading.enumerate()) <= threads
+
+
+def test_rounds_are_numbered_so_that_causes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+
+    def plan(_random: Random, number: int) -> list[PlannedUpload]:
+        planned.append(number)
+        return []
+
+    monkeypatch.setattr("sitecore_cdp_exporter.sandbox.demo_uploader.plan_round", plan)
+    uploads = DemoUploads("", client_key="", api_token="", announce=lambda _ref, _feed: None, speed=10_000)
+    uploads.start()
+    wait_until(lambda: len(planned) >= 3)
+    uploads.stop()
+    assert planned[:3] == [0, 1, 2]
 
 
 def test_stopping_before_starting_is_no_error() -> None:
