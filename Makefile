@@ -24,8 +24,8 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
     BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime development demo run stack test test-all test-hard coverage check audit licences sbom kubernetes bench \
-    bench-requests soak faults pictures format lock schema dashboard clean
+.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check audit licences sbom \
+    kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -56,6 +56,11 @@ test-hard: development ## Run `make test` under load, without a network, just bo
 
 coverage: development ## Run the tests of `make test`; fail if they cover less than 95 % of the branches
 	$(PYTEST) -m '$(FAST)' --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+
+mutants: development ## Measure the power of the tests: do they fail for each small change of the core? (half an hour)
+	@rm -rf mutants
+	$(RUN) -m mutmut run --max-children 2
+	@$(RUN) -m tools.mutants
 
 check: development ## Lint, check types, imports and licences, look up known vulnerabilities (needs a network)
 	$(RUN) -m ruff format --check
@@ -116,4 +121,4 @@ dashboard: development ## Write the Grafana dashboard from its code
 	$(RUN) -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(call quoted,$(VENV)) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(call quoted,$(VENV)) .coverage .hypothesis mutants .mypy_cache .pytest_cache .ruff_cache

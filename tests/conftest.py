@@ -24,6 +24,13 @@ MAX_WAIT = 60.0
 
 # Examples take as long as they take, and nothing of this folder depends on what was found in an earlier run.
 hypothesis.settings.register_profile("tests", deadline=None, database=None)
+# For `make mutants`: the same examples for each mutant, and the first one that fails is enough.
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("tests"),
+    derandomize=True,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("tests")
 # Its tables of Unicode, which take seconds to make, stay beside the installed packages; its default is a folder here.
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(sys.prefix) / "hypothesis")
