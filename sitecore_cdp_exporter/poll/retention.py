@@ -68,9 +68,12 @@ def _beyond(
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:
         return []
-    finished = [key for key in discovered if key not in newest and _is_finished(last_known(key))]
-    finished.sort(key=lambda key: _age_in_rank(last_known(key)))
-    return finished[: len(discovered) - limit]
+    finished = sorted(
+        (batch.status is not BatchStatus.SUCCESS, batch.modified or 0.0, key)
+        for key in discovered
+        if key not in newest and (batch := last_known(key)) is not None and batch.status.finished
+    )
+    return [key for _, _, key in finished[: len(discovered) - limit]]
 
 
 def _newest_of_feeds(
@@ -89,13 +92,3 @@ def _is_over(batch: Batch | None, config: Config, now: float) -> bool:
         return False
     succeeded = batch.status is BatchStatus.SUCCESS
     return batch.modified + (config.retention.succeeded if succeeded else config.retention.failed) <= now
-
-
-def _is_finished(batch: Batch | None) -> bool:
-    return batch is not None and batch.status.finished
-
-
-def _age_in_rank(batch: Batch | None) -> tuple[bool, float]:
-    """Sort old successes first, then old failures."""
-    failed = batch is not None and batch.status is not BatchStatus.SUCCESS
-    return failed, (batch.modified or 0.0) if batch is not None else 0.0
