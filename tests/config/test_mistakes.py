@@ -200,6 +200,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "6: batch_files[2]: duplicate; line 4 has it already",
         ),
         ('batch_files:\n  - ""', "4: batch_files[0]: expected the path of a file, or a glob"),
+        ('batch_files: ["batches.d/\\0.yaml"]', "3: batch_files[0]: expected the path of a file, or a glob"),
         (
             "batch_files: [batches.d/]",
             "3: batch_files[0]: expected files, not a folder; write folder/*.yaml for the files in it",
@@ -469,6 +470,10 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "    max_failed_ratio: .nan",
+            "5: feeds[0].max_failed_ratio: expected a number from 0 to 1; write 0.05 for five percent",
+        ),
+        (
+            "    max_failed_ratio: 1.01",
             "5: feeds[0].max_failed_ratio: expected a number from 0 to 1; write 0.05 for five percent",
         ),
         ("    max_failed_ratio: 5%", "5: feeds[0].max_failed_ratio: expected a number"),

@@ -391,6 +391,11 @@ def test_a_timeout_within_its_bounds_is_taken(timeout: str, tmp_path: Path) -> N
     assert 0 < load(f"{API}  timeout: {timeout}\n", tmp_path).api.timeout <= 120
 
 
+def test_an_interval_may_be_as_short_as_a_drill_needs(tmp_path: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_every: 1ms}}]\n", tmp_path)
+    assert config.feeds[0].expect_success_every == 0.001
+
+
 def test_code_gives_durations_in_seconds() -> None:
     assert ApiConfig(base_url=BASE_URL, timeout=0.25).timeout == 0.25
     with pytest.raises(ValidationError):
@@ -477,6 +482,13 @@ def test_a_reserved_or_malformed_label_name_is_refused(name: str, tmp_path: Path
 def test_a_label_value_is_a_string_of_valid_unicode(value: object) -> None:
     with pytest.raises(ValidationError):
         WatchedBatch.model_validate({"ref": REF, "labels": {"team": value}})
+
+
+@pytest.mark.parametrize("key", ["username", "password"])
+@pytest.mark.parametrize("secret", ["lone \ud800 surrogate", "two\nlines", "nul\0"])
+def test_a_credential_that_basic_authentication_cannot_carry_is_refused(key: str, secret: str) -> None:
+    with pytest.raises(ValidationError, match="control character"):
+        BasicAuth(**{key: SecretStr(secret)})
 
 
 def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path) -> None:

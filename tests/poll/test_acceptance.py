@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
-from sitecore_cdp_exporter.poll.acceptance import PastBatches, newest_accepted
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, newest_accepted
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put
@@ -235,19 +235,21 @@ class TestABatchWithoutModified:
 
 feeds = st.builds(FeedConfig, name=st.just("guests"), max_failed_ratio=st.sampled_from([0, 0.01, 0.1, 0.5, 1]))
 finished = st.builds(
-    lambda status, failed, modified, created: Batch(
+    lambda status, counts, modified, created: Batch(
         ref=ref(1),
         status=status,
         error_log_available=False,
-        total_records=100,
-        failed_records=failed,
-        modified=float(modified),
-        created=float(created),
+        failed_records=counts[0],
+        total_records=counts[1],
+        modified=modified,
+        created=created,
     ),
     st.sampled_from([BatchStatus.SUCCESS, BatchStatus.ERROR, BatchStatus.CORRUPTED]),
-    st.sampled_from([0, 1, 2, 10, 11, 50, 51, 100]),
-    st.integers(1, 9),
-    st.integers(1, 9),
+    st.sampled_from(
+        [(0, 100), (1, 100), (2, 100), (5, 10), (51, 100), (100, 100), (9, 1000), (7, 7), (None, 7), (3, 0)]
+    ),
+    st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    st.sampled_from([None, 0.5, 1.0, 2.0, 3.0]),
 )
 
 
@@ -258,6 +260,36 @@ def test_what_is_kept_of_past_batches_is_enough_for_every_rule(batches: list[Bat
     for batch in batches:
         past.add("guests", batch)
     assert newest_accepted(past.of_feed("guests"), rule) == newest_accepted(batches, rule)
+
+
+def test_a_batch_that_comes_and_goes_is_kept_once() -> None:
+    past = PastBatches()
+    for _ in range(3):
+        past.add("guests", Batch(ref=ref(1), status=BatchStatus.SUCCESS, created=1.0, modified=2.0))
+        past.add("guests", Batch(ref=ref(2), status=BatchStatus.SUCCESS, modified=2.0))
+    assert [batch.ref for batch in past.of_feed("guests")] == [ref(1)]
+
+
+def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
+    failed = Batch(ref=ref(1), status=BatchStatus.CORRUPTED, error_log_available=False, created=1.0, modified=2.0)
+    rule = FeedConfig(name="guests")
+    assert newest_accepted([failed], rule) == newest_accepted([], rule) == NewestAccepted(modified=0.0, created=0.0)
+
+
+def test_an_accepted_batch_whose_allocation_is_not_known_supersedes_nothing() -> None:
+    accepted = Batch(ref=ref(1), status=BatchStatus.SUCCESS, modified=2.0)
+    newest = newest_accepted([accepted], FeedConfig(name="guests"))
+    assert newest == NewestAccepted(modified=2.0, created=0.0)
+    assert not newest.supersedes(Batch(ref=ref(2), status=BatchStatus.ERROR, created=0.5))
+
+
+@pytest.mark.parametrize(("created", "superseded"), [(None, False), (9.0, True), (10.0, False), (11.0, False)])
+def test_a_failed_batch_is_superseded_only_by_one_that_was_allocated_later(
+    created: float | None,
+    superseded: bool,  # noqa: FBT001  A column.
+) -> None:
+    failed = Batch(ref=ref(1), status=BatchStatus.ERROR, created=created)
+    assert NewestAccepted(modified=20.0, created=10.0).supersedes(failed) is superseded
 
 
 def test_what_is_kept_of_past_batches_stays_small() -> None:
