@@ -27,7 +27,7 @@ from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.health import ApiHealth
 from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.retention import Kept, keep
-from sitecore_cdp_exporter.watch.watchlist import BatchLists, Watched, overruled, watch
+from sitecore_cdp_exporter.watch.watchlist import BatchLists, Source, Watched, overruled, watch
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +269,11 @@ class Memory:
         self._past.forget_all_but(config.feeds_by_name)
         for key, batch in before.items():
             feed = config.feeds_by_name.get(watched_before[key].feed or "")
-            if key not in self.watched and batch is not None and feed is not None:
+            if (
+                batch is not None
+                and feed is not None
+                and _is_listed_no_more(watched_before[key], self.watched.get(key))
+            ):
                 self._past.add(feed.name, batch)
 
     def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
@@ -279,6 +283,11 @@ class Memory:
                 "a batch file lists batches with a different feed, labels or replaces than the config, which counts",
                 extra={"batches": len(new), "first_ref": new[0]},
             )
+
+
+def _is_listed_no_more(before: Watched, now: Watched | None) -> bool:
+    """Return whether a batch has left its list, also where discovery goes on to show it, but knows no feed of it."""
+    return now is None or (now.source is Source.DISCOVERY is not before.source and now.feed is None)
 
 
 def _identity(config: Config) -> tuple[object, ...]:

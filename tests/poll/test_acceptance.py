@@ -75,6 +75,34 @@ class TestAReloadJudgesAnew:
         poller.reconfigure(api, make_config(batches=[{"ref": key, "feed": "orders"}], **sections))
         assert [state.last_accepted > 0 for state in poll(poller, clock).feeds] == [False, True]
 
+    @pytest.mark.parametrize("discovery", [True, False])
+    def test_a_batch_that_leaves_its_file_still_counts_for_its_feed_even_if_the_list_shows_it(
+        self,
+        api: FakeApi,
+        clock: Clock,
+        discovery: bool,  # noqa: FBT001  A column.
+    ) -> None:
+        """As where each night's upload replaces the file."""
+        lists = Lists()
+        poller = make_poller(api, clock, lists, discovery={"enabled": discovery}, feeds=[{"name": "orders"}])
+        lists.replace([WatchedBatch(ref=put(api, 1, age=300), feed="orders")])
+        assert last_accepted(poller, clock) == pytest.approx(NOW - 300, abs=1)
+        lists.replace([WatchedBatch(ref=put(api, 2, BatchStatus.PROCESSING), feed="orders")])
+        for _ in range(3):
+            assert last_accepted(poller, clock) == pytest.approx(NOW - 300, abs=1)
+
+    def test_a_batch_that_leaves_its_file_for_the_config_is_of_the_feed_that_the_config_says(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        lists = Lists()
+        key = put(api, 1)
+        lists.replace([WatchedBatch(ref=key, feed="orders")])
+        poller = make_poller(api, clock, lists, feeds=[{"name": "orders"}])
+        assert last_accepted(poller, clock) > 0
+        lists.replace([])
+        poller.reconfigure(api, make_config(batches=[key], feeds=[{"name": "orders"}]))
+        assert last_accepted(poller, clock) == 0
+
     def test_a_snapshot_changes_nothing(self, api: FakeApi, clock: Clock) -> None:
         put(api, 1, prefix=PREFIX)
         poller = make_poller(api, clock, feeds=feed())

@@ -169,6 +169,8 @@ class ExporterMachine(RuleBasedStateMachine):
                 "endpoint": "inspect",
                 "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
                 "tls_config": {"ca_file": str(self.ca_file)},
+                # A busy machine may take its time.
+                "timeout": "2m",
                 "concurrency": CONCURRENCY if good else 0,
             },
             "batches": settings.batches,
@@ -367,7 +369,9 @@ class ExporterMachine(RuleBasedStateMachine):
             self.known, self.missed = set(), Counter()
         watched = self.expected()
         for ref, feed in self.feed_of.items():
-            if ref not in watched and feed is not None and ref in self.known_finished():
+            # That the list goes on to show it says nothing of its feed.
+            is_listed_no_more = ref not in watched or watched[ref][:2] == (Source.DISCOVERY, None)
+            if is_listed_no_more and feed is not None and ref in self.known_finished():
                 truth = self.world.get(ref) or self.removed[ref]
                 self.past.setdefault(feed, []).append((truth, self.known_finished()[ref]))
         # Their memory goes with them.
@@ -395,7 +399,9 @@ class ExporterMachine(RuleBasedStateMachine):
         self.tick()
         self.sandbox.clear_requests()
         snapshot = self.service.poller.poll(self.time[0] + LONGEST_WAIT)
+        # The files are read before the list.
         self.load_files()
+        self.forget_what_is_watched_no_more()
         allowed = self.judge_requests(of_scrape=True)
         list_was_read = self.applied.discovery and allowed and not self.list_is_broken
         self.in_list = set()
