@@ -488,7 +488,7 @@ def test_a_label_value_is_a_string_of_valid_unicode(value: object) -> None:
 @pytest.mark.parametrize("secret", ["lone \ud800 surrogate", "two\nlines", "nul\0"])
 def test_a_credential_that_basic_authentication_cannot_carry_is_refused(key: str, secret: str) -> None:
     with pytest.raises(ValidationError, match="control character"):
-        BasicAuth(**{key: SecretStr(secret)})
+        BasicAuth.model_validate({key: secret})
 
 
 def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path) -> None:
