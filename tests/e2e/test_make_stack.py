@@ -15,6 +15,7 @@ import pytest
 import requests
 import yaml
 
+from tests.alert_files import GROUPS
 from tests.e2e.alertmanager_server import program
 from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tools.program import MAX_WAIT, Program, running, wait_for
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.e2e
 NAMES = ("prometheus", "alertmanager", "exporter", "webhook-receiver")
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 JSON = {"Content-Type": "application/json"}
-RULES = yaml.safe_load((ROOT / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def test_all_programs_run_know_each_other_and_end_on_ctrl_c(tmp_path: Path) -> N
             assert not stack.exporter.endswith(":10311")
             prometheus = f"{stack.prometheus}/api/v1"
             groups = requests.get(f"{prometheus}/rules", timeout=60).json()["data"]["groups"]
-            assert [group["name"] for group in groups] == [group["name"] for group in RULES]
+            assert [group["name"] for group in groups] == [group["name"] for group in GROUPS]
             wait_for(
                 "Prometheus to find the exporter",
                 lambda: f"{stack.exporter}/metrics" in requests.get(f"{prometheus}/targets", timeout=60).text,

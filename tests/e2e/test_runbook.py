@@ -10,7 +10,7 @@ import yaml
 from tests.e2e.alertmanager_server import Alertmanager, program
 from tests.e2e.test_alertmanager import alert
 from tests.markdown import blocks
-from tests.system.test_runbook import ALERTS, RUNBOOK
+from tests.system.test_runbook import ALERT_NAMES, RUNBOOK
 from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -86,10 +86,10 @@ def test_a_query_tells_why_while_the_exporter_waits(
     assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ALERTS)
+@pytest.mark.parametrize("name", ALERT_NAMES)
 def test_the_line_silences_this_alert_and_no_other(name: str, alertmanager: Alertmanager, tmp_path: Path) -> None:
     # The job of this test stands in for the one that the runbook names, so that tests do not meet.
-    script = f"{NAMES}JOB={name}\nREF={name}\nALERTMANAGER={alertmanager.url}\n{SILENCES[name]}"
+    script = f"{ALERT_NAMES}JOB={name}\nREF={name}\nALERTMANAGER={alertmanager.url}\n{SILENCES[name]}"
     program("amtool")
     silenced = alert(name.removeprefix("SitecoreCdp"), job=name, ref=name)
     others = [

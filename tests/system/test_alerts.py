@@ -5,23 +5,15 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import yaml
 
 from sitecore_cdp_exporter.api.errors import Reason
+from tests.alert_files import ALERTS, DIRECTORY, RULES, read
 from tests.metrics.test_documentation import documented_rows
-from tools.exporter_program import ROOT
 
-DIRECTORY = ROOT / "prometheus"
 RUNBOOK = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
-RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load((DIRECTORY / "alerts.yml").read_text(encoding="utf-8"))["groups"]
-    for rule in group["rules"]
-]
-ALERTS = [rule for rule in RULES if "alert" in rule]
 NAMES = [f"{rule['alert']}-{rule['labels']['severity']}" for rule in ALERTS]
 RECORDED = [rule for rule in RULES if "record" in rule]
-TESTS: list[dict[str, Any]] = yaml.safe_load((DIRECTORY / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
+TESTS: list[dict[str, Any]] = read(DIRECTORY / "alerts_test.yml")["tests"]
 
 # The labels of an expression that PromQL reads; what else stands in quotes is arguments of functions.
 MATCHER = re.compile(r'\b(\w+)(=|!=|=~|!~)\\?"((?:[^"\\]|\\[^"])*)\\?"')

@@ -18,6 +18,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import expressions
 from grafana.evaluation import DASHBOARD_FILE, any_of, fill_in
 from grafana.panels import About, graph_panel
+from tests.alert_files import RULES
 from tests.metrics.test_documentation import documented_rows
 from tools.exporter_program import ROOT
 
@@ -32,11 +33,6 @@ DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 OF_PROMETHEUS = {"up"}
 # Prometheus makes them of the alerts, with their labels.
 OF_RULES = {"ALERTS", "ALERTS_FOR_STATE"}
-ALERT_RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load((ROOT / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
-    for rule in group["rules"]
-]
 
 each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 each_table = pytest.mark.parametrize("panel", TABLES, ids=lambda panel: panel["title"])
@@ -190,7 +186,7 @@ def test_every_metric_is_documented() -> None:
 
 
 def test_the_panel_of_reloads_is_red_when_the_alert_fires() -> None:
-    (rule,) = (rule for rule in ALERT_RULES if rule.get("alert") == "SitecoreCdpConfigReloadFailed")
+    (rule,) = (rule for rule in RULES if rule.get("alert") == "SitecoreCdpConfigReloadFailed")
     (named,) = re.findall(r'__name__=~"(.+?)"', rule["expr"])
     (prefix, ends), *_ = re.findall(r'__name__=~"(\w+)\((.+?)\)"', expressions.CONFIG_RELOADS)
     assert {prefix + end for end in ends.split("|")} == set(named.split("|"))
@@ -219,7 +215,7 @@ def test_every_selector_of_a_metric_obeys_the_variables() -> None:
     ],
 )
 def test_limits_are_those_of_the_alerts(limit: float, comparison: str) -> None:
-    rules = " ".join(rule["expr"] for rule in ALERT_RULES)
+    rules = " ".join(rule["expr"] for rule in RULES)
     assert re.search(rf"{comparison} {re.escape(str(limit))}\s", rules)
     assert re.search(rf"{comparison} {re.escape(str(limit))}\b", " ".join(EXPRESSIONS))
 
@@ -267,14 +263,14 @@ def test_the_batches_are_sorted_by_a_number_that_is_not_shown() -> None:
 def test_the_runbook_is_the_one_that_the_alerts_link_to() -> None:
     [link] = DASHBOARD["links"]
     assert (link["title"], link["type"]) == ("Runbook", "link")
-    of_alerts = {rule["annotations"]["runbook_url"].split("#")[0] for rule in ALERT_RULES if "alert" in rule}
+    of_alerts = {rule["annotations"]["runbook_url"].split("#")[0] for rule in RULES if "alert" in rule}
     assert of_alerts == {link["url"]}
     assert (ROOT / link["url"].partition("/blob/main/")[2]).is_file()
 
 
 def test_every_alert_and_its_severity_is_known_to_the_list_of_those_that_fire() -> None:
     [panel] = [panel for panel in TABLES if panel["title"] == "Alerts that fire"]
-    alerts = [rule for rule in ALERT_RULES if "alert" in rule]
+    alerts = [rule for rule in RULES if "alert" in rule]
     assert all(rule["alert"].startswith("SitecoreCdp") for rule in alerts)
     [mapping] = [
         property_["value"][0]["options"]

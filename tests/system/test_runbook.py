@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.alert_files import ALERTS
 from tests.markdown import anchor, blocks, broken_links, headings
 from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tools.sandbox import Sandbox
@@ -25,12 +25,7 @@ PARTS = ["What it means.", "How to look.", "What to do.", "What not to do."]
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 
 
-def alert_rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((ROOT / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
-
-
-ALERTS = sorted({rule["alert"] for rule in alert_rules()})
+ALERT_NAMES = sorted({rule["alert"] for rule in ALERTS})
 
 
 def section(alert: str) -> str:
@@ -40,22 +35,22 @@ def section(alert: str) -> str:
 
 
 def test_every_alert_has_one_section_and_every_section_its_alert() -> None:
-    assert ALERTS
-    assert sorted(heading for heading in headings(RUNBOOK) if heading.startswith("SitecoreCdp")) == ALERTS
-    assert sorted(re.findall(r"(?m)^### (.*)$", TEXT)) == ALERTS
+    assert ALERT_NAMES
+    assert sorted(heading for heading in headings(RUNBOOK) if heading.startswith("SitecoreCdp")) == ALERT_NAMES
+    assert sorted(re.findall(r"(?m)^### (.*)$", TEXT)) == ALERT_NAMES
 
 
-@pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
 def test_the_link_of_an_alert_leads_to_its_section(rule: dict[str, Any]) -> None:
     assert rule["annotations"]["runbook_url"] == f"{RUNBOOK_URL}#{anchor(rule['alert'])}"
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("alert", ALERT_NAMES)
 def test_a_section_tells_what_it_means_how_to_look_what_to_do_and_what_not(alert: str) -> None:
     assert re.findall(r"(?m)^\*\*(.*?)\*\*", section(alert)) == PARTS
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("alert", ALERT_NAMES)
 def test_a_section_has_a_query_and_ends_with_the_line_that_silences_it(alert: str) -> None:
     of_alert = [block for block in blocks(RUNBOOK) if block.heading == alert]
     assert [block.language for block in of_alert].count("sh") == 1
@@ -64,9 +59,9 @@ def test_a_section_has_a_query_and_ends_with_the_line_that_silences_it(alert: st
     assert "promql" in [block.language for block in of_alert]
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("alert", ALERT_NAMES)
 def test_what_is_said_of_one_batch_silences_one_ref(alert: str) -> None:
-    about_a_batch = "$labels.ref" in str([rule for rule in alert_rules() if rule["alert"] == alert])
+    about_a_batch = "$labels.ref" in str([rule for rule in ALERTS if rule["alert"] == alert])
     assert ('ref="$REF"' in section(alert)) == about_a_batch
     assert (f"alertname={alert}" in section(alert)) != about_a_batch
 
@@ -157,7 +152,7 @@ def test_the_command_without_credentials_tells_that_the_way_is_good(tmp_path: Pa
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    languages = {(block.heading in ALERTS, block.language) for block in blocks(RUNBOOK)}
+    languages = {(block.heading in ALERT_NAMES, block.language) for block in blocks(RUNBOOK)}
     # promql and sh of alerts in e2e/test_runbook.py, the rest above.
     assert languages == {(False, "sh"), (False, "bash"), (True, "promql"), (True, "sh"), (True, "bash")}
     assert [block.heading for block in blocks(RUNBOOK) if block.language == "bash"] == [
