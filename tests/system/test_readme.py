@@ -52,7 +52,7 @@ def block(heading: str, language: str, number: int = 0) -> str:
 def test_every_block_is_run_by_a_test() -> None:
     assert [(block.heading, block.language) for block in blocks()] == [
         ("Sitecore CDP batch exporter", "sh"),  # make demo below; make test is what runs this.
-        ("What a scrape says", ""),
+        ("What a scrape returns", ""),
         ("Quick start with your own batches", "yaml"),
         ("Quick start with your own batches", "sh"),  # Below.
         ("Quick start with your own batches", "sh"),  # Below.
@@ -83,7 +83,7 @@ def test_configs_are_valid(text: str, tmp_path: Path) -> None:
 
 
 def test_the_output_is_that_of_a_real_scrape(tmp_path: Path) -> None:
-    shown = block("What a scrape says", "").splitlines()
+    shown = block("What a scrape returns", "").splitlines()
     ref = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(

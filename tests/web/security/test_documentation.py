@@ -86,7 +86,7 @@ def test_the_limits_are_told() -> None:
         f"more than {connections.MAX_UNREAD_BYTES // 1024**2} MiB",
         f"more than {connections.MAX_SMALL_ANSWER // 1024} KiB counts",
         f"A handshake may take {web.HANDSHAKE_SECONDS:.0f} seconds",
-        f"compared at a time, and {MOST_COMPARISONS - 1} others wait",
-        f"Costs from {LOWEST_COST} to {HIGHEST_COST}",
+        f"compared at a time, and up to {MOST_COMPARISONS - 1} more wait",
+        f"with a cost from {LOWEST_COST} to {HIGHEST_COST}",
     ):
         assert told in TEXT
