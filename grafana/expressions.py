@@ -11,7 +11,7 @@ from sitecore_cdp_exporter.metrics.collector import STATUS_CODES
 
 # These are the limits of prometheus/alerts.yml, in seconds where they are times.
 FAILED_SHARE: Final = 0.05
-LEAST_RECORDS: Final = 20
+MIN_RECORDS: Final = 20
 STUCK_AFTER: Final = 2 * 3600
 LATE_AFTER_EXPIRY: Final = 1800
 LATE_AFTER_CREATION: Final = 5400
@@ -87,7 +87,7 @@ _UNLESS_PAST: Final = (
 _NOT_ACCEPTED: Final = f"({batch_has('error')} and {batch('accepted')} == 0)"
 FAILED_RATIO: Final = f"{batch('failed_records')} / ({batch('total_records')} > 0)"
 _FAILED_LARGELY: Final = (
-    f"(({FAILED_RATIO}) >= {FAILED_SHARE} and {batch('total_records')} >= {LEAST_RECORDS}"
+    f"(({FAILED_RATIO}) >= {FAILED_SHARE} and {batch('total_records')} >= {MIN_RECORDS}"
     f" or ({batch('accepted')} unless ({FAILED_RATIO})))"
 )
 FAILED: Final = f"{_NOT_ACCEPTED} and {_FAILED_LARGELY} {_UNLESS_PAST}"

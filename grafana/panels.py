@@ -35,8 +35,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat, QueryEdito
 
 DATA_SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Enough for what can be seen, and a fraction of the work for Prometheus where there are 500 batches.
-MOST_POINTS: Final = 300
-MOST_BARS: Final = 100
+MAX_POINTS: Final = 300
+MAX_BARS: Final = 100
 GREEN, ORANGE, RED, GREY, NO_COLOR = "green", "orange", "red", "#8e8e8e", "transparent"
 
 AnyPanel = TypeVar("AnyPanel", stat.Panel, table.Panel, timeseries.Panel, statetimeline.Panel)
@@ -201,7 +201,7 @@ def graph_panel(
         .color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
         .min(0)
         .fill_opacity(20 if stacked else 0)
-        .max_data_points(MOST_POINTS)
+        .max_data_points(MAX_POINTS)
     )
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
@@ -209,7 +209,7 @@ def graph_panel(
         panel.thresholds(steps((limit, RED)))
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED))
     if interval is not None:
-        panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval(interval).max_data_points(MOST_BARS)
+        panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval(interval).max_data_points(MAX_BARS)
     names = ascii_uppercase[: len(expressions)]
     for name, (legend, expression) in zip(names, expressions.items(), strict=True):
         panel.with_target(_query(name, expression).range().legend_format(legend))

@@ -1,4 +1,4 @@
-"""Log lines on standard error, as logfmt or JSON, in the format of Prometheus' own programs."""
+"""Logging to standard error as logfmt or JSON, in the format of Prometheus' own programs."""
 
 import logging
 from typing import Literal, TextIO
@@ -8,7 +8,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 LogFormat = Literal["logfmt", "json"]
 LOG_LEVELS = ("debug", "info", "warn", "error")
-# structlog's logfmt escapes newlines only. The others could still break a line or control a terminal.
+# structlog's logfmt escapes newlines only. Other control characters could still break a line or control a terminal.
 _OTHER_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
 
 
@@ -16,9 +16,9 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO | None =
     """Send the records of all loggers to the stream, one line each.
 
     Args:
-        level: One of LOG_LEVELS; what is below it is dropped.
-        log_format: The format of a line.
-        stream: Where the lines go; None: to standard error.
+        level: One of LOG_LEVELS; lower levels are dropped.
+        log_format: The format of the lines.
+        stream: Where to write; None means standard error.
 
     """
     renderers = (
@@ -47,7 +47,7 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO | None =
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # The connection pool logs each request at debug level, which adds nothing to the metrics.
+    # The connection pool logs every request at debug level, which the metrics already count.
     logging.getLogger("urllib3").setLevel(logging.INFO)
 
 

@@ -1,4 +1,4 @@
-"""The parts that answer scrapes, built from the config file and rebuilt when it is reloaded."""
+"""Build the parts that answer scrapes from the config file, and rebuild them on reload."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        # It looks at the file first, so that a change during the start is not missed.
+        # The reloader looks at the file first, so that it notices a change during startup.
         path = config if isinstance(config, Path) else None
         self.reloader = ConfigReloader(path, self._apply, clock=wall_clock)
         if isinstance(config, Path):
@@ -65,7 +65,7 @@ class Service:
         self._api.close()
 
     def _apply(self, config: Config) -> None:
-        """Use another config from the next poll on, and close the connections of the old one as they become idle."""
+        """Switch to a new config with the next poll, and close the old one's connections as they become idle."""
         before, self._api = self._api, self._connect(config)
         self.config = config
         self._batch_files.watch(config.batch_files)
@@ -81,10 +81,12 @@ class Service:
 
 
 def _log_what_will_not_work(config: Config) -> None:
-    """Log what is missing or unsafe. None of it stops the exporter: secrets and batch files may come later."""
+    """Log what is missing or unsafe. Nothing here stops the exporter: secrets and batch files may arrive later."""
     if problems := credential_problems(config.api.basic_auth, os.environ):
         logger.error("cannot ask the Batch API without credentials: %s", "; ".join(problems))
     for path in find_missing(config.batch_files):
         logger.warning("batch_files: No such file or directory", extra={"path": f"{path}"})
     if config.api.tls_config.insecure_skip_verify:
-        logger.warning("api.tls_config.insecure_skip_verify is on: whoever is on the way can read the credentials")
+        logger.warning(
+            "api.tls_config.insecure_skip_verify is on: anybody on the network path can read the credentials"
+        )

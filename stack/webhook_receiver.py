@@ -18,9 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PORT = 9099
-LARGEST_PORT = 65535
+MAX_PORT = 65535
 # Far more than Alertmanager sends for a thousand alerts.
-LARGEST_BODY = 16 * 1024 * 1024
+MAX_BODY = 16 * 1024 * 1024
 # Python makes no number of thousands of digits.
 NUMBER = re.compile("[0-9]{1,9}")
 
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not NUMBER.fullmatch(length) or int(length) > LARGEST_BODY:
+        if not NUMBER.fullmatch(length) or int(length) > MAX_BODY:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body has no length, or is too large")
             return
         try:
@@ -141,7 +141,7 @@ def _print_alerts(lines: Sequence[str]) -> None:
 
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not NUMBER.fullmatch(port) or int(port) > LARGEST_PORT:
+    if not colon or not NUMBER.fullmatch(port) or int(port) > MAX_PORT:
         raise argparse.ArgumentTypeError("expected host:port, such as 127.0.0.1:9099")
     return host, int(port)
 

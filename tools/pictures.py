@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 STATUSES = ("uploading", "processing", "success", "corrupted", "error")
 BATCHES = 9
 FIRING_ALERTS = 2
-LONGEST_WAIT = 600.0
+MAX_WAIT = 600.0
 
 
 @contextmanager
@@ -92,14 +92,14 @@ def main() -> None:
                 "batches of every status",
                 lambda: shows_enough(requests.get(url, timeout=10).text),
                 programs=server.programs,
-                seconds=LONGEST_WAIT,
+                seconds=MAX_WAIT,
             )
             take_picture(url, "landing-page.png", directory, height=640)
             wait_for(
                 "alerts that fire",
                 lambda: enough_alerts_fire(server.url),
                 programs=server.programs,
-                seconds=LONGEST_WAIT,
+                seconds=MAX_WAIT,
             )
             take_picture(alerts_page(server.url), "alerts.png", directory, height=640)
 

@@ -1,1 +1,1 @@
-"""One GET to the Batch API: typed data, or the reason why there is none."""
+"""The Batch API client: each GET returns typed data, or the reason why there is none."""

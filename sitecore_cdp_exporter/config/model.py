@@ -341,7 +341,7 @@ def load_config(path: Path, read: Callable[[Path], bytes] = read_file) -> Config
         if config is not None and not problems:
             return config
         failure = ConfigError(error_lines(path, problems))
-    # It is raised out here, so that no other error is chained.
+    # Raised out here so that no other error is chained.
     raise failure
 
 

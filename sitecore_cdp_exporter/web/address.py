@@ -1,4 +1,4 @@
-"""Where to listen, and why that fails."""
+"""Listen addresses, and the errors of listening on them."""
 
 import asyncio
 import errno
@@ -12,7 +12,7 @@ ANY_IPV6 = "::"
 
 
 class ListenError(Exception):
-    """An address cannot be listened on. The message is one line.
+    """The exporter cannot listen on an address. The message is one line.
 
     Attributes:
         address: The address.
@@ -26,14 +26,14 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where to listen. Without a host: on all interfaces. Port 0: any free one."""
+    """Where to listen. No host means all interfaces; port 0 means any free port."""
 
     host: str | None
     port: int
 
     @classmethod
     def parse(cls, text: str) -> "ListenAddress":
-        """Read `host:port`, `:port` or `[IPv6 address]:port`; raises ValueError."""
+        """Parse `host:port`, `:port` or `[IPv6 address]:port`. Raises ValueError."""
         if "/" in text:
             raise ValueError("expected host:port or :port, without http:// and without a path")
         host, colon, port = text.rpartition(":")
@@ -55,16 +55,16 @@ async def listen(
     protocol: Callable[[], asyncio.BaseProtocol],
     **options: Any,  # noqa: ANN401  Those of asyncio.
 ) -> asyncio.Server:
-    """Accept connections. `[::]` means IPv4, too, as in Go. `options` are those of asyncio's `create_server`.
+    """Accept connections. As in Go, `[::]` includes IPv4. `options` go to asyncio's `create_server`.
 
     Raises:
-        ListenError: The address is taken, or not of this machine.
+        ListenError: The address is in use, or does not belong to this machine.
 
     """
     loop = asyncio.get_running_loop()
     try:
         if address.host == ANY_IPV6 and socket.has_dualstack_ipv6():
-            # asyncio itself would make it a socket for IPv6 only.
+            # asyncio itself would create an IPv6-only socket.
             dual = socket.create_server((ANY_IPV6, address.port), family=socket.AF_INET6, dualstack_ipv6=True)
             return await loop.create_server(protocol, sock=dual, **options)
         return await loop.create_server(protocol, address.host, address.port, **options)
@@ -73,10 +73,10 @@ async def listen(
 
 
 def _reason(error: OSError | UnicodeError) -> str:
-    """Return the system's words for the failure; asyncio wraps them in a longer text."""
+    """Return the operating system's message, which asyncio wraps in a longer one."""
     if isinstance(error, UnicodeError):
         return "this is no host name"
     if isinstance(error, socket.gaierror):
         return error.strerror or str(error)
-    # Since Python 3.13 asyncio skips addresses that are not of this machine, and gives no number if none is left.
+    # Since Python 3.13 asyncio skips addresses that do not belong to this machine, and sets no errno if none is left.
     return os.strerror(error.errno or errno.EADDRNOTAVAIL)

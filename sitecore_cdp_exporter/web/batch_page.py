@@ -30,7 +30,7 @@ _NOT_WATCHED = """<h1>Not watched</h1>
 
 
 def state_of(ref: str, snapshot: Snapshot | None, watched: Mapping[str, Watched]) -> BatchState | None:
-    """Return what is known of a batch; None: it is not watched.
+    """Return what is known about a batch; None if it is not watched.
 
     Args:
         ref: The ref of the batch, in either case.
@@ -83,7 +83,7 @@ def _membership(watched: Watched) -> Iterable[tuple[str, str]]:
 
 
 def _values(reading: Reading | None) -> Iterable[tuple[str, str]]:
-    """Yield what the API says of the batch, and when it was read."""
+    """Yield what the API reports about the batch, and when it was read."""
     if reading is None:
         return
     batch = reading.batch
@@ -112,5 +112,5 @@ def _rows(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def _failure(ref: str, state: BatchState) -> str:
-    """Return what is left to do about a failure; nothing if there is none."""
+    """Return what to do about a failure; empty if there is none."""
     return _FAILURE.format(ref=ref) if state.accepted is False else ""

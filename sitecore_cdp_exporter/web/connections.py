@@ -1,7 +1,7 @@
-"""Bounds on the server's connections: their number, and the memory of answers that nobody reads.
+"""Bounds on the server's connections: their number, and the memory held by unread answers.
 
-aiohttp itself closes a connection that sends no whole request in time and refuses a request that is too large. It sets
-no bound on how many connections there are, and none on the answers that it keeps for clients that do not read them.
+aiohttp itself closes a connection that does not complete a request in time, and rejects a request that is too large. It
+bounds neither the number of connections nor the memory of answers that clients do not read.
 """
 
 import asyncio
@@ -11,27 +11,27 @@ from typing import Any
 
 from aiohttp import web
 
-# Unread answers of all clients together, except the newest few, whose answers may be of any size.
+# All clients together, except the newest few, whose answers may be of any size.
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 NEWEST_KEPT = 4
 # With TLS a larger answer counts until its connection is closed: OpenSSL keeps the memory until then.
 MAX_SMALL_ANSWER = 256 * 1024
-# What a client may send without being answered. A scrape of Prometheus is 400 bytes; aiohttp would take a megabyte.
+# Bytes that a client may send without an answer. A Prometheus scrape is 400 bytes; aiohttp would accept a megabyte.
 MAX_REQUEST = 32 * 1024
 SECONDS_TO_ANSWER = 0.1
 SECONDS_BETWEEN_SWEEPS = 1.0
 
 
 class Connections:
-    """Closes the connections that have been idle longest when there are too many, or when they hold too much.
+    """Closes the longest-idle connections when there are too many, or when they hold too much memory.
 
     A connection is busy while its request is handled, and idle otherwise: before its first request, between two, or
-    while its client takes an answer. A busy connection is never closed. If all others are busy, the newest is closed.
+    while its client reads an answer. A busy connection is never closed. If all others are busy, the newest is closed.
 
     Args:
         limit: How many connections may be open.
         idle_seconds: How long a client may take to send a request, to read an answer, or to send the next request.
-        add_headers: Adds the headers of every answer to those that are not made by the application.
+        add_headers: Adds the common headers to answers that do not come from the application.
 
     """
 
@@ -40,7 +40,7 @@ class Connections:
         self.add_headers = add_headers
         self._limit = limit
         self._open: dict[Connection, asyncio.WriteTransport] = {}
-        # Since when, on the loop's clock; the one that has been idle longest is the first.
+        # When each became idle, on the loop's clock; the longest-idle one is first.
         self._idle: dict[Connection, float] = {}
         self._large_answers: dict[Connection, int] = {}
 
@@ -48,10 +48,10 @@ class Connections:
     async def track(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Mark the connection busy while its request is handled. Comes after the middlewares that check access."""
+        """Mark the connection busy while its request is handled. Runs after the middlewares that check access."""
         connection = request.protocol
         if not isinstance(connection, Connection):
-            raise TypeError("the server's connections are made by `connection`")
+            raise TypeError("the server's connections are created by `connection`")
         self._idle.pop(connection, None)
         try:
             response = await handler(request)
@@ -61,7 +61,7 @@ class Connections:
         finally:
             if connection in self._open:
                 self._idle[connection] = _now()
-                # By then the answer is on its way, and what the client does not read of it is counted.
+                # By then the answer is being sent, and its unread part is counted.
                 asyncio.get_running_loop().call_soon(self._close_those_that_hold_too_much)
 
     def connection(self, server: web.Server, **settings: Any) -> "Connection":  # noqa: ANN401  Those of RequestHandler.
@@ -69,7 +69,7 @@ class Connections:
         return Connection(self, server, **settings)
 
     def opened(self, connection: "Connection", transport: asyncio.WriteTransport) -> None:
-        """Count a connection, and close one if there are too many now."""
+        """Add a connection, and close one if there are too many now."""
         self._open[connection] = transport
         self._idle[connection] = _now()
         if len(self._open) > self._limit:
@@ -95,7 +95,7 @@ class Connections:
             self.close(connection)
 
     async def answering(self, request: web.Request, _: web.StreamResponse) -> None:
-        """Note that a request is answered; for `on_response_prepare`, since refused requests never reach `track`."""
+        """Note that a request is answered. For `on_response_prepare`, since rejected requests never reach `track`."""
         if isinstance(request.protocol, Connection):
             request.protocol.unanswered_bytes = 0
 
@@ -125,7 +125,7 @@ class Connections:
     def _held_bytes(self, connection: "Connection") -> int:
         transport = self._open[connection]
         if transport.is_closing() and transport.get_extra_info("sslcontext"):
-            # A TLS transport that was closed twice raises an error when it is asked for its buffer.
+            # A TLS transport that was closed twice raises an error when asked for its buffer size.
             return self._large_answers.get(connection, 0)
         return transport.get_write_buffer_size() + self._large_answers.get(connection, 0)
 
@@ -150,22 +150,22 @@ class Connection(web.RequestHandler):
         self.unanswered_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve the connection."""
+        """Start to serve the connection."""
         super().connection_made(transport)
         if not isinstance(transport, asyncio.WriteTransport):
             raise TypeError("a connection can be written to")
         self._connections.opened(self, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless the client sends without an end."""
+        """Pass data on, and close the connection if the client never finishes a request."""
         super().data_received(data)
         self.unanswered_bytes += len(data)
         if self.unanswered_bytes > MAX_REQUEST:
-            # By then a malformed request has been answered.
+            # Give aiohttp time to answer a malformed request first.
             asyncio.get_running_loop().call_later(SECONDS_TO_ANSWER, self._connections.close_if_endless, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End what serves the connection."""
+        """Stop serving the connection."""
         self._connections.closed(self)
         super().connection_lost(exc)
 
@@ -176,8 +176,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a malformed request, or a fault of ours, without quoting it: it may hold credentials."""
-        super().handle_error(request, status, exc, message)  # It logs the fault.
+        """Answer a malformed request or an internal error without quoting the request: it may contain credentials."""
+        super().handle_error(request, status, exc, message)  # Logs the error.
         self.unanswered_bytes = 0
         response = web.Response(status=status, text=f"{HTTPStatus(status).phrase}\n")
         response.force_close()

@@ -1,12 +1,12 @@
-"""How long a scrape may take, by the timeout that Prometheus sends along and the time that encoding takes."""
+"""The deadline of a scrape, from the timeout that Prometheus sends and the time that encoding takes."""
 
 import math
 
 SCRAPE_TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 DEFAULT_TIMEOUT = 10.0
-# A client must not be able to hold a thread for as long as it likes.
+# Otherwise a client could hold a thread indefinitely.
 MAX_TIMEOUT = 120.0
-# Kept back for the way there and back, and for encoding, which takes about as long as last time.
+# Reserved for the network, and for encoding, which takes about as long as last time.
 MIN_RESERVE = 0.5
 RESERVE_PER_ENCODING = 1.5
 # A short timeout must leave time to ask the API.
@@ -17,8 +17,8 @@ def seconds_to_collect(timeout_header: str | None, last_encoding: float) -> floa
     """Return how many seconds a scrape may take until its values are collected.
 
     Args:
-        timeout_header: X-Prometheus-Scrape-Timeout-Seconds; None: it was not sent.
-        last_encoding: How many seconds the last scrape of this kind took to encode.
+        timeout_header: X-Prometheus-Scrape-Timeout-Seconds; None if it was not sent.
+        last_encoding: Seconds that the last scrape of this kind took to encode.
 
     """
     timeout = _timeout(timeout_header)
@@ -27,7 +27,7 @@ def seconds_to_collect(timeout_header: str | None, last_encoding: float) -> floa
 
 
 def _timeout(header: str | None) -> float:
-    """Return the timeout of a scrape in seconds, or the default where the header is no finite positive number."""
+    """Return the scrape timeout in seconds, or the default unless the header is a finite positive number."""
     try:
         timeout = float(header or "")
     except ValueError:

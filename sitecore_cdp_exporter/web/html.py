@@ -1,4 +1,4 @@
-"""What the pages have in common: their frame, and how a status, a count and a time are written. HTML, no script."""
+"""Shared parts of the pages: their frame, and how to format a status, a count and a time. HTML, no script."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -49,7 +49,7 @@ def page(title: str, body: str) -> str:
 
 
 def badge(kind: str, text: str) -> str:
-    """Return a text on a coloured ground; `kind` is `good`, `bad` or a status."""
+    """Return a text on a coloured background; `kind` is `good`, `bad` or a status."""
     return f'<span class="status {escape(kind)}">{escape(text)}</span>'
 
 
@@ -64,14 +64,14 @@ def outcome(state: BatchState) -> str:
 
 
 def count(number: int | None) -> str:
-    """Return a count with its thousands apart; nothing if it is not known."""
+    """Return a count with thousands separators; empty if unknown."""
     return "" if number is None else f"{number:,}"
 
 
 def utc(timestamp: float) -> str:
-    """Return a time, of which only seconds since the Unix epoch are left at the ends of the calendar."""
+    """Return a time in UTC, or as a Unix timestamp if the calendar cannot represent it."""
     try:
         return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError):
-        # There an offset from UTC can lead out of it.
+        # Outside the years 1 to 9999.
         return f"{timestamp:.0f}"

@@ -1,4 +1,4 @@
-"""Content negotiation of a scrape: the format and the packing that its client prefers (RFC 9110, section 12.5)."""
+"""Content negotiation of a scrape: the format and compression that the client prefers (RFC 9110, section 12.5)."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,19 +11,19 @@ FORMATS = ("application/openmetrics-text", "text/plain")
 
 
 def encode_as_asked(encode: Encode, request_headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """Return the body of an answer, and the headers that describe it.
+    """Return the body of the answer, and the headers that describe it.
 
     Args:
-        encode: Encodes the scrape with the encoder that it is given.
-        request_headers: Looked up as `Accept` and `Accept-Encoding`.
+        encode: Encodes the scrape with the given encoder.
+        request_headers: `Accept` and `Accept-Encoding` are used.
 
     """
     accepted = _by_quality(request_headers.get("Accept", ""))
-    # prometheus_client takes the first OpenMetrics it finds, so it gets to see only what the client prefers.
+    # prometheus_client picks the first OpenMetrics that it finds, so pass it only what the client prefers.
     preferred = next((each for each in accepted if each.partition(";")[0].strip().lower() in FORMATS), "")
     try:
         encoder, content_type = choose_encoder(preferred)
-    except TypeError:  # It compares a version that is not made of numbers with numbers.
+    except TypeError:  # It compares a version that is not numeric with numbers.
         encoder, content_type = choose_encoder("")
     blocks = encode(encoder)
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
@@ -40,7 +40,7 @@ def _accepts_gzip(accept_encoding: str) -> bool:
 
 
 def _by_quality(header: str) -> list[str]:
-    """Return what a header accepts, the most wanted first, without what it refuses."""
+    """Return what a header accepts, most preferred first, without what it excludes (q=0)."""
     wanted = [(name, quality) for name, quality in _with_quality(header) if quality > 0]
     return [name for name, _ in sorted(wanted, key=lambda each: -each[1])]
 
@@ -56,7 +56,7 @@ def _with_quality(header: str) -> Iterator[tuple[str, float]]:
 
 
 def _quality(text: str) -> float:
-    """Return a quality from 0 to 1; what cannot be read is no reason to refuse."""
+    """Return a quality from 0 to 1; an unreadable one counts as 1."""
     try:
         quality = float(text)
     except ValueError:

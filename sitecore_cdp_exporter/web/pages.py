@@ -10,7 +10,7 @@ from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, Feed
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
 
-# A page with more rows is of no use to a person, and /metrics has them all.
+# Nobody reads a longer page, and /metrics has all batches.
 MAX_ROWS = 1000
 
 _BODY = """<h1>Sitecore CDP batch exporter <small>{version}</small></h1>
@@ -72,7 +72,7 @@ def render_landing_page(
 
 
 def _order(state: BatchState) -> tuple[int, float]:
-    """Sort what has failed first, then what is not finished or could not be read, then the rest; each newest first."""
+    """Sort key: failed batches, then those unfinished or unread, then the rest; the newest of each first."""
     batch = None if state.reading is None else state.reading.batch
     created = 0.0 if batch is None else batch.created or batch.modified or 0.0
     if batch is None or not batch.status.finished:

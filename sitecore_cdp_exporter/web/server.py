@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_STOP = 3.0
 MAX_CONNECTIONS = 1000
-# asyncio holds a third of a megabyte for each. Prometheus needs as many as it makes scrapes and probes at once.
+# Each takes a third of a megabyte. Prometheus needs one per concurrent scrape or probe.
 MAX_TLS_CONNECTIONS = 200
-# For a client that sends nothing, or only a part of a request, or does not take its answer; and between two requests.
+# For a client that sends nothing or only part of a request, or does not read its answer; and between two requests.
 IDLE_SECONDS = 60.0
-# For a TLS client that is silent or slow.
+# For a silent or slow TLS client.
 HANDSHAKE_SECONDS = 10.0
-LARGEST_REQUEST_BODY = 1024
-# The page has no script, no picture and no form; its style stands in it.
+MAX_REQUEST_BODY = 1024
+# The page has no scripts, images or forms; its style is inline.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -63,7 +63,7 @@ class Reloader(Protocol):
         """Load the config again, or raise ConfigError."""
 
     def reload_if_changed(self, timeout: float | None = None) -> None:
-        """Load the config again if its file has changed; wait for a slow disk for `timeout` seconds at most."""
+        """Load the config again if its file has changed; wait at most `timeout` seconds for a slow disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,11 @@ class WebSettings:
 
     Attributes:
         telemetry_path: Where the metrics are.
-        auto_reload: Whether each scrape looks at the config file first.
+        auto_reload: Whether each scrape first checks the config file for changes.
         lifecycle_enabled: Whether `POST /-/reload` is allowed.
-        max_requests: How many scrapes and probes may wait at once; any more get 503. Probes get it when half as many
-            wait, so that those who probe leave room for the scrapes of /metrics.
-        max_connections: How many connections an address may have; then idle ones have to go.
+        max_requests: How many scrapes and probes may be in progress at once; more get 503. Probes get it at half as
+            many, which leaves room for scrapes of /metrics.
+        max_connections: How many connections a listen address may have; beyond that, idle ones are closed.
         idle_seconds: How long a connection may be idle.
 
     """
@@ -95,9 +95,9 @@ class WebServer:
     Args:
         poller: Answers scrapes and probes.
         reloader: Loads the config again.
-        registry: The metrics that are not of a snapshot: requests, process, build.
+        registry: The metrics that are not in a snapshot: requests, process, build.
         settings: How the server behaves.
-        web_config: Who may talk to it, and how; None: whoever can reach it, in plain HTTP.
+        web_config: TLS and passwords; None: plain HTTP for anybody who can reach the port.
 
     """
 
@@ -131,13 +131,13 @@ class WebServer:
     async def start(
         self, addresses: Sequence[ListenAddress], health_address: ListenAddress | None = None
     ) -> list[ListenAddress]:
-        """Listen on the addresses, and on another one for the health paths alone if there is one.
+        """Listen on the addresses, and on `health_address`, if given, for the health paths only.
 
         Returns:
-            The addresses, with the ports that they really have.
+            The addresses, with their actual ports.
 
         Raises:
-            ListenError: An address is taken, or not of this machine.
+            ListenError: An address is in use, or does not belong to this machine.
 
         """
         health_routes = [web.get("/-/healthy", self._healthy), web.get("/-/ready", self._ready)]
@@ -157,7 +157,7 @@ class WebServer:
         return listening
 
     async def stop(self) -> None:
-        """Give the scrapes that wait three seconds at most, then end."""
+        """Give running scrapes at most three seconds, then stop."""
         self._stopping = True
         if self._scrapes:
             await asyncio.wait(self._scrapes, timeout=SECONDS_TO_STOP)
@@ -186,13 +186,13 @@ class WebServer:
         tls: dict[str, Any] = {
             "ssl": CurrentContext.of(self._tls_context),
             "ssl_handshake_timeout": HANDSHAKE_SECONDS,
-            # A client may still be reading its last answer, which asyncio would cut off.
+            # A client may still be reading its last answer, which asyncio's default would cut off.
             "ssl_shutdown_timeout": self._settings.idle_seconds,
         }
         listener = await listen(
             address,
             lambda: connections.connection(server, logger=logger, access_log=None),
-            # As many are accepted at once, and a few times as many before the limit sees the first.
+            # asyncio accepts this many at once, and a few times as many before the limit applies to the first.
             backlog=max(1, min(1024, _share_of_open_files(self._listener_count) // 4)),
             **(tls if has_tls else {}),
         )
@@ -208,12 +208,12 @@ class WebServer:
     async def _server(
         self, routes: Iterable[web.RouteDef], connections: Connections, web_config: WebConfigFile | None
     ) -> web.Server:
-        """Make what answers the requests of a listener."""
+        """Return what answers a listener's requests."""
         middlewares = [connections.track]
         if web_config is not None:
-            # It comes first: a client that is refused stays idle.
+            # Runs first: the connection of a client without access stays idle.
             middlewares.insert(0, AccessControl(web_config, (self._healthy, self._ready)).check)
-        application = web.Application(middlewares=middlewares, client_max_size=LARGEST_REQUEST_BODY)
+        application = web.Application(middlewares=middlewares, client_max_size=MAX_REQUEST_BODY)
         application.add_routes(routes)
         application.on_response_prepare.append(self._prepare)
         application.on_response_prepare.append(connections.answering)
@@ -227,7 +227,7 @@ class WebServer:
     def _tls_context(self) -> ssl.SSLContext:
         context = None if self._web_config is None else self._web_config.last.tls
         if context is None:
-            raise RuntimeError("TLS does not end while the exporter runs")
+            raise RuntimeError("TLS cannot be turned off while the exporter runs")
         return context
 
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
@@ -249,7 +249,7 @@ class WebServer:
 
     async def _reload(self, _: web.Request) -> web.Response:
         if not self._settings.lifecycle_enabled:
-            return web.Response(status=403, text="Reloading by HTTP is off. --web.enable-lifecycle switches it on.\n")
+            return web.Response(status=403, text="Reload over HTTP is disabled. --web.enable-lifecycle enables it.\n")
         try:
             await asyncio.get_running_loop().run_in_executor(self._page_threads, self._reloader.reload)
         except ConfigError as error:
@@ -305,19 +305,19 @@ class WebServer:
     async def _scrape(self, request: web.Request, collect: Callable[[float], Encode], *, most: int) -> web.Response:
         """Collect and encode on a thread, within the scrape's deadline, unless too many scrapes wait already."""
         if request.method == hdrs.METH_HEAD:
-            # It asks whether there are metrics, which costs the API nothing.
+            # HEAD only asks whether there are metrics. Do not ask the API for that.
             return web.Response(headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
         last_encoding = self._last_encoding.get(request.path, 0.0)
         deadline = time.monotonic() + seconds_to_collect(request.headers.get(SCRAPE_TIMEOUT_HEADER), last_encoding)
         if len(self._scrapes) >= most:
-            waiting = f"{most} scrapes are waiting already (--web.max-requests)."
+            waiting = f"{most} scrapes are already in progress (--web.max-requests)."
             return web.Response(status=503, text=f"{waiting} Try again later.\n")
         scrape = asyncio.get_running_loop().run_in_executor(
             self._scrape_threads, self._encode, request, collect, deadline
         )
         self._scrapes.add(scrape)
         scrape.add_done_callback(self._scrapes.discard)
-        # Shielded, so that a scrape whose client has gone still counts until its thread is free.
+        # Shielded, so that a scrape still counts until its thread is free, even if its client has gone.
         return await asyncio.shield(scrape)
 
     def _encode(self, request: web.Request, collect: Callable[[float], Encode], deadline: float) -> web.Response:
@@ -329,11 +329,11 @@ class WebServer:
 
 
 def _share_of_open_files(listeners: int) -> int:
-    """Return how many connections each listener may have, so that a third of the open files is left for all else."""
+    """Return how many connections each listener may have, leaving a third of the open files for everything else."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, limit * 2 // 3 // max(2, listeners))
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
-    """Leave malformed requests out of the log: any stranger could fill it."""
+    """Filter out malformed requests: any stranger could fill the log with them."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

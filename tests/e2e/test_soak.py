@@ -17,7 +17,7 @@ from tools.program import Program, wait_for
 pytestmark = pytest.mark.e2e
 
 COMMAND = (sys.executable, "-m", "tools.soak", "--duration=1m")
-LONGEST_SOAK = 300.0
+MAX_SOAK = 300.0
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def soaking(directory: Path) -> Iterator[Program]:
         yield Program(process, log)
     finally:
         process.terminate()
-        process.wait(LONGEST_SOAK)
+        process.wait(MAX_SOAK)
     assert list(temporary.iterdir()) == []
     assert [command for command in commands() if str(temporary) in command] == []
 
@@ -53,21 +53,21 @@ def verdicts(output: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^\| (.*?) \| .* \| (holds|FAILS) \|$", output))
 
 
-@pytest.mark.timeout(LONGEST_SOAK)
+@pytest.mark.timeout(MAX_SOAK)
 def test_everything_holds_for_a_minute(tmp_path: Path) -> None:
     with soaking(tmp_path) as soak:
-        soak.process.wait(LONGEST_SOAK)
+        soak.process.wait(MAX_SOAK)
     assert soak.process.returncode == 0, soak.output()
     assert len(verdicts(soak.output())) == 19
     assert set(verdicts(soak.output()).values()) == {"holds"}
 
 
-@pytest.mark.timeout(LONGEST_SOAK)
+@pytest.mark.timeout(MAX_SOAK)
 def test_ended_early_it_tells_what_it_knows(tmp_path: Path) -> None:
     with soaking(tmp_path) as soak:
         wait_for("some seconds", lambda: re.search(r"(?m)^ +1[4-9] s ", soak.output()), programs=[soak])
         soak.process.send_signal(signal.SIGINT)
-        soak.process.wait(LONGEST_SOAK)
+        soak.process.wait(MAX_SOAK)
     assert soak.process.returncode == 1
     failed = [what for what, verdict in verdicts(soak.output()).items() if verdict == "FAILS"]
     assert failed == ["the process ends where it began"], soak.output()

@@ -207,7 +207,7 @@ def test_every_selector_of_a_metric_obeys_the_variables() -> None:
     ("limit", "comparison"),
     [
         (expressions.FAILED_SHARE, ">="),
-        (expressions.LEAST_RECORDS, ">="),
+        (expressions.MIN_RECORDS, ">="),
         (expressions.STUCK_AFTER, ">"),
         (expressions.LATE_AFTER_EXPIRY, ">"),
         (expressions.LATE_AFTER_CREATION, ">"),

@@ -24,7 +24,7 @@ from tools.sandbox import Sandbox, faults
 
 RELOADS = 100
 SCRAPERS = 4
-LONGEST_WAIT = 30.0
+MAX_WAIT = 30.0
 FINISHED = [f"5a0c2f0e-0000-4000-8000-{number:012x}" for number in range(20)]
 UNFINISHED = [f"5a0c2f0e-0000-4000-8000-{number:012x}" for number in range(100, 105)]
 RELOADED = "sitecore_cdp_exporter_config_last_reload_successful"
@@ -92,7 +92,7 @@ class Exporter:
 
     def scrape_until_stopped(self) -> None:
         while not self.stopping.is_set():
-            snapshot = self.service.poller.poll(time.monotonic() + LONGEST_WAIT)
+            snapshot = self.service.poller.poll(time.monotonic() + MAX_WAIT)
             refs = Counter(state.watched.ref.lower() for state in snapshot.batches)
             assert max(refs.values()) == 1
             assert set(FINISHED[15:]) | set(UNFINISHED) <= set(refs), "what the config lists is always shown"
@@ -152,12 +152,12 @@ def test_finished_batches_are_not_asked_again_because_of_a_reload(
     configs = Configs(tmp_path, ca_file, sandboxes)
     configs.write(1)
     service = Service(configs.path, CollectorRegistry())
-    service.poller.poll(time.monotonic() + LONGEST_WAIT)
+    service.poller.poll(time.monotonic() + MAX_WAIT)
     # All of the same host, but else of every kind; another host would be another organisation.
     for number in (2, 3, 4, 6, 17, 18, 19, 22):
         assert configs.write(number)
         service.reloader.reload()
-        service.poller.poll(time.monotonic() + LONGEST_WAIT)
+        service.poller.poll(time.monotonic() + MAX_WAIT)
     service.close()
     asked = Counter(entry.path.rsplit("/", 1)[1] for sandbox in sandboxes for entry in sandbox.requests)
     # Those that only the second file lists are forgotten when it is not listed.
@@ -172,7 +172,7 @@ def test_a_poll_ends_on_the_config_that_it_began_with(sandboxes: list[Sandbox], 
     with ThreadPoolExecutor() as executor:
         for sandbox in sandboxes:
             sandbox.set_fault(faults.Hang())
-        first = executor.submit(service.poller.poll, time.monotonic() + LONGEST_WAIT)
+        first = executor.submit(service.poller.poll, time.monotonic() + MAX_WAIT)
         wait_until(lambda: bool(one.requests))
         assert configs.write(8)
         service.reloader.reload()
@@ -181,7 +181,7 @@ def test_a_poll_ends_on_the_config_that_it_began_with(sandboxes: list[Sandbox], 
         assert not other.requests, "the poll under way does not know the other host"
         other.clear_faults()
         one.clear_requests()
-        service.poller.poll(time.monotonic() + LONGEST_WAIT)
+        service.poller.poll(time.monotonic() + MAX_WAIT)
         assert other.requests
         assert not one.requests
     service.poller.stop()
@@ -193,21 +193,21 @@ def test_post_reload_answers_the_caller(sandboxes: list[Sandbox], tmp_path: Path
         config = tmp_path / "config.yaml"
         good = config.read_text(encoding="utf-8")
         url = f"{exporter.url}/-/reload"
-        assert requests.get(url, timeout=LONGEST_WAIT).status_code == 405
+        assert requests.get(url, timeout=MAX_WAIT).status_code == 405
         config.write_text(good + "nonsense: 1\n", encoding="utf-8")
-        refused = requests.post(url, timeout=LONGEST_WAIT)
+        refused = requests.post(url, timeout=MAX_WAIT)
         assert refused.status_code == 500
         assert "nonsense: unknown key" in refused.text
         assert exporter.scrape()[RELOADED] == {no_labels(): 0.0}
         config.write_text(good, encoding="utf-8")
-        assert requests.post(url, timeout=LONGEST_WAIT).status_code == 200
+        assert requests.post(url, timeout=MAX_WAIT).status_code == 200
         assert exporter.scrape()[RELOADED] == {no_labels(): 1.0}
 
 
 def test_without_the_flag_nobody_reloads_over_http(sandboxes: list[Sandbox], tmp_path: Path) -> None:
     with running_exporter(sandboxes[0], tmp_path) as exporter:
         (tmp_path / "config.yaml").write_text("nonsense: 1\n", encoding="utf-8")
-        assert requests.post(f"{exporter.url}/-/reload", timeout=LONGEST_WAIT).status_code == 403
+        assert requests.post(f"{exporter.url}/-/reload", timeout=MAX_WAIT).status_code == 403
         assert exporter.scrape()[RELOADED] == {no_labels(): 1.0}
 
 

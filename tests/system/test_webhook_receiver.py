@@ -18,7 +18,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack.webhook_receiver import LARGEST_BODY, WebhookReceiver, describe
+from stack.webhook_receiver import MAX_BODY, WebhookReceiver, describe
 from tools.exporter_program import ROOT
 from tools.program import Program, running, wait_for
 
@@ -185,7 +185,7 @@ def test_what_is_no_notification_is_refused_and_not_shown(
 
 @pytest.mark.parametrize(
     "length",
-    [None, "-1", "x", "²", "1_0", str(LARGEST_BODY + 1), "9" * 5000],
+    [None, "-1", "x", "²", "1_0", str(MAX_BODY + 1), "9" * 5000],
     ids=["none", "negative", "a word", "no ASCII digit", "underscore", "too large", "5000 digits"],
 )
 def test_a_body_of_unknown_or_excessive_length_is_refused_unread(

@@ -34,9 +34,9 @@ HELD = "(d) event loop held by encoding, at most"
 HELD_BY_PROMETHEUS_CLIENT = "(d) event loop held by generate_latest, at most"
 HELD_BY_NOTHING = "(d) event loop held by nothing, at most"
 # How many times the bare joining the encoding may take.
-MOST_TIMES_THE_JOINING = 3
+MAX_TIMES_THE_JOINING = 3
 # Python changes threads every 5 ms, but not in the midst of joining a block.
-MOST_SWITCH_INTERVALS = 2
+MAX_SWITCH_INTERVALS = 2
 TICK = 0.001
 TIMES_A_ROUND = 5
 
@@ -101,8 +101,8 @@ def measure(batches: int, settings: Settings) -> Mapping[str, Measured]:
             HELD_BY_NOTHING: lambda: best(lambda: held(lambda: time.sleep(0.1))),
         },
     )
-    joining = MOST_TIMES_THE_JOINING * medians[JOINING]
-    limits = {TEXT: joining, OPENMETRICS: joining, HELD: MOST_SWITCH_INTERVALS * sys.getswitchinterval()}
+    joining = MAX_TIMES_THE_JOINING * medians[JOINING]
+    limits = {TEXT: joining, OPENMETRICS: joining, HELD: MAX_SWITCH_INTERVALS * sys.getswitchinterval()}
     return {name: Measured(value, limits.get(name), "s", grows="held" not in name) for name, value in medians.items()}
 
 

@@ -33,7 +33,7 @@ LISTED_DAYS = 30
 START = 1.75e9
 SCRAPE_INTERVAL = 15.0
 PROMETHEUS_TIMEOUT = 9.5
-LONGEST_WAIT = 60.0
+MAX_WAIT = 60.0
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def put(sandbox: Sandbox, number: int, status: str) -> None:
 def requests_of_scrape(service: Service, sandbox: Sandbox) -> int:
     """Scrape, and count in the sandbox's log."""
     sandbox.clear_requests()
-    service.poller.poll(time.monotonic() + LONGEST_WAIT)
+    service.poller.poll(time.monotonic() + MAX_WAIT)
     return len(sandbox.requests)
 
 
@@ -157,11 +157,11 @@ def count_time(uploads_a_day: int, seconds: float, *, prometheus: int = 2) -> in
         clock=lambda: organisation.now,
         wall_clock=lambda: START + organisation.now,
     )
-    poller.poll(LONGEST_WAIT)
+    poller.poll(MAX_WAIT)
     organisation.requests = 0
     while organisation.now < seconds:
         organisation.now += SCRAPE_INTERVAL / prometheus
-        poller.poll(organisation.now + LONGEST_WAIT)
+        poller.poll(organisation.now + MAX_WAIT)
     return organisation.requests
 
 

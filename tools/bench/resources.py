@@ -29,12 +29,12 @@ PROCESSOR = "(c) processor time of a scrape, all finished"
 RESIDENT = "(c) resident memory at its peak"
 TRACED = "(c) memory of the watched, traced, at its peak"
 # In MB. So 10,000 batches, the most that `max_batches` allows, take less than the process itself.
-MOST_MEMORY_OF_A_BATCH = 5e-3
+MAX_MEMORY_OF_A_BATCH = 5e-3
 # The system counts processor time in steps of 10 ms, so few batches are scraped often.
-FEWEST_SCRAPES = 5
+MIN_SCRAPES = 5
 BATCHES_SCRAPED = 20_000
 TRACED_SCRAPES = 3
-LONGEST_WAIT = 600.0
+MAX_WAIT = 600.0
 
 
 def measure(batches: int, _: Settings) -> Mapping[str, Measured]:
@@ -44,7 +44,7 @@ def measure(batches: int, _: Settings) -> Mapping[str, Measured]:
             with running_exporter(upstream, directory, concurrency=CONCURRENCY) as exporter:
                 exporter.scrape()
                 before = exporter.usage().processor_seconds
-                scrapes = max(FEWEST_SCRAPES, BATCHES_SCRAPED // batches)
+                scrapes = max(MIN_SCRAPES, BATCHES_SCRAPED // batches)
                 seconds = take_turns(scrapes, {SCRAPE: exporter.scrape})[SCRAPE]
                 processor = (exporter.usage().processor_seconds - before) / scrapes
                 resident = exporter.usage().most_resident_bytes
@@ -55,7 +55,7 @@ def measure(batches: int, _: Settings) -> Mapping[str, Measured]:
         SCRAPE: Measured(seconds, None, "s"),
         PROCESSOR: Measured(processor, None, "s"),
         RESIDENT: Measured(resident / 1e6, None, "MB", grows=False),
-        TRACED: Measured(traced / 1e6, batches * MOST_MEMORY_OF_A_BATCH, "MB"),
+        TRACED: Measured(traced / 1e6, batches * MAX_MEMORY_OF_A_BATCH, "MB"),
     }
 
 
@@ -71,7 +71,7 @@ def scrape_traced(config: Path) -> int:
     service = Service(config, CollectorRegistry())
     exposition = Exposition()
     for _ in range(TRACED_SCRAPES):
-        snapshot = service.poller.poll(time.monotonic() + LONGEST_WAIT)
+        snapshot = service.poller.poll(time.monotonic() + MAX_WAIT)
         blocks = exposition.encode(snapshot, Families(poll_families(snapshot)), generate_latest)
         b"".join(compress(blocks))
     service.close()

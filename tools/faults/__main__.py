@@ -20,7 +20,7 @@ from tools.faults.row import Result, Row, Verdict
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- begin: made by `make faults` -->\n", "<!-- end: made by `make faults` -->\n"
 # A failure can bring along the log of a program.
-LONGEST_CELL = 400
+MAX_CELL = 400
 
 SUBJECTS: Mapping[str, Sequence[Row]] = {
     "The Batch API": upstream.ROWS,
@@ -99,7 +99,7 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
 
 
 def _line(result: Result) -> str:
-    measured = result.measured.splitlines()[0][:LONGEST_CELL] if result.measured else ""
+    measured = result.measured.splitlines()[0][:MAX_CELL] if result.measured else ""
     cells = (result.row.fault, result.row.must_hold, measured, result.verdict)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

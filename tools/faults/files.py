@@ -30,7 +30,7 @@ from tools.process import MEBIBYTE
 RELOADED = "sitecore_cdp_exporter_config_last_reload_successful"
 REWRITES = 200
 # Threads stay for the next reload: of the pool of asyncio at most so many less one, and the one that serves /-/reload.
-MOST_RELOAD_THREADS = min(32, (os.cpu_count() or 1) + 4) + 1
+MAX_RELOAD_THREADS = min(32, (os.cpu_count() or 1) + 4) + 1
 # The victim is listed by one file, its neighbour by another, the finished batch by the config.
 VICTIMS_FILE, NEIGHBOURS_FILE = Path("batches.d", "a.yaml"), Path("batches.d", "b.yaml")
 Spoil = Callable[[Path], object]
@@ -212,7 +212,7 @@ def rewrites_config(directory: Path) -> str:
         # The SIGHUPs before may still be under way; this one comes after them.
         expect("the last reload", requests.post(f"{trial.exporter.url}/-/reload", timeout=60).status_code, 200)
         trial.wait_for("the reload to be told", lambda: trial.scrape().value(RELOADED) == 1)
-        recovered = trial.recovered(kept_threads=MOST_RELOAD_THREADS)
+        recovered = trial.recovered(kept_threads=MAX_RELOAD_THREADS)
         return f"{REWRITES} times under {len(scrapes)} scrapes, each complete; {recovered}"
 
 

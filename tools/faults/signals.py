@@ -18,7 +18,7 @@ from tools.faults.trial import HEALTHY, REFS, Answer, Trial, in_background, new_
 from tools.sandbox import faults
 
 # README and design: a scrape gets three seconds to end; the connections one more.
-LONGEST_STOP = 6.0
+MAX_STOP_SECONDS = 6.0
 LONG_SCRAPE = 60.0
 MANY = 1500
 # Longer than anything that is measured here.
@@ -105,7 +105,7 @@ def terminates(directory: Path, *, scene: Enter, signals: tuple[int, ...]) -> st
             time.sleep(0.05)
         trial.ended()
         ended = time.monotonic() - sent
-        hold(f"it ended after {ended:.2f} s", ended < LONGEST_STOP)
+        hold(f"it ended after {ended:.2f} s", ended < MAX_STOP_SECONDS)
         told = "no scrape was under way"
         if under_way.answer is not None:
             answer = under_way.answer.result()

@@ -30,14 +30,14 @@ TOTAL_RECORDS = 7
 HEALTHY = dict.fromkeys(REFS, "ok")
 SCRAPE_TIMEOUT = 10.0
 # Longer than any answer takes: it only ends a wait that would never end.
-LONGEST_ANSWER = 60.0
+MAX_ANSWER_SECONDS = 60.0
 # How long threads and connections may take to end.
-LONGEST_CLEANING = 10.0
+MAX_CLEANUP_SECONDS = 10.0
 # A scrape that comes before the thread of the one before has gone back to its pool is given another thread, once.
 KEPT_SCRAPE_THREADS = 1
 # How many scrapes there are before a fault: until two were complete, but no more than these.
 ENOUGH_WELL = 2
-LONGEST_WARM_UP = 4
+MAX_WARM_UP_SCRAPES = 4
 API = {"timeout": "1s", "concurrency": 2}
 
 
@@ -156,7 +156,7 @@ class Trial:
 
     def nothing_is_left(self, kept_threads: int = 0) -> str:
         """Wait until threads and files are what they were; return their numbers."""
-        give_up = time.monotonic() + LONGEST_CLEANING
+        give_up = time.monotonic() + MAX_CLEANUP_SECONDS
         while True:
             now = self.usage()
             told = f"threads {self.before.threads} → {now.threads}, files {self.before.files} → {now.files}"
@@ -180,7 +180,7 @@ class Trial:
         """Get a path of the exporter, whatever the answer is."""
         headers = {"X-Prometheus-Scrape-Timeout-Seconds": f"{scrape_timeout}"}
         started = time.monotonic()
-        response = requests.get(f"{self.exporter.url}{path}", headers=headers, timeout=LONGEST_ANSWER)
+        response = requests.get(f"{self.exporter.url}{path}", headers=headers, timeout=MAX_ANSWER_SECONDS)
         return Answer(response.status_code, response.text, time.monotonic() - started)
 
     def signal(self, number: int) -> None:
@@ -250,7 +250,7 @@ def running_trial(
         for ref in (VICTIM, NEIGHBOUR):
             sandbox.set_fault(faults.Delay(seconds=0.2), ref=ref)
         well = 0
-        for _ in range(LONGEST_WARM_UP):
+        for _ in range(MAX_WARM_UP_SCRAPES):
             well += "sitecore_cdp_batch_poll_failure" not in exporter.scrape(timeout=SCRAPE_TIMEOUT)
             if well == ENOUGH_WELL:
                 break

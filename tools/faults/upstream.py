@@ -22,7 +22,7 @@ from tools.faults.trial import (
 from tools.sandbox import faults
 
 # What one answer may cost at most in memory, in MiB, with room for what Python keeps: the limit of a body is 1 MiB.
-MOST_GROWTH = 32.0
+MAX_GROWTH = 32.0
 # In seconds.
 RETRY_AFTER = 2
 
@@ -36,7 +36,7 @@ def answers_badly(directory: Path, *, fault: faults.Fault, reason: str, up: int 
         trial.sandbox.set_fault(fault)
         every = trial.expect(all_fail(reason), up=up)
         growth = trial.growth()
-        hold(f"memory grew by {growth:.0f} MiB", growth < MOST_GROWTH)
+        hold(f"memory grew by {growth:.0f} MiB", growth < MAX_GROWTH)
         trial.sandbox.clear_faults()
         return f"one: {one}; all: {every}; memory {growth:+.0f} MiB; {trial.recovered()}"
 
@@ -58,7 +58,7 @@ def says_on_the_wire(directory: Path, *, wire: Wire, reason: str) -> str:
         relay.become(wire)
         during = trial.expect(all_fail(reason), up=0)
         growth = trial.growth()
-        hold(f"memory grew by {growth:.0f} MiB", growth < MOST_GROWTH)
+        hold(f"memory grew by {growth:.0f} MiB", growth < MAX_GROWTH)
         relay.become(Wire())
         return f"{during}; memory {growth:+.0f} MiB; {trial.recovered()}"
 

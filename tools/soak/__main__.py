@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from sitecore_cdp_exporter.config.values import Duration
 from tools.soak.run import WARM_UP, soak
 
-SHORTEST_SOAK = 45.0
+MIN_SOAK = 45.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +56,8 @@ def _duration(text: str) -> float:
         seconds: float = TypeAdapter(Duration).validate_python(text)
     except ValidationError:
         raise argparse.ArgumentTypeError(f"expected a duration such as 10m, not {text!r}") from None
-    if seconds < SHORTEST_SOAK:
-        raise argparse.ArgumentTypeError(f"at least {SHORTEST_SOAK:.0f}s: the first {WARM_UP:.0f}s are the warm-up")
+    if seconds < MIN_SOAK:
+        raise argparse.ArgumentTypeError(f"at least {MIN_SOAK:.0f}s: the first {WARM_UP:.0f}s are the warm-up")
     return seconds
 
 

@@ -68,7 +68,7 @@ class Verdict(enum.Enum):
     STORED = "stored"
     SHORT = "not longer than the scrape interval"
     BETWEEN_SCRAPES = "between two scrapes"
-    LATE = "seen only by scrapes that told that they ran out of time"
+    LATE = "seen only by scrapes that ran out of time"
     IN_A_FAULT = "seen only by scrapes during a fault"
     MISSING = "missing"
 

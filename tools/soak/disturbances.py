@@ -22,11 +22,11 @@ from tools.soak.comparison import Span
 from tools.soak.schedule import Schedule
 
 SECONDS_BETWEEN_FAULTS = 10.0
-SHORTEST_FAULT, LONGEST_FAULT = 1.0, 3.0
+MIN_FAULT_SECONDS, MAX_FAULT_SECONDS = 1.0, 3.0
 SECONDS_BETWEEN_ROTATIONS = 45.0
 SECONDS_WITH_THE_NEW_TOKEN = 6.0
 API_TIMEOUT = 1.0
-MOST_CONCURRENCY = 8
+MAX_CONCURRENCY = 8
 # What a fault may cost after it was switched off: a request that met it may last as long as its timeout, and the scrape
 # after that is the first that has no part of it.
 RECOVERY = API_TIMEOUT + 1.0
@@ -36,7 +36,7 @@ PAUSE = 4
 SECONDS_BETWEEN_RELOADS = 2.0
 SECONDS_BETWEEN_SPOILED_FILES = 3.0
 SECONDS_BETWEEN_LEAVING_CLIENTS = 0.7
-LONGEST_STAY = 0.4
+MAX_STAY_SECONDS = 0.4
 # A linger time of zero: closing the socket then sends a TCP reset.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 CLIENT_KEY = "soak-client-key"
@@ -146,7 +146,7 @@ class ApiFaults:
             for ref in self._refs():
                 self._sandbox.set_fault(faults.Delay(0.0), ref=ref)
         self._sandbox.set_fault(trouble.fault)
-        self._schedule.after(self._random.uniform(SHORTEST_FAULT, LONGEST_FAULT), self._heal)
+        self._schedule.after(self._random.uniform(MIN_FAULT_SECONDS, MAX_FAULT_SECONDS), self._heal)
 
     def _heal(self) -> None:
         self._sandbox.clear_faults()
@@ -164,8 +164,8 @@ class ApiFaults:
         if next(self._forbids):
             self._sandbox.set_fault(faults.Status(403))
         self._change_token(TOKENS[1])
-        self._schedule.after(LONGEST_FAULT, self._tell_token)
-        self._schedule.after(LONGEST_FAULT + SECONDS_WITH_THE_NEW_TOKEN, self._rotate_back)
+        self._schedule.after(MAX_FAULT_SECONDS, self._tell_token)
+        self._schedule.after(MAX_FAULT_SECONDS + SECONDS_WITH_THE_NEW_TOKEN, self._rotate_back)
 
     def _rotate_back(self) -> None:
         self._change_token(TOKENS[0])
@@ -227,7 +227,7 @@ class Reloads:
                 "basic_auth": {"username": CLIENT_KEY, "password_file": str(self._token_file)},
                 "endpoint": "inspect",
                 "timeout": "1s",
-                "concurrency": choose([2, 4, MOST_CONCURRENCY]),
+                "concurrency": choose([2, 4, MAX_CONCURRENCY]),
             },
             "batch_files": ["batches.d/*.yaml"],
             # Longer than the API remembers: what is gone must not be gone because of its age.
@@ -271,4 +271,4 @@ class LeavingClients:
             if self._random.choice([True, False]):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.sendall(request.encode())
-            self._schedule.after(self._random.uniform(0.0, LONGEST_STAY), stack.pop_all().close)
+            self._schedule.after(self._random.uniform(0.0, MAX_STAY_SECONDS), stack.pop_all().close)

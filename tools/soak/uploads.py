@@ -24,7 +24,7 @@ from tools.soak.files import BatchFiles
 from tools.soak.schedule import Schedule
 
 SECONDS_BETWEEN_UPLOADS = 0.5
-SHORTEST_STATE, LONGEST_STATE = 0.3, 8.0
+MIN_STATE_SECONDS, MAX_STATE_SECONDS = 0.3, 8.0
 # How long the API remembers a finished batch. So the soak reaches a steady number of batches, with less than a page of
 # finished ones: beyond that it takes the exporter up to twenty minutes to believe that a batch is gone, by design.
 SECONDS_REMEMBERED = 20.0
@@ -34,7 +34,7 @@ SHARE_OF_LISTED = 0.3
 SHARE_OF_UNKNOWN = 0.1
 # Four hours of the demo in one; its batches take up to a quarter of a minute.
 DEMO_SPEED = 6.0
-LONGEST_DEMO_BATCH = 20.0
+MAX_DEMO_BATCH_SECONDS = 20.0
 FINISHED = ("success", "error", "corrupted")
 # What the API may say one day, and what the exporter makes of it.
 UNHEARD_OF, UNKNOWN = "quarantined", "unknown"
@@ -141,7 +141,7 @@ class PlacedUploads:
         # The list leaves out a status that its filter does not name, so only a listed batch is sure to be asked for.
         if listed and self._random.random() < SHARE_OF_UNKNOWN:
             statuses.append(UNHEARD_OF)
-        return [(status, self._random.uniform(SHORTEST_STATE, LONGEST_STATE)) for status in statuses]
+        return [(status, self._random.uniform(MIN_STATE_SECONDS, MAX_STATE_SECONDS)) for status in statuses]
 
     def _counts(self, final: str) -> dict[str, int]:
         total = self._random.randrange(1, 200_000)
@@ -219,7 +219,7 @@ class FollowedDemo:
     def start(self) -> None:
         """Begin."""
         self._demo.start()
-        self._schedule.every(1.0, lambda: self._follow(LONGEST_DEMO_BATCH))
+        self._schedule.every(1.0, lambda: self._follow(MAX_DEMO_BATCH_SECONDS))
 
     def stop(self) -> None:
         """Upload no more, and write down what has finished by now. What has not is not compared."""

@@ -10,17 +10,17 @@ from subprocess import TimeoutExpired
 from tools.process import MEBIBYTE, Usage
 from tools.program import Program
 from tools.soak.comparison import Comparison, Span, Verdict
-from tools.soak.disturbances import MOST_CONCURRENCY, SECRETS
+from tools.soak.disturbances import MAX_CONCURRENCY, SECRETS
 from tools.soak.prometheus import SCRAPE_INTERVAL, Prometheus
 from tools.soak.uploads import FINISHED, History
 
 # What is compared: so many seconds after the warm-up, and the last ones of the work.
 SECONDS_COMPARED = 10.0
-LONGEST_EXIT = 30.0
-MOST_EXAMPLES = 3
+MAX_EXIT_SECONDS = 30.0
+MAX_EXAMPLES = 3
 # A scrape each second leaves a poll half a second, which a machine that does much else does not always have. Of a short
 # soak two scrapes are more than this share.
-MOST_LATE = 0.02
+MAX_LATE_SHARE = 0.02
 FEW_LATE = 2
 # How much more may be in use in the end. Of threads, files and sockets it is the least that counts, since what is in
 # use for the moment comes and goes. Threads for scrapes are kept, as many as scrapes have ever overlapped: those of two
@@ -29,7 +29,7 @@ MORE_THREADS = 8
 # Two may be open for the moment each time it is looked at.
 MORE_FILES = 2
 # The connections to the API that are kept until the next reload.
-MORE_SOCKETS = MOST_CONCURRENCY
+MORE_SOCKETS = MAX_CONCURRENCY
 # What Python's allocator takes in a longer run before it has room for each peak.
 MORE_MEMORY = 10 * MEBIBYTE
 
@@ -107,9 +107,9 @@ def judge_stored(
             holds=verdicts[Verdict.STORED] > 0 and not verdicts[Verdict.MISSING],
         ),
         Row(
-            f"{name}: outside of faults few scrapes, {MOST_LATE:.0%} or {FEW_LATE}, tell that they ran out of time",
+            f"{name}: outside of faults, at most {MAX_LATE_SHARE:.0%} or {FEW_LATE} scrapes ran out of time",
             f"{len(outside)} scrapes, {late} of them",
-            holds=late <= max(MOST_LATE * len(outside), FEW_LATE),
+            holds=late <= max(MAX_LATE_SHARE * len(outside), FEW_LATE),
         ),
         _all_right(f"{name}: the final counts are those of the API", len(counts), comparison.wrong_counts(counts)),
         _all_right(
@@ -125,7 +125,7 @@ def judge_exporter(program: Program, *, good: int, bad: int) -> list[Row]:
     ran = program.process.poll() is None
     program.process.send_signal(SIGTERM)
     try:
-        code = f"{program.process.wait(LONGEST_EXIT)}"
+        code = f"{program.process.wait(MAX_EXIT_SECONDS)}"
     except TimeoutExpired:
         code = "none"
     log = program.output()
@@ -154,4 +154,4 @@ def _all_right(what: str, compared: int, wrong: Sequence[object]) -> Row:
 
 
 def _examples(wrong: Sequence[object]) -> str:
-    return f": {', '.join(map(str, wrong[:MOST_EXAMPLES]))}" if wrong else ""
+    return f": {', '.join(map(str, wrong[:MAX_EXAMPLES]))}" if wrong else ""

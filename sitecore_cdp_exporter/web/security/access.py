@@ -1,4 +1,4 @@
-"""Who is let in: the rate limit and the passwords of the web config, before any handler sees a request."""
+"""Access control: check the web config's rate limit and passwords before any handler sees a request."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection
@@ -10,16 +10,16 @@ from sitecore_cdp_exporter.web.security.passwords import BusyError, Passwords
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# Whoever has one IPv6 address mostly has all that begin like it.
+# Whoever has one IPv6 address usually has its whole /64.
 IPV6_PREFIX = 64
 
 
 class AccessControl:
-    """Asks for a password and keeps to the rate limit.
+    """Enforces passwords and the rate limit.
 
     Args:
-        web_config: What the web config says now.
-        open_to_all: The handlers that answer whoever asks, at any rate.
+        web_config: The current web config.
+        open_to_all: The handlers that need no password and are exempt from the rate limit.
 
     """
 
@@ -29,18 +29,18 @@ class AccessControl:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer 429 or 401, or let the handler answer."""
+        """Answer 429 or 401, or call the handler."""
         if request.match_info.handler in self._open_to_all:
             return await handler(request)
         security = self._web_config.last
         if security.rate_limit is not None and not security.rate_limit.take():
-            return _too_many("The limit of requests is reached (rate_limit).")
+            return _too_many("The rate limit is reached (rate_limit).")
         if security.passwords is None:
             return await handler(request)
         try:
             is_let_in = await _has_password(request, security.passwords)
         except BusyError:
-            return _too_many("Too many passwords from your address wait to be checked.")
+            return _too_many("Too many passwords from your address are waiting to be checked.")
         if is_let_in:
             return await handler(request)
         return web.Response(status=401, text="Unauthorized\n", headers={hdrs.WWW_AUTHENTICATE: "Basic"})
@@ -55,7 +55,7 @@ async def _has_password(request: web.Request, passwords: Passwords) -> bool:
 
 
 def _client(address: str | None) -> str:
-    """Return what stands for a client: its address, or the beginning of it that its network has to itself."""
+    """Return what identifies a client: its IPv4 address, or its IPv6 network."""
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:

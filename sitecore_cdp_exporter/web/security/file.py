@@ -1,4 +1,4 @@
-"""The web config, loaded again when it or a file that it names has changed."""
+"""The web config, reloaded when it or a file that it names changes."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from sitecore_cdp_exporter.web.security.tls import VERIFY_MODES, TlsFilesError, 
 
 logger = logging.getLogger(__name__)
 
-# A bundle of all public authorities has a quarter of this.
+# A bundle of all public authorities is a quarter of this.
 MAX_FILE_BYTES = 1024 * 1024
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -41,19 +41,19 @@ def load_web_config(
     before: WebConfig | None = None,
     files_may_be_missing: bool = False,
 ) -> tuple[WebConfig, ssl.SSLContext | None]:
-    """Read a web config and the certificates and keys that it names. It warns of what has no effect.
+    """Load a web config and the certificates and keys that it names. Logs a warning for settings without effect.
 
     Args:
         path: The web config.
         read: Reads a file, as `read_file` does.
-        before: What counted until now. What it had is not warned of again.
-        files_may_be_missing: Whether it is no mistake when certificates or keys are not there.
+        before: The previous web config. Its settings cause no new warnings.
+        files_may_be_missing: Whether missing certificates and keys are allowed.
 
     Returns:
-        The web config, and the context of its TLS; None: it has no TLS, or files are missing.
+        The web config and its SSLContext, which is None without TLS or if files are missing.
 
     Raises:
-        ConfigError: Something is wrong, in all lines that it takes to say what.
+        ConfigError: The web config is invalid. It has a line for each problem.
 
     """
     try:
@@ -72,7 +72,7 @@ def load_web_config(
             if error.missing and files_may_be_missing:
                 return config, None
             failure = web_config_error(path, document, error.problems)
-    # It is raised out here, so that no other error is chained.
+    # Raised out here so that no other error is chained.
     raise failure
 
 
@@ -82,14 +82,14 @@ def _names_http2(config: WebConfig) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSecurity:
-    """What counts for a new connection, and for a request.
+    """The settings that apply to new connections and requests.
 
     Attributes:
-        config: What all else was made of.
-        tls: What to shake hands with; None: plain HTTP.
+        config: The web config that the rest was built from.
+        tls: The context for TLS handshakes; None: plain HTTP.
         headers: Added to every answer.
-        passwords: The users; None: nobody is asked.
-        rate_limit: Lets requests through; None: there is no limit.
+        passwords: The users; None: no password is needed.
+        rate_limit: Admits requests; None: no limit.
 
     """
 
@@ -101,14 +101,14 @@ class WebSecurity:
 
 
 class WebConfigFile:
-    """Keeps what the web config says.
+    """The web config file and its current settings.
 
-    A file that cannot be used, or that asks less of clients than before, changes nothing: what was loaded last stays
-    in use. That is logged once, and a metric shows it.
+    A file that is invalid, or that asks less of clients than before, changes nothing: the last good settings stay in
+    use. This is logged once, and a metric shows it.
 
     Args:
         path: The web config.
-        registry: Where the metrics of this are registered.
+        registry: Where its metrics are registered.
         clock: Seconds since the Unix epoch.
 
     Raises:
@@ -129,27 +129,27 @@ class WebConfigFile:
 
     @property
     def last(self) -> WebSecurity:
-        """What was loaded last. Reads no file, so it is fit for the event loop."""
+        """The settings that were loaded last. Reads no file, so it is safe on the event loop."""
         return self._security
 
     @property
     def has_tls(self) -> bool:
-        """Whether connections are encrypted. It stays as it was at the start."""
+        """Whether connections are encrypted. Never changes after the start."""
         return self._security.tls is not None
 
     @property
     def has_users(self) -> bool:
-        """Whether a password is asked for."""
+        """Whether clients need a password."""
         return self._security.passwords is not None
 
     async def watch(self) -> None:
-        """Look at the files every second, on a thread because a disk may be slow, until cancelled."""
+        """Check the files every second, on a thread because a disk may be slow, until cancelled."""
         while True:
             await asyncio.to_thread(self._look.wait, SECONDS_BETWEEN_LOOKS)
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     def current(self) -> WebSecurity:
-        """Return what the files say now, or what was loaded last if they cannot be used. Raises nothing."""
+        """Return the settings in the files, or those loaded last if the files are invalid. Raises nothing."""
         self._look.wait(None)
         return self._security
 
@@ -158,7 +158,7 @@ class WebConfigFile:
             self._reload()
 
     def close(self) -> None:
-        """End the thread that compares passwords."""
+        """Stop the thread that compares passwords."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _reload(self) -> None:
@@ -167,7 +167,7 @@ class WebConfigFile:
         except ConfigError as error:
             self._state = replace(self._state, successful=False)
             for line in error.errors:
-                logger.error("the web config is not reloaded: %s", line)  # noqa: TRY400  The line says all; a traceback says nothing more.
+                logger.error("the web config is not reloaded: %s", line)  # noqa: TRY400  The line says it all; a traceback adds nothing.
             return
         self._state = ReloadState(successful=True, last_success=self._clock())
         logger.info("the web config is reloaded", extra={"file": str(self._path)})
@@ -192,10 +192,10 @@ class WebConfigFile:
 
 
 def _need_a_restart(before: WebConfig, after: WebConfig) -> Iterator[str]:
-    """Yield the changes that a file must not make while the exporter runs.
+    """Yield the changes that need a restart.
 
-    The beginning of a file is often a good one without the passwords. So a file that asks for less may be one that is
-    being written, or that found no room on its disk.
+    A truncated file is often a valid one without the passwords. So a file that asks for less may be one that is
+    still being written, or that did not fit on the disk.
     """
     if before.basic_auth_users and not after.basic_auth_users:
         yield "basic_auth_users cannot be removed"

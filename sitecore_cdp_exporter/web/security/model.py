@@ -1,7 +1,7 @@
-"""The file of `--web.config.file`: who may talk to the exporter, and how.
+"""The model of the web config file (`--web.config.file`).
 
-Its grammar is that of Prometheus' exporter-toolkit, so that one file serves all exporters of a machine. What Python's
-TLS does not have is a mistake that says what to do instead; nothing is ignored in silence.
+Its format is that of Prometheus' exporter-toolkit, so that one file serves all exporters on a machine. A setting that
+Python's TLS does not support is an error that says what to do instead; nothing is silently ignored.
 """
 
 import re
@@ -26,10 +26,10 @@ from sitecore_cdp_exporter.config.model import ConfigError, Section
 from sitecore_cdp_exporter.config.values import Duration, FilePath
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
-# Version and cost, 22 characters of salt of which the last one is of two bits, 31 of the hash.
+# Version and cost, 22 characters of salt, of which the last encodes two bits, and 31 characters of hash.
 BCRYPT_HASH = re.compile(r"\$2[abxy]\$(?P<cost>[0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
-# Each step doubles the time. At the highest a comparison takes many seconds, in which no other password is compared.
-LOWEST_COST, HIGHEST_COST = 4, 18
+# Each step doubles the time. At the maximum a comparison takes many seconds, and all others wait for it.
+MIN_COST, MAX_COST = 4, 18
 UNVERIFIED_CLIENT_AUTH_TYPES = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 CLIENT_AUTH_TYPES = ("NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 
@@ -56,7 +56,7 @@ def _check_version(name: str) -> str:
 
 
 def _text_of_number(value: object) -> object:
-    """Take a number for the text that it is, since a header such as `X-XSS-Protection: 0` needs no quotes in Go."""
+    """Convert a number to text: a header such as `X-XSS-Protection: 0` needs no quotes in Go."""
     return str(value) if type(value) is int else value
 
 
@@ -73,12 +73,12 @@ def _check_user(name: str) -> str:
 
 
 def _check_hash(value: SecretStr) -> SecretStr:
-    """Refuse what no password can match, and what takes too long to compare."""
+    """Reject a hash that no password can match, or that takes too long to compare."""
     found = BCRYPT_HASH.fullmatch(value.get_secret_value())
     if found is None:
         raise ValueError("expected a bcrypt hash of 60 characters, which begins with $2y$, $2b$ or $2a$")
-    if not LOWEST_COST <= int(found["cost"]) <= HIGHEST_COST:
-        raise ValueError(f"expected a bcrypt hash with a cost from {LOWEST_COST} to {HIGHEST_COST}; 10 is usual")
+    if not MIN_COST <= int(found["cost"]) <= MAX_COST:
+        raise ValueError(f"expected a bcrypt hash with a cost from {MIN_COST} to {MAX_COST}; 10 is usual")
     return value
 
 
@@ -90,7 +90,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class TlsServerConfig(Section):
-    """Certificates of the exporter and of its clients. A PEM text stands here, or in a file of its own."""
+    """Certificates of the exporter and of its clients. A PEM text is either inline or in a file of its own."""
 
     cert: str | None = None
     key: SecretStr | None = None
@@ -124,7 +124,7 @@ class TlsServerConfig(Section):
         if has_authority and client_auth_type == "NoClientCert":
             raise ValueError("needs a client_auth_type: RequireAndVerifyClientCert, or VerifyClientCertIfGiven")
         if not has_authority and client_auth_type == "RequireAndVerifyClientCert":
-            # Go would take any certificate of any public authority.
+            # Go would accept any certificate from any public authority.
             raise ValueError("client_ca_file is missing; RequireAndVerifyClientCert needs to know whom to trust")
         return value
 
@@ -166,7 +166,7 @@ def _refuse(value: T, instead: str) -> T:
 
 
 class Headers(Section):
-    """Headers to add to every answer. One that is blank counts as left out."""
+    """Headers to add to every answer. A blank one counts as absent."""
 
     model_config = ConfigDict(validate_by_alias=True, validate_by_name=False)
 
@@ -179,14 +179,14 @@ class Headers(Section):
     @model_validator(mode="before")
     @classmethod
     def without_empty_keys(cls, data: object) -> object:
-        """Drop the headers that are blank."""
+        """Drop blank headers."""
         if not isinstance(data, dict):
             return data
         return {key: value for key, value in data.items() if value not in (None, "")}
 
 
 class HttpServerConfig(Section):
-    """HTTP itself. `http2` is None if the file does not name it; the exporter speaks HTTP/1.1 only."""
+    """HTTP settings. `http2` is None if the file does not set it; the exporter speaks HTTP/1.1 only."""
 
     http2: bool | None = None
     headers: Headers = Field(default_factory=Headers)
@@ -207,7 +207,7 @@ class RateLimit(Section):
 
 
 class WebConfig(Section):
-    """The file of `--web.config.file`."""
+    """The web config file."""
 
     tls_server_config: TlsServerConfig | None = None
     http_server_config: HttpServerConfig = Field(default_factory=HttpServerConfig)
@@ -229,7 +229,7 @@ class WebConfig(Section):
 
 
 class ParsedWebConfig(NamedTuple):
-    """A web config, and the text that it was made of, which knows the lines."""
+    """A web config, and the YAML document that it was parsed from, which knows the lines."""
 
     config: WebConfig
     document: YamlDocument
@@ -249,9 +249,9 @@ _KNOWN_KEYS = {
 
 
 def parse_web_config(path: Path, content: bytes) -> ParsedWebConfig:
-    """Check the text of a web config. Paths in it are relative to the file; what they name is not looked at.
+    """Parse a web config. Paths in it are relative to the file; the files that they name are not read.
 
-    Raises ConfigError with all that is wrong with it.
+    Raises ConfigError with everything that is wrong with it.
     """
     document = read_yaml(content)
     config, problems = _validate(document, path.parent)
@@ -262,7 +262,7 @@ def parse_web_config(path: Path, content: bytes) -> ParsedWebConfig:
 
 
 def web_config_error(path: Path, document: YamlDocument, problems: Mapping[str, str]) -> ConfigError:
-    """Make an error of what is wrong with files that are named in `tls_server_config`, by their keys."""
+    """Return an error for the problems of files named in `tls_server_config`, given by key."""
     located = ((document.locate(("tls_server_config", key)), message) for key, message in problems.items())
     return ConfigError(error_lines(path, [YamlProblem(place.line, found, text) for (found, place), text in located]))
 

@@ -1,4 +1,4 @@
-"""Passwords against bcrypt hashes, such that neither time nor load tells or costs more than it must."""
+"""Compare passwords with bcrypt hashes, without revealing users by timing or letting a flood block a scrape."""
 
 import asyncio
 import hmac
@@ -10,29 +10,29 @@ from dataclasses import dataclass, field
 import bcrypt
 from pydantic import SecretStr
 
-# bcrypt knows no more of a password. Go's CompareHashAndPassword, which all official exporters ask, ignores the rest.
+# bcrypt uses no more of a password. Go's CompareHashAndPassword, which all official exporters use, ignores the rest.
 BYTES_THAT_COUNT = 72
-# Of each client; all but the first of them wait. So a few programs that have a wrong password do not keep out another
-# one of the same address.
-MOST_COMPARISONS = 8
+# Per client; all but the first wait. So a few programs with a wrong password do not lock out another one at the same
+# address.
+MAX_COMPARISONS = 8
 
 
 class BusyError(Exception):
-    """Too many passwords of the same client wait to be compared. Catch it to tell the client to come again."""
+    """Too many passwords of the same client wait to be compared. Catch it to ask the client to retry later."""
 
 
 @dataclass(slots=True, repr=False)
 class Comparisons:
-    """The comparisons that are under way, and what came of earlier ones. It outlives the users of the moment.
+    """The running comparisons, and the results of earlier ones. Kept when the web config is reloaded.
 
-    Fingerprints stand for a password, its user and the bcrypt hash that it is compared with. So what is remembered
-    counts for as long as the hash of the user is the same, whatever else changes.
+    A fingerprint identifies a password, its user and the bcrypt hash that it is compared with. So a result is valid
+    as long as the user's hash stays the same, whatever else changes.
 
     Attributes:
         threads: Where passwords are compared.
         key: The key of the fingerprints.
-        right: The fingerprint of the last right password, by user.
-        under_way: By client and fingerprint, in the order of their turn.
+        right: The fingerprint of the last correct password, by user.
+        under_way: The running comparisons by client and fingerprint, in their order.
 
     """
 
@@ -45,31 +45,31 @@ class Comparisons:
 class Passwords:
     """The users and their passwords.
 
-    A comparison takes tens of milliseconds of processor time. So the last right password of each user is remembered,
-    not as itself but by a keyed hash. And of each client one password is compared at a time, so that those who try
-    many wait for themselves, and not those who have come for a scrape.
+    A comparison takes tens of milliseconds of CPU time. So the last correct password of each user is remembered as a
+    keyed hash. And only one password per client is compared at a time, so that a client that tries many passwords
+    delays itself and not the scrapes of others.
 
     For use on the event loop.
 
     Args:
         users: bcrypt hashes by user name; at least one.
-        comparisons: Those of these users, and of the users before them.
+        comparisons: Shared with the users of earlier web configs.
 
     """
 
     def __init__(self, users: Mapping[str, SecretStr], comparisons: Comparisons) -> None:
         self._hashes = {name: value.get_secret_value().encode() for name, value in users.items()}
         self._comparisons = comparisons
-        # What an unknown user is compared with. No known one takes longer, and no result of it counts.
+        # Compared for unknown users, whose result is ignored. No other hash takes longer.
         self._substitute = max(self._hashes.values(), key=_cost)
 
     async def accept(self, user: str, password: str, client: str) -> bool:
-        """Tell whether it is the password of the user.
+        """Return whether it is the user's password.
 
         Args:
             user: The user name, without a colon.
             password: The password.
-            client: Who asks; one password of each is compared at a time.
+            client: Who asks; one password per client is compared at a time.
 
         Raises:
             BusyError: Too many other passwords of this client wait to be compared.
@@ -85,13 +85,13 @@ class Passwords:
         return await asyncio.shield(comparison)
 
     def _fingerprint(self, user: str, password: str) -> bytes:
-        # No user and no bcrypt hash has a colon.
+        # Neither users nor bcrypt hashes contain a colon.
         text = b":".join((self._hashes.get(user, b""), user.encode(), password.encode()))
         return hmac.digest(self._comparisons.key, text, "sha256")
 
     def _begin(self, user: str, password: str, client: str, fingerprint: bytes) -> asyncio.Task[bool]:
         of_client = self._comparisons.under_way.setdefault(client, {})
-        if len(of_client) >= MOST_COMPARISONS:
+        if len(of_client) >= MAX_COMPARISONS:
             raise BusyError
 
         def end(_: asyncio.Task[bool]) -> None:

@@ -1,15 +1,15 @@
-"""The rate limit of the web config."""
+"""A token bucket for the web config's rate limit."""
 
 import time
 from collections.abc import Callable
 
 
 class TokenBucket:
-    """Lets `burst` requests through at once, and then one an interval.
+    """Admits `burst` requests at once, and then one per interval.
 
     Args:
-        interval: Seconds until there is room for another one.
-        burst: How many may come at once; at least 1.
+        interval: Seconds per request.
+        burst: How many requests are admitted at once; at least 1.
         clock: A monotonic clock, in seconds.
 
     """
@@ -22,7 +22,7 @@ class TokenBucket:
         self._filled = clock()
 
     def take(self) -> bool:
-        """Tell whether a request may go through; if so, it is counted."""
+        """Return whether a request is admitted, and count it if so."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled) / self._interval)
         self._filled = now

@@ -19,22 +19,22 @@ VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
 class CurrentContext(ssl.SSLContext):
-    """An SSLContext for asyncio's server that shakes hands with the current context, so that settings can change.
+    """An SSLContext for asyncio's server that delegates each handshake to the current context.
 
-    An SSLContext itself cannot: authorities can be added to it, and never removed.
+    A plain SSLContext cannot be updated in place: authorities can be added to it, but never removed.
     """
 
     current: Callable[[], ssl.SSLContext]
 
     @classmethod
     def of(cls, current: Callable[[], ssl.SSLContext]) -> Self:
-        """Return a context that asks `current` at each handshake."""
+        """Return a context that calls `current` for each handshake."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context.current = current
         return context
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:  # noqa: ANN401  As in ssl.
-        """Begin a handshake with the current context."""
+        """Start a handshake with the current context."""
         return self.current().wrap_bio(*args, **kwargs)
 
 
@@ -54,7 +54,7 @@ class TlsFilesError(Exception):
 
 
 def server_context(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> ssl.SSLContext:
-    """Make the context for new connections.
+    """Return the context for new connections.
 
     Args:
         tls: The settings.
@@ -74,32 +74,32 @@ def server_context(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> ssl.S
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
     context.verify_mode = VERIFY_MODES[tls.client_auth_type]
-    # As in Go, whatever certificate is named is trusted, be it an intermediate or a self-signed one.
+    # As in Go, any certificate in the file is trusted, even an intermediate or a self-signed one.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if authority is not None:
         _trust(context, authority, _name(tls, "client_ca"))
     elif context.verify_mode is not ssl.CERT_NONE:
         context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
-    # It only looks at the certificate, to tell whether it or the key is at fault.
+    # Load the certificate alone first, to find out whether it or the key is at fault.
     _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, _name(tls, "cert"))
     _load_certificate(context, tls, certificate, key)
     return context
 
 
 def _check_texts(tls: TlsServerConfig) -> None:
-    """Refuse a certificate or a key that could only be given to ssl as a file on a disk."""
+    """Reject an inline certificate or key where ssl could only read it from a file on disk."""
     texts = [name for name in ("cert", "key") if getattr(tls, name) is not None]
     if texts and not hasattr(os, "memfd_create"):
         raise TlsFilesError({name: f"works on Linux only; use {name}_file" for name in texts})
 
 
 def _name(tls: TlsServerConfig, text: str) -> str:
-    """Return which of the two keys is set: the one with the PEM text, or the one with its file."""
+    """Return the config key that is set: the one for the inline PEM text, or the one for its file."""
     return text if getattr(tls, text) is not None else f"{text}_file"
 
 
 def _read_all(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> tuple[bytes, bytes, bytes | None]:
-    """Return the PEM texts of certificate, key and clients' authority."""
+    """Return the PEM texts of the certificate, the key and the clients' authority."""
     texts = {
         "cert": tls.cert,
         "key": None if tls.key is None else tls.key.get_secret_value(),
@@ -122,19 +122,19 @@ def _read_all(tls: TlsServerConfig, read: Callable[[Path], bytes]) -> tuple[byte
         raise TlsFilesError(problems, missing=all(absent))
     certificate, key = contents["cert"], contents["key"]
     if certificate is None or key is None:
-        raise AssertionError("the model has seen to it that both are named")
+        raise AssertionError("the model requires both")
     return certificate, key, contents["client_ca"]
 
 
 def _trust(context: ssl.SSLContext, pem: bytes, name: str) -> None:
     try:
-        # What is not ASCII can only be in a comment.
+        # Non-ASCII characters can only be in comments.
         context.load_verify_locations(cadata=pem.decode("ascii", "backslashreplace"))
-    except (ssl.SSLError, ValueError):  # The latter when it is empty.
+    except (ssl.SSLError, ValueError):  # ValueError if it is empty.
         problem = "holds no certificate, or a broken one; expected PEM"
     else:
         return
-    # It is raised out here, so that no other error is chained.
+    # Raised out here so that no other error is chained.
     raise TlsFilesError({name: problem})
 
 
@@ -144,12 +144,12 @@ def _load_certificate(context: ssl.SSLContext, tls: TlsServerConfig, certificate
         key_path = tls.key_file or stack.enter_context(_path_of(key))
         reason: str | None
         try:
-            # The password is for a key that needs one: OpenSSL would ask for it on the terminal.
+            # An empty password, or OpenSSL would prompt on the terminal for a key that needs one.
             context.load_cert_chain(certificate_path, key_path, password=str)
         except ssl.SSLError as error:
             reason = error.reason
         except OSError as error:
-            reason = error.strerror  # It vanished since it was read.
+            reason = error.strerror  # It was removed after it was read.
         else:
             return
     if reason == "KEY_VALUES_MISMATCH":
@@ -161,7 +161,7 @@ def _load_certificate(context: ssl.SSLContext, tls: TlsServerConfig, certificate
 
 @contextmanager
 def _path_of(pem: bytes) -> Iterator[str]:
-    """Give a path to a text in memory: ssl reads certificates from files only, and a key must not get onto a disk."""
+    """Yield a path to a text in memory: ssl reads certificates from files only, and a key must not reach the disk."""
     with os.fdopen(os.memfd_create("pem"), "wb") as file:
         file.write(pem)
         file.flush()

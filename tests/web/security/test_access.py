@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.web.security.access import _client
-from sitecore_cdp_exporter.web.security.passwords import MOST_COMPARISONS, Passwords
+from sitecore_cdp_exporter.web.security.passwords import MAX_COMPARISONS, Passwords
 from sitecore_cdp_exporter.web.security.rate_limit import TokenBucket
 from tests.conditions import wait_until
 from tests.web.security.web_config_server import HASH, PASSWORD, USER, USERS, Folder, SecureServerThread, secure_server
@@ -240,9 +240,9 @@ def test_wrong_passwords_do_not_keep_out_the_right_one_of_the_same_address(
     with ThreadPoolExecutor(30) as threads:
         # Seven programs behind one address, each with a wrong password that it repeats.
         wrong = [threads.submit(status, server, (USER, f"wrong {number % 7}")) for number in range(21)]
-        wait_until(lambda: under_way(server) == MOST_COMPARISONS - 1)
+        wait_until(lambda: under_way(server) == MAX_COMPARISONS - 1)
         right = threads.submit(status, server)
-        wait_until(lambda: under_way(server) == MOST_COMPARISONS)
+        wait_until(lambda: under_way(server) == MAX_COMPARISONS)
         comparisons.go_on.set()
         assert right.result() == 200
         assert {each.result() for each in wrong} == {401}
@@ -269,9 +269,9 @@ def test_one_password_of_a_client_is_compared_at_a_time(server: SecureServerThre
 def test_a_flood_of_wrong_passwords_holds_up_itself_alone(server: SecureServerThread, comparisons: Comparisons) -> None:
     assert status(server) == 200
     comparisons.go_on.clear()
-    with ThreadPoolExecutor(MOST_COMPARISONS + 1) as threads:
-        flood = [threads.submit(status, server, (USER, f"wrong -{number}")) for number in range(MOST_COMPARISONS)]
-        wait_until(lambda: under_way(server) == MOST_COMPARISONS)
+    with ThreadPoolExecutor(MAX_COMPARISONS + 1) as threads:
+        flood = [threads.submit(status, server, (USER, f"wrong -{number}")) for number in range(MAX_COMPARISONS)]
+        wait_until(lambda: under_way(server) == MAX_COMPARISONS)
         # Whoever floods is sent away while theirs are compared; that uses neither time nor room.
         for number in range(100):
             response = server.get("/metrics", auth=(USER, f"wrong {number}"))
@@ -281,10 +281,10 @@ def test_a_flood_of_wrong_passwords_holds_up_itself_alone(server: SecureServerTh
         assert status(server, None) == 401
         # Who comes from elsewhere with a password that was not seen yet is next in turn.
         other = threads.submit(lambda: server.get("/metrics", auth=("nobody", "x"), source="127.0.0.2").status_code)
-        wait_until(lambda: under_way(server) == MOST_COMPARISONS + 1)
+        wait_until(lambda: under_way(server) == MAX_COMPARISONS + 1)
         comparisons.go_on.set()
         assert {each.result() for each in (*flood, other)} == {401}
-    assert len(comparisons.asked) == 1 + MOST_COMPARISONS + 1
+    assert len(comparisons.asked) == 1 + MAX_COMPARISONS + 1
 
 
 def test_those_who_wait_for_a_comparison_keep_no_connection_from_others(
