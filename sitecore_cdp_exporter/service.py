@@ -61,7 +61,7 @@ class Service:
         registry.register(GaugeCollector(EXPORTER_GAUGES, self._state))
 
     def close(self) -> None:
-        """Close the connections to the API."""
+        """Close the connections to the API, and end the reading of an error log."""
         self._api.close()
 
     def _apply(self, config: Config) -> None:
@@ -77,7 +77,7 @@ class Service:
 
     def _connect(self, config: Config) -> BatchApi:
         _log_what_will_not_work(config)
-        return BatchApi(config.api, self._observe)
+        return BatchApi(config.api, self._observe, error_logs=config.error_logs)
 
 
 def _log_what_will_not_work(config: Config) -> None:

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.error_log import ErrorLog, LogReading
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from tests.conditions import wait_until
@@ -71,6 +73,11 @@ class FakeApi:
         self.open = threading.Event()
         self.open.set()
         self.asked: list[str] = []
+        # What is read of the error log of a batch, by its ref; what is missing is a log without records.
+        self.logs: dict[str, LogReading | None] = {}
+        self.logs_asked: list[str] = []
+        self.logs_open = threading.Event()
+        self.logs_open.set()
         self.most_at_once = 0
         self._at_once = 0
         self._changed = threading.Condition()
@@ -80,14 +87,14 @@ class FakeApi:
             raise self.credentials
         return self.credentials
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:
         assert credentials == self.credentials
         with self._under_way(ref):
             wait_until(lambda: ref not in self.shut)
         answer = self.answers.get(ref, Batch(ref=ref, status=BatchStatus.PROCESSING, error_log_available=False))
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return BatchAnswer(answer, LogUrl(f"https://{ref}.example/") if answer.error_log_available else None)
 
     def read_page(
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
@@ -100,6 +107,12 @@ class FakeApi:
         matching = [batch for batch in self.listed if batch.status in statuses]
         page = matching[offset : offset + min(limit, self.largest_page)]
         return BatchPage(len(matching), len(page), tuple(page))
+
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        assert seconds > 0
+        assert self.logs_open.wait(LONGEST_WAIT)
+        self.logs_asked.append(url.host.removesuffix(".example"))
+        return self.logs.get(self.logs_asked[-1], LogReading(ErrorLog({})))
 
     @contextmanager
     def _under_way(self, ref: str | None) -> Iterator[None]:

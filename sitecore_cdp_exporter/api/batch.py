@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
+
 Value = TypeVar("Value")
 
 # The API is a Java service: its counts fit into a signed long.
@@ -92,6 +94,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """A batch's own answer.
+
+    Attributes:
+        batch: What it says.
+        log_url: Where its error log is; None: it has none. It is a secret that is used at once and never kept.
+
+    """
+
+    batch: Batch
+    log_url: LogUrl | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPage:
     """One page of the list of batches.
 
@@ -109,7 +125,7 @@ class BatchPage:
     unreadable: int = 0
 
 
-def parse_batch(ref: str, body: bytes) -> Batch:
+def parse_batch(ref: str, body: bytes) -> BatchAnswer:
     """Read the body of `GET /v2/batches/<ref>` or `GET /v2/batches/inspect/<ref>`.
 
     Raises:
@@ -128,10 +144,11 @@ def parse_batch(ref: str, body: bytes) -> Batch:
     if answered_ref is not None and answered_ref.lower() != ref.lower():
         raise OtherBatchError("ref is not the one that was asked for")
     time_to_process = stats.number("timeToProcessMillis")
-    return Batch(
+    log_url = status.text("log")
+    batch = Batch(
         ref=ref,
         status=BatchStatus(code),
-        error_log_available=bool(status.text("log")),
+        error_log_available=bool(log_url),
         total_records=stats.count("totalCount"),
         succeeded_records=stats.count("succeededCount"),
         failed_records=stats.count("failedCount"),
@@ -142,6 +159,7 @@ def parse_batch(ref: str, body: bytes) -> Batch:
         upload_expiry=location.time("expiry"),
         checksum_problem=_problem_of_checksum(_or_none(answer.text, "checksum")),
     )
+    return BatchAnswer(batch, LogUrl(log_url) if log_url else None)
 
 
 def parse_batch_page(body: bytes) -> BatchPage:

@@ -16,7 +16,7 @@ from urllib3.exceptions import InvalidHeader
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import (
-    Batch,
+    BatchAnswer,
     BatchPage,
     BatchStatus,
     MalformedBatchError,
@@ -26,6 +26,9 @@ from sitecore_cdp_exporter.api.batch import (
 )
 from sitecore_cdp_exporter.api.credentials import Credentials, read_credentials
 from sitecore_cdp_exporter.api.deadline import Deadline
+from sitecore_cdp_exporter.api.error_log import LogReading
+from sitecore_cdp_exporter.api.error_log_reader import ErrorLogReader
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.api.failures import (
     BadAnswerError,
@@ -37,7 +40,7 @@ from sitecore_cdp_exporter.api.failures import (
 from sitecore_cdp_exporter.api.route import find_proxy
 from sitecore_cdp_exporter.api.tls import client_context
 from sitecore_cdp_exporter.api.transport import DeadlineAdapter
-from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.config.model import ApiConfig, ErrorLogs
 
 Parsed = TypeVar("Parsed")
 # Takes the endpoint, the HTTP status or `error`, and the seconds of a request that has ended.
@@ -52,6 +55,7 @@ class BatchApi:
     Args:
         config: Where the API is and how to reach it.
         observe: Counts and times the requests.
+        error_logs: Which error logs may be read; None: as the config has it by default.
         environ: Where credentials and a proxy are looked up that the config does not have.
         clock: Gives this moment, in seconds; deadlines are counted by it.
 
@@ -62,6 +66,7 @@ class BatchApi:
         config: ApiConfig,
         observe: ObserveRequest,
         *,
+        error_logs: ErrorLogs | None = None,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,11 +75,12 @@ class BatchApi:
         self._environ = environ
         self._endpoint = "v2/batches" if config.endpoint == "batches" else "v2/batches/inspect"
         self._clock = clock
+        self._error_logs = ErrorLogReader(config, error_logs or ErrorLogs(), environ)
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._closed = False
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:
         """Ask the API for one batch, within `api.timeout` seconds from connect to last byte.
 
         Raises:
@@ -105,8 +111,16 @@ class BatchApi:
         """
         return read_credentials(self._config.basic_auth, self._environ)
 
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        """Read an error log, within two minutes and so many seconds of processor time. None: `close` ended that."""
+        return self._error_logs.read(url, seconds)
+
     def close(self) -> None:
-        """Close the idle connections. Requests under way end by themselves; later ones keep no connection."""
+        """Close the idle connections, and end the reading of an error log.
+
+        Requests under way end by themselves; later ones keep no connection.
+        """
+        self._error_logs.stop()
         with self._lock:
             self._closed = True
             if self._session is not None:

@@ -13,7 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
+
+from sitecore_cdp_exporter.api.errors import LogReason, Reason
+
+# Why an error log could not be read.
+LogFailure: TypeAlias = Reason | LogReason
 
 # Memory holds a few of these at a time.
 _MAX_PIECE = 64 * 1024
@@ -78,6 +83,22 @@ class ErrorLog:
 
     records: Mapping[RecordCause, int]
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogReading:
+    """What came of reading an error log.
+
+    Attributes:
+        log: Its counts, or why there are none.
+        received: How many bytes were received.
+        seconds: The processor time that it took.
+
+    """
+
+    log: ErrorLog | LogFailure
+    received: int = 0
+    seconds: float = 0.0
 
 
 class NotAnErrorLogError(ValueError):

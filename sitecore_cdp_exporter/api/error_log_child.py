@@ -10,6 +10,7 @@ import os
 import resource
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.connection import MAX_ERROR_BODY, Connection
 from sitecore_cdp_exporter.api.deadline import Deadline
-from sitecore_cdp_exporter.api.error_log import ErrorLog, NotAnErrorLogError, count_causes
+from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure, NotAnErrorLogError, count_causes
 from sitecore_cdp_exporter.api.errors import LogReason, PollError, Reason
 from sitecore_cdp_exporter.api.failures import BadAnswerError, poll_error
 from sitecore_cdp_exporter.api.resolver import AddressInfo, Resolver
@@ -50,6 +51,7 @@ class Job(TypedDict):
         is_local: Whether that is on this machine, and may be.
         proxy: The scheme, host, port and Proxy-Authorization of what stands before it.
         ca_files: The files of the authorities to trust.
+        seconds: The processor time that it may take.
 
     """
 
@@ -57,6 +59,7 @@ class Job(TypedDict):
     is_local: bool
     proxy: tuple[str, str, int, str | None] | None
     ca_files: list[str]
+    seconds: float
 
 
 class Result(TypedDict, total=False):
@@ -117,7 +120,7 @@ def is_local(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def read(job: Job, received: Callable[[int], object], seconds: float = MAX_SECONDS) -> ErrorLog | Reason | LogReason:
+def read(job: Job, received: Callable[[int], object], seconds: float = MAX_SECONDS) -> ErrorLog | LogFailure:
     """Return the counts of a log, or why it cannot be read. `received` takes the sizes of its pieces."""
     deadline = Deadline(seconds)
     try:
@@ -130,7 +133,7 @@ def read(job: Job, received: Callable[[int], object], seconds: float = MAX_SECON
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             status, body = connection.download(target, _HEADERS, deadline)
             if status == HTTPStatus.OK:
-                return count_causes(_counted(body, received), check_time=deadline.left)
+                return count_causes(_counted(body, received), check_time=lambda: _check_time(deadline, job["seconds"]))
             return LogReason.EXPIRED if _is_expired(status, body) else PollError.of_status(status).reason
     except HostNotAllowedError:
         return LogReason.HOST_NOT_ALLOWED
@@ -150,6 +153,12 @@ def _connect(job: Job, context: ssl.SSLContext) -> Connection:
         return Connection(server, proxy, Resolver(), context, deadline)
     resolver = GuardedResolver(is_local if job["is_local"] else is_public)
     return Connection(server, None, resolver, context, deadline)
+
+
+def _check_time(deadline: Deadline, seconds: float) -> None:
+    deadline.left()
+    if time.process_time() >= seconds:
+        raise TimeoutError
 
 
 def _counted(body: Iterable[bytes], received: Callable[[int], object]) -> Iterator[bytes]:

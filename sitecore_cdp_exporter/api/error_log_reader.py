@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sitecore_cdp_exporter
 from sitecore_cdp_exporter.api import error_log_child
-from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
+from sitecore_cdp_exporter.api.error_log import BOUNDS, ErrorLog, LogFailure, LogReading, RecordCause
 from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.api.failures import ProxyError
@@ -31,22 +31,6 @@ logger = logging.getLogger(__name__)
 MAX_SECONDS = error_log_child.MAX_SECONDS + 15
 # What Python needs to start where its libraries are in an unusual place. The credentials stay with the parent.
 _INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME")
-
-
-@dataclass(frozen=True, slots=True)
-class LogReading:
-    """What came of reading an error log.
-
-    Attributes:
-        log: Its counts, or why there are none.
-        received: How many bytes were received.
-        seconds: The processor time that it took.
-
-    """
-
-    log: ErrorLog | Reason | LogReason
-    received: int = 0
-    seconds: float = 0.0
 
 
 class ErrorLogReader:
@@ -67,8 +51,8 @@ class ErrorLogReader:
         self._children: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
-    def read(self, url: LogUrl) -> LogReading | None:
-        """Read an error log, within two minutes. None: `stop` ended it."""
+    def read(self, url: LogUrl, seconds: float = error_log_child.MAX_SECONDS) -> LogReading | None:
+        """Read an error log, within two minutes and so many seconds of processor time. None: `stop` ended it."""
         if not url.may_be_used(self._config.hosts, self._api.base_url):
             return LogReading(LogReason.HOST_NOT_ALLOWED)
         is_local = is_loopback(url.host)
@@ -84,12 +68,17 @@ class ErrorLogReader:
             if proxy is None
             else (proxy.server.scheme, proxy.server.host, proxy.server.port, proxy.authorization),
             "ca_files": storage_ca_files(self._api.tls_config),
+            "seconds": seconds,
         }
+        started = time.monotonic()
         output = self._run(json.dumps(job).encode())
         with self._lock:
             if self._stopped:
                 return None
-        return _reading_of(output)
+        if output:
+            return _reading_of(output)
+        # It has used all that there was, as far as anybody knows.
+        return LogReading(Reason.INTERNAL, BOUNDS.packed, time.monotonic() - started)
 
     def stop(self) -> None:
         """End the reading under way, and begin no other."""
@@ -136,11 +125,8 @@ def _start_child() -> "subprocess.Popen[bytes]":
 
 
 def _reading_of(output: bytes) -> LogReading:
-    """Read a child's result. One that says nothing has had all the time that there was, as far as anybody knows."""
-    if not output:
-        return LogReading(Reason.INTERNAL, seconds=error_log_child.MAX_SECONDS)
     result = json.loads(output)
-    log: ErrorLog | Reason | LogReason
+    log: ErrorLog | LogFailure
     if "reason" in result:
         reason = result["reason"]
         log = LogReason(reason) if reason in set(LogReason) else Reason(reason)

@@ -68,6 +68,23 @@ def _poll_failures(state: BatchState) -> list[Sample]:
     return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]
 
 
+def _causes(state: BatchState) -> list[Sample]:
+    return [] if state.cause is None else [({"cause": state.cause.value}, 1.0)]
+
+
+def _rejected_records(state: BatchState) -> list[Sample]:
+    log = state.error_log
+    return [] if log is None else [({"cause": cause.value}, float(count)) for cause, count in log.records.items()]
+
+
+def _log_read(state: BatchState) -> bool | None:
+    return None if state.error_log is None and state.error_log_failure is None else state.error_log is not None
+
+
+def _log_failures(state: BatchState) -> list[Sample]:
+    return [] if state.error_log_failure is None else [({"reason": state.error_log_failure.value}, 1.0)]
+
+
 def _list_failures(snapshot: Snapshot) -> list[Sample]:
     if snapshot.discovery is None or snapshot.discovery.failure is None:
         return []
@@ -166,6 +183,31 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         lambda state: state.failure is None,
     ),
     Gauge("sitecore_cdp_batch_poll_failure", "Why the last poll of the batch failed; 1 while it does.", _poll_failures),
+    Gauge(
+        "sitecore_cdp_batch_failure_cause",
+        "Why the batch failed, or its upload expired (status, checksum, summaryStats and location).",
+        _causes,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_error_log_records",
+        "Rejected records by cause, counted in the error log (status.log); only causes that occur.",
+        _rejected_records,
+    ),
+    gauge(
+        "sitecore_cdp_batch_error_log_read",
+        "Whether the error log was read; absent until the first attempt has ended (status.log).",
+        _log_read,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_error_log_read_failure",
+        "Why the error log could not be read; 1 while it could not.",
+        _log_failures,
+    ),
+    gauge(
+        "sitecore_cdp_batch_error_log_truncated",
+        "Whether the error log has more than was counted: it was too long, or a line of it, or the time was over.",
+        lambda state: None if state.error_log is None else state.error_log.truncated,
+    ),
 )
 
 FEED_GAUGES: tuple[Gauge[FeedState], ...] = (

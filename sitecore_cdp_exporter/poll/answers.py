@@ -6,13 +6,14 @@ Moments are of the monotonic clock, in seconds. The first of the polls is the on
 import logging
 from collections.abc import Callable
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage
+from sitecore_cdp_exporter.api.batch import BatchAnswer, BatchPage
 from sitecore_cdp_exporter.api.credentials import Credentials
-from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
+from sitecore_cdp_exporter.api.errors import BATCH_REASONS, PollError, Reason
 from sitecore_cdp_exporter.poll.backoff import is_trouble
 from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED, log_change, log_end, log_status
 from sitecore_cdp_exporter.poll.poll import Poll
-from sitecore_cdp_exporter.poll.reading import Outcome, is_answer
+from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.request import AskBatch, Request
 from sitecore_cdp_exporter.poll.retention import Kept
 
@@ -27,7 +28,7 @@ MIN_ANSWERS_OF_TROUBLE = 3
 def learn_of_api(
     request: Request,
     polls: list[Poll],
-    answer: Batch | BatchPage | PollError,
+    answer: BatchAnswer | BatchPage | PollError,
     credentials: Credentials | PollError,
     now: float,
     wall_now: float,
@@ -55,8 +56,10 @@ def learn_of_api(
             memory.backoff.refuse(credentials, now)
 
 
-def learn_batch(request: AskBatch, polls: list[Poll], outcome: Outcome, now: float) -> None:
-    """Remember what a batch answered, and hand it to the polls."""
+def learn_batch(
+    request: AskBatch, polls: list[Poll], outcome: Outcome, now: float, log_url: LogUrl | None = None
+) -> None:
+    """Remember what a batch answered, and hand it to the polls. The URL of its error log waits to be used."""
     key = request.key
     # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
     for poll in {id(poll.records[key]): poll for poll in polls}.values():
@@ -68,6 +71,11 @@ def learn_batch(request: AskBatch, polls: list[Poll], outcome: Outcome, now: flo
             if poll.logged == MAX_LOGGED:
                 log_end()
         record.learn(outcome, request.listed, now, poll.config.recheck_finished)
+        error_logs = poll.memory.error_logs
+        if isinstance(outcome, Reading):
+            error_logs.learn(key, record.log, outcome.batch, log_url, now)
+        elif outcome.reason in BATCH_REASONS:
+            error_logs.refuse(key, outcome.reason, now)
     for poll in polls:
         poll.note(key, outcome, now)
 

@@ -6,7 +6,7 @@ the Unix epoch. Nothing here locks: the poller calls it under its own lock.
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.errors import (
@@ -24,6 +24,7 @@ from sitecore_cdp_exporter.poll.acceptance import (
 )
 from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
+from sitecore_cdp_exporter.poll.error_logs import ErrorLogQueue, LogState
 from sitecore_cdp_exporter.poll.health import ApiHealth
 from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.retention import Kept, keep
@@ -52,6 +53,7 @@ class Record:
         missed: Whether a scrape has ended while the answer to its request was still to come.
         late: What it answered last, if a scrape had missed it.
         finished_seen: When it was first seen to be finished; None: it was not.
+        log: What is remembered of its error log.
 
     """
 
@@ -65,6 +67,7 @@ class Record:
     missed: bool = False
     late: Outcome | None = None
     finished_seen: float | None = None
+    log: LogState = field(default_factory=LogState)
 
     @property
     def finished(self) -> bool:
@@ -158,6 +161,7 @@ class Memory:
         backoff: When its API may be asked.
         health: Whether its API is up.
         discovery: Its list of batches; a new one while discovery is off.
+        error_logs: Which of its error logs is read next.
         watched: What is listed, by ref in lower case, past its retention or not.
         list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
         last_request: When its API was last asked, or else when the memory began.
@@ -169,6 +173,7 @@ class Memory:
         self.backoff = Backoff()
         self.health = ApiHealth()
         self.discovery = Discovery()
+        self.error_logs = ErrorLogQueue(config.error_logs)
         self.watched: dict[str, Watched] = {}
         self.list_failure: Reason | None = None
         self.last_request = now
@@ -200,6 +205,7 @@ class Memory:
             now: Seconds since the Unix epoch.
 
         """
+        self.error_logs.use(config.error_logs)
         # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
         lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
         if lists != self._lists:
@@ -243,7 +249,7 @@ class Memory:
         record = self._probed.setdefault(key, Record())
         self._probed.move_to_end(key)
         if len(self._probed) > MAX_REMEMBERED_PROBES:
-            self._probed.popitem(last=False)
+            self.error_logs.forget(self._probed.popitem(last=False)[0])
         return record
 
     def forget_refusals(self) -> None:
@@ -265,6 +271,7 @@ class Memory:
         discovered = [reading.batch.ref for reading in self.discovery.known.values()]
         self.watched = watch(config, batch_files.batches.values(), discovered)
         self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
+        self.error_logs.forget_all_but(self._records.keys() | self._probed.keys())
         self._replacing = [key for key, each in self.watched.items() if each.replaces]
         self._past.forget_all_but(config.feeds_by_name)
         for key, batch in before.items():

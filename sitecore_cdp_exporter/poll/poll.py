@@ -121,6 +121,7 @@ class Poll:
             last_request=last_request,
             longest_ago_first=self.memory.backoff.tries,
         )
+        due += [key for key in self.memory.error_logs.wanted(self.records, now) if key not in due]
         for key in due:
             listed = self.listed(key)
             # As the API writes it, or else as it is listed here.

@@ -14,12 +14,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage
+from sitecore_cdp_exporter.api.batch import BatchAnswer, BatchPage
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api
+from sitecore_cdp_exporter.poll.log_thread import LogThread
 from sitecore_cdp_exporter.poll.memory import Memory
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.queue import Job, Queue
@@ -63,6 +64,7 @@ class Poller:
         self._config = config
         self._batch_files = batch_files
         self._queue = Queue(api, Memory(config, clock()))
+        self._error_logs = LogThread(self._queue, self._lock, clock)
         self._current: Poll | None = None
         self._latest: Snapshot | None = None
         # Those that somebody waits for, which `stop` ends.
@@ -140,6 +142,7 @@ class Poller:
             else:
                 # A poll under way keeps its own. No scrape may join it, and no probe may learn from it.
                 self._queue = Queue(api, Memory(config, self._clock()))
+                self._error_logs = LogThread(self._queue, self._lock, self._clock)
                 self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
                 self._watch(self._queue.memory)
@@ -250,7 +253,7 @@ class Poller:
             if job is None:
                 queue.threads -= 1
                 return False
-        answer: Batch | BatchPage | PollError = PollError(Reason.INTERNAL)
+        answer: BatchAnswer | BatchPage | PollError = PollError(Reason.INTERNAL)
         try:
             if queue.trial is job:
                 with self._lock:
@@ -287,7 +290,7 @@ class Poller:
         self,
         queue: Queue,
         job: Job,
-        answer: Batch | BatchPage | PollError,
+        answer: BatchAnswer | BatchPage | PollError,
         credentials: Credentials | PollError,
     ) -> None:
         """Free what a request held, and hand its answer to all polls that wait for it; under the lock."""
@@ -300,20 +303,23 @@ class Poller:
                 poll.give_up(job.request, PollError(Reason.INTERNAL), self._clock())
         finally:
             self._start_threads(queue)
+            self._error_logs.wake()
 
     def _learn(
         self,
         request: Request,
         polls: list[Poll],
-        answer: Batch | BatchPage | PollError,
+        answer: BatchAnswer | BatchPage | PollError,
         credentials: Credentials | PollError,
     ) -> None:
         now, wall_now = self._clock(), self._wall_clock()
         learn_of_api(request, polls, answer, credentials, now, wall_now)
         if isinstance(request, AskBatch) and not isinstance(answer, BatchPage):
-            outcome = Reading(answer, wall_now) if isinstance(answer, Batch) else answer
-            learn_batch(request, polls, outcome, now)
-        elif isinstance(request, AskPage) and not isinstance(answer, Batch):
+            if isinstance(answer, BatchAnswer):
+                learn_batch(request, polls, Reading(answer.batch, wall_now), now, answer.log_url)
+            else:
+                learn_batch(request, polls, answer, now)
+        elif isinstance(request, AskPage) and not isinstance(answer, BatchAnswer):
             self._learn_page(request, polls, answer, now, wall_now)
 
     def _learn_page(

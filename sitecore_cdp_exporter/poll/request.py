@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.error_log import LogReading
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.walk import PageRequest
@@ -23,13 +25,16 @@ class BatchReader(Protocol):
     def read_credentials(self) -> Credentials:
         """Return the credentials or raise PollError."""
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
-        """Return the batch or raise PollError."""
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:
+        """Return the answer of the batch or raise PollError."""
 
     def read_page(
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
     ) -> BatchPage:
         """Return a page of the list of batches or raise PollError."""
+
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        """Read an error log, within so many seconds of processor time. None: it is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class AskBatch:
     ref: str = field(compare=False)
     listed: Batch | None = field(compare=False)
 
-    def send(self, api: BatchReader, credentials: Credentials) -> Batch:
+    def send(self, api: BatchReader, credentials: Credentials) -> BatchAnswer:
         """Send the request and return its answer, or raise PollError."""
         return api.read_batch(self.ref, credentials)
 

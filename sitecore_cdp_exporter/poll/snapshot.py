@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
+from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -23,6 +25,9 @@ class BatchState:
         accepted: Whether the finished batch counts as loaded; None: not known yet.
         superseded: Whether a batch was accepted that makes good for it: one that replaces it, or a later one of its
             feed; None: it has not failed, or neither is asked for.
+        cause: Why it failed, or its upload did; None: it has not, or that is not known.
+        error_log: What its error log says; None: it was not read.
+        error_log_failure: Why its error log could not be read; None: it could, or is to be read soon.
 
     """
 
@@ -31,6 +36,9 @@ class BatchState:
     failure: Reason | None = None
     accepted: bool | None = None
     superseded: bool | None = None
+    cause: FailureCause | None = None
+    error_log: ErrorLog | None = None
+    error_log_failure: LogFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +101,23 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
     feeds = poll.config.feeds_by_name
     newest = memory.newest_accepted(poll.config)
     replaced = memory.replaced(poll.config)
+    skipped = memory.error_logs.skipped(now)
+    tells_uploaded = poll.config.api.endpoint == "inspect"
     states = []
     for key, watched in poll.kept.watched.items():
         reading, failure = _reading(poll, key, now)
         feed = feeds.get(watched.feed or "")
         accepted = None if reading is None else is_accepted(reading.batch, feed)
-        state = BatchState(watched=watched, reading=reading, failure=failure, accepted=accepted)
+        log = poll.records[key].log
+        state = BatchState(
+            watched=watched,
+            reading=reading,
+            failure=failure,
+            accepted=accepted,
+            cause=None if reading is None else failure_cause(reading, tells_uploaded=tells_uploaded),
+            error_log=log.log,
+            error_log_failure=Reason.SKIPPED if key in skipped else log.failure,
+        )
         states.append(_with_superseded(state, feed, newest, replaced=replaced.get(key)))
     return Snapshot(
         batches=tuple(states),

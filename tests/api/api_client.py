@@ -66,7 +66,7 @@ class Client:
         self._endpoint: str = config.endpoint
 
     def read(self, ref: str = REF) -> Batch:
-        return self.api.read_batch(ref, Credentials(CLIENT_KEY, API_TOKEN))
+        return self.api.read_batch(ref, Credentials(CLIENT_KEY, API_TOKEN)).batch
 
     def fail(self, expected: Reason, ref: str = REF) -> PollError:
         """Read a batch, which fails for exactly this reason."""

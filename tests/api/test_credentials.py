@@ -131,7 +131,7 @@ def test_credentials_of_files_can_be_rotated(api_sandbox: Sandbox, new_client: N
         api_sandbox.set_api_token(token)
         username.write_text(f"{CLIENT_KEY}\n", encoding="utf-8")
         password.write_text(f"{token}\n", encoding="utf-8")
-        assert client.api.read_batch(REF, client.api.read_credentials()).ref == REF
+        assert client.api.read_batch(REF, client.api.read_credentials()).batch.ref == REF
 
 
 def test_a_credentials_file_that_can_not_be_read_is_named(new_client: NewClient, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure, RecordCause
+from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.metrics import collector
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.family import Families
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.service import Service
@@ -126,6 +128,35 @@ def test_each_status_has_its_code(status: BatchStatus, code: int) -> None:
     samples = expose(state(Batch(ref=REF, status=status, error_log_available=False)))
     assert samples["sitecore_cdp_batch_status_code"] == [({"ref": REF}, code)]
     assert [labels["status"] for labels, value in samples["sitecore_cdp_batch_status"] if value] == [status]
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+def test_an_error_log_has_its_counts_by_cause(truncated: bool) -> None:  # noqa: FBT001  A column.
+    log = ErrorLog({RecordCause.IDENTITY_MISSING: 300, RecordCause.NOT_FOUND: 16}, truncated)
+    failed = state(FINISHED_WITH_ERRORS)
+    samples = expose(replace(failed, error_log=log, cause=FailureCause.RECORDS_REJECTED))
+    assert samples["sitecore_cdp_batch_failure_cause"] == [({"ref": REF, "cause": "records_rejected"}, 1)]
+    assert samples["sitecore_cdp_batch_error_log_records"] == [
+        ({"ref": REF, "cause": "identity_missing"}, 300),
+        ({"ref": REF, "cause": "not_found"}, 16),
+    ]
+    assert samples["sitecore_cdp_batch_error_log_read"] == [({"ref": REF}, 1)]
+    assert samples["sitecore_cdp_batch_error_log_truncated"] == [({"ref": REF}, truncated)]
+    assert "sitecore_cdp_batch_error_log_read_failure" not in samples
+
+
+def test_an_error_log_without_rejections_is_read_all_the_same() -> None:
+    samples = expose(replace(state(FINISHED_WITH_ERRORS), error_log=ErrorLog({})))
+    assert samples["sitecore_cdp_batch_error_log_read"] == [({"ref": REF}, 1)]
+    assert "sitecore_cdp_batch_error_log_records" not in samples
+
+
+@pytest.mark.parametrize("reason", [*Reason, *LogReason])
+def test_an_error_log_that_could_not_be_read_has_its_reason(reason: LogFailure) -> None:
+    samples = expose(replace(state(FINISHED_WITH_ERRORS), error_log_failure=reason))
+    assert samples["sitecore_cdp_batch_error_log_read"] == [({"ref": REF}, 0)]
+    assert samples["sitecore_cdp_batch_error_log_read_failure"] == [({"ref": REF, "reason": reason.value}, 1)]
+    assert not [name for name in samples if name.endswith(("_log_records", "_truncated"))]
 
 
 @pytest.mark.parametrize("value", [True, False, None])

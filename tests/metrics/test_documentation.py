@@ -10,13 +10,18 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.error_log import RecordCause
+from sitecore_cdp_exporter.api.errors import LogReason, Reason
+from sitecore_cdp_exporter.poll.cause import FailureCause
+from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tools.sandbox import Sandbox, faults
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 LATER = "5a0c2f0e-36a4-4e2f-9a57-1f0d1a3f7c22"
+UNREADABLE = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a13"
+READ_LATER = {"sitecore_cdp_batch_error_log_records", "sitecore_cdp_batch_error_log_read_failure"}
 MISSING = "439332a9-f837-496f-9e4a-87491689bb90"
 FEED_LABELS = {"feed", "team"}
 BATCH_LABELS = {"ref", "feed", "team"}
@@ -41,6 +46,11 @@ def documented_rows() -> dict[str, Row]:
                 name.strip("`"), kind, frozenset(re.findall(r"`(\w+)`", labels)), field.strip("`"), stability
             )
     return rows
+
+
+def values_in(heading: str) -> set[str]:
+    section = DOCUMENT.read_text(encoding="utf-8").split(f"{heading}\n")[1].split("###")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +80,8 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             created_at=datetime.now(UTC) - timedelta(hours=1),
         )
         sandbox.put_batch(LATER, status="success", total=7)
+        # An empty log is none.
+        sandbox.put_batch(UNREADABLE, status="error", total=7, succeeded=7, failed=0, log=True)
         with running_exporter(
             sandbox,
             directory,
@@ -78,6 +90,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             batch_files=["batches.yaml"],
             flags=[f"--web.config.file={web_config}"],
         ) as exporter:
+            wait_until(lambda: exporter.scrape().keys() >= READ_LATER)
             families = scrape(exporter)
             sandbox.set_fault(faults.Status(500))
             for name, family in scrape(exporter).items():
@@ -122,8 +135,12 @@ def test_stability_is_one_of_the_two_that_are_explained() -> None:
 
 
 def test_every_reason_is_documented() -> None:
-    section = DOCUMENT.read_text(encoding="utf-8").split("### Reasons")[1].split("###")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(Reason)
+    assert values_in("### Reasons") == {*Reason, *LogReason}
+
+
+def test_every_cause_is_documented() -> None:
+    assert values_in("### Causes of failed batches") == set(FailureCause)
+    assert values_in("### Causes of rejected records") == set(RecordCause)
 
 
 def test_no_metric_tells_when_a_counter_was_created(exposed: dict[str, Metric]) -> None:

@@ -14,7 +14,7 @@ CHECKSUM = "0cc175b9c0f1b6a831c399e269772661"
 
 
 def corrupted(checksum: str) -> Batch:
-    return parse_batch(REF, f'{{"checksum": {checksum}, "status": {{"code": "corrupted"}}}}'.encode())
+    return parse_batch(REF, f'{{"checksum": {checksum}, "status": {{"code": "corrupted"}}}}'.encode()).batch
 
 
 ERROR = Batch(ref=REF, status=BatchStatus.ERROR, error_log_available=False)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.error_log import LogReading
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
+from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.fake_api import LONGEST_WAIT, Clock, Lists
 from tools.sandbox import Sandbox
@@ -47,9 +50,12 @@ class Organisation:
     def read_credentials(self) -> Credentials:
         return Credentials("client", "token")
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:  # noqa: ARG002  Everybody may read.
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:  # noqa: ARG002  Everybody may read.
         self.requests += 1
-        return self.batch(int(ref[-12:], 16) - int(DAY), details=True)
+        return BatchAnswer(self.batch(int(ref[-12:], 16) - int(DAY), details=True))
+
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        raise AssertionError(f"no log is expected, but there is {url}, for {seconds} s")
 
     def read_page(
         self,
@@ -183,7 +189,14 @@ def test_the_series_of_batches_feeds_files_and_discovery(tmp_path: Path) -> None
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         for ref, status in ((finished, "success"), (failed, "error")):
             sandbox.put_batch(
-                ref, status=status, size=9, total=7, succeeded=7, failed=0, time_to_process_millis=5, log=True
+                ref,
+                status=status,
+                size=9,
+                total=7,
+                succeeded=7 if status == "success" else 5,
+                failed=0 if status == "success" else 2,
+                time_to_process_millis=5,
+                log=status == "error",
             )
         sandbox.put_batch(under_way, status="processing")
         with running_exporter(
@@ -197,10 +210,13 @@ def test_the_series_of_batches_feeds_files_and_discovery(tmp_path: Path) -> None
                 {"name": "hourly", "expect_success_every": "1h"},
             ],
         ) as exporter:
+            wait_until(lambda: "sitecore_cdp_batch_error_log_read" in exporter.scrape())
             samples = exporter.scrape()
     series = [(name, dict(labels)) for name, values in samples.items() for labels in values]
     of_refs = Counter(labels["ref"] for _, labels in series if "ref" in labels)
-    assert of_refs == {finished: 20, failed: 21, missing: 2, under_way: 12}
+    # For its cause, its log, and the one cause in that.
+    more_if_failed = 1 + 2 + 1
+    assert of_refs == {finished: 20, failed: 21 + more_if_failed, missing: 2, under_way: 12}
     of_feeds = Counter(labels["feed"] for name, labels in series if name.startswith("sitecore_cdp_feed_"))
     assert of_feeds == {"nightly": 3, "hourly": 5}
     assert [labels for _, labels in series if "file" in labels] == [{"file": "batches.yaml"}]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
@@ -39,7 +39,7 @@ class SlowApi(FakeApi):
         self.rest_open = threading.Event()
         self.rest_open.set()
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:
         batch = super().read_batch(ref, credentials)
         self.clock.now += self.batch_pause
         return batch

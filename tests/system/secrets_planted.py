@@ -1,6 +1,7 @@
 """Secrets for every place where one can stand, and the search for as little as eight characters of one of them."""
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -32,6 +33,8 @@ MISPLACED = core("misplaced")
 FOREIGN = core("said by the other side")
 UPLOAD_PATH = f"/{core('path of location.href')}/upload?X-Amz-Signature={core('signature of location.href')}"
 LOG_PATH = f"/{core('path of status.log')}/log?X-Amz-Signature={core('signature of status.log')}"
+# What an error log quotes: data of people, and a URL.
+IN_A_LOG = ("ref in an error log", "name in an error log", "email address in an error log", "URL in an error log")
 CORES = {
     core(name): name
     for name in (
@@ -40,6 +43,7 @@ CORES = {
         *("proxy user", "proxy password", "environment proxy user", "environment proxy password"),
         *("web password", "wrong web password", "misplaced", "said by the other side"),
         *("path of location.href", "signature of location.href", "path of status.log", "signature of status.log"),
+        *IN_A_LOG,
     )
 }
 
@@ -84,6 +88,19 @@ class Search:
 def pem_lines(pem: str) -> str:
     """Return what is secret in a PEM text, in one line."""
     return "".join(line for line in pem.splitlines() if not line.startswith("-----"))
+
+
+def error_log() -> bytes:
+    """Return what stands behind `status.log`: secrets in every field, in lines that are right and in others."""
+    ref, name, address, url = map(core, IN_A_LOG)
+    said = f"{name} <{address}@example.org> https://bucket.example/?X-Amz-Signature={url}"
+    lines = [
+        *({"ref": ref, "code": code, "message": f"Validation error: {said}"} for code in ("400", 404, said, None)),
+        {"ref": ref, "code": 400, "message": {said: [said]}, said: said},
+        [said],
+        said,
+    ]
+    return gzip.compress("\n".join([*map(json.dumps, lines), f'{{"{said}', said]).encode())
 
 
 def batch_answer(ref: str | None, origin: str, /, **changes: object) -> bytes:

@@ -20,7 +20,7 @@ import yaml
 
 from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED
 from tests.system import secrets_planted as planted
-from tests.system.secrets_planted import FOREIGN, MISPLACED, UPLOAD_PATH, batch_answer, core
+from tests.system.secrets_planted import FOREIGN, LOG_PATH, MISPLACED, UPLOAD_PATH, batch_answer, core
 from tests.system.secrets_program import FAULTY_REF
 from tests.system.secrets_recorder import Recorder
 from tests.web.security.web_config_server import TLS, Folder
@@ -109,7 +109,7 @@ class Evidence:
         direct: What came to the API.
         tunnelled: What came to the API through the proxy.
         connects: The heads of the requests to the proxies.
-        strays: How many connections came to where redirects and presigned URLs lead.
+        strays: What came to where redirects and presigned URLs lead.
         keys: The private keys that were in use, and the hash.
 
     """
@@ -120,7 +120,7 @@ class Evidence:
     direct: Recorder = field(init=False)
     tunnelled: Recorder = field(init=False)
     connects: list[str] = field(default_factory=list)
-    strays: int = 0
+    strays: list[str] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
 
 
@@ -267,6 +267,7 @@ class Walk:
             self._start_exporters()
             for scene in (
                 self._every_answer,
+                self._error_logs,
                 self._lists,
                 self._no_http,
                 self._deadline,
@@ -297,7 +298,7 @@ class Walk:
         said = f"{FOREIGN} {planted.PROXY_CREDENTIALS}"
         refusal = f"HTTP/1.1 407 {said}\r\nProxy-Authenticate: Basic realm={said}\r\nContent-Length: 0\r\n\r\n"
         self._refusing = enter(Proxy(refusal=refusal.encode()))
-        self._stray = enter(RawServer(lost))
+        self._stray = enter(Stray())
 
     def _write_files(self) -> None:
         self._folder.write(f"{TLS}basic_auth_users: {{{WEB_USER}: {HASH}}}\n")
@@ -393,6 +394,27 @@ class Walk:
         # Discovery would find them.
         for ref in self._refs:
             self._sandbox.remove_batch(ref)
+
+    def _error_logs(self) -> None:
+        """A log of secrets, one that cannot be read, and one that its storage refuses."""
+        logs = {
+            ref: f"{self._stray.url}{path}" for ref, path in zip(self._refs, (LOG_PATH, UPLOAD_PATH, "/"), strict=False)
+        }
+        logs[UNKNOWN_REF] = f"https://{core('name in an error log')}.example{LOG_PATH}"
+        for ref, url in logs.items():
+            answer = batch_answer(ref, self._stray.url, status={"code": "error", "log": url})
+            self._sandbox.set_fault(faults.Body(answer), ref=ref)
+        self._use(batches=[*logs])
+
+        def read(exporter: Exporter) -> None:
+            def are_read() -> bool:
+                exporter.visit()
+                return exporter.metrics[-1].count("sitecore_cdp_batch_error_log_read{") == len(logs)
+
+            wait_for("the error logs to be read", are_read, programs=[exporter.program])
+
+        self._everywhere(read)
+        self._sandbox.clear_faults()
 
     def _lists(self) -> None:
         item = json.loads(batch_answer(GOOD_REF, self._stray.url)) | {"status": "error"}
@@ -533,7 +555,7 @@ class Walk:
             evidence.logs[level, form] = log = exporter.program.output()
             evidence.told += [(f"log {level} {form}: {line}", line) for line in log.splitlines()]
         evidence.connects = [*self._proxy.heads, *self._refusing.heads]
-        evidence.strays = self._stray.connections
+        evidence.strays = self._stray.heads
         evidence.keys = {HASH[7:]: "hash of the web config"} | {
             planted.pem_lines((self._directory / f"{side}.key").read_text(encoding="ascii")): f"key of the {side}"
             for side in ("server", "client")
@@ -575,8 +597,17 @@ def answers(origin: str) -> list[faults.Fault]:
     ]
 
 
-async def lost(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
-    """Serve a connection that should not be there."""
+class Stray(RawServer):
+    """Where redirects and presigned URLs lead. Nothing should come but requests for error logs."""
+
+    def __init__(self) -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await self.read_head(reader)
+            log = planted.error_log() if f" {LOG_PATH} " in head else f"<html>{FOREIGN}</html>".encode()
+            status = "403 Forbidden" if " / " in head else "200 OK"
+            writer.write(f"HTTP/1.1 {status}\r\nX-Said: {FOREIGN}\r\nContent-Length: {len(log)}\r\n\r\n".encode() + log)
+
+        super().__init__(script)
 
 
 def closed_port() -> int:

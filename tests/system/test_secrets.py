@@ -36,7 +36,7 @@ from tests.conditions import wait_until
 from tests.exporter_program import running_demo
 from tests.logging_state import logging_as_before
 from tests.system import secrets_planted as planted
-from tests.system.secrets_planted import Search, core
+from tests.system.secrets_planted import LOG_PATH, UPLOAD_PATH, Search, core
 from tests.system.secrets_walk import (
     BAD_BATCH_FILES,
     BAD_CONFIGS,
@@ -160,8 +160,31 @@ def test_credentials_go_to_the_api_and_to_nobody_else(evidence: Evidence) -> Non
         # By name for the proxy of the environment, which loopback does not take.
         assert re.match(rf"CONNECT (127\.0\.0\.1|api\.example):{evidence.tunnelled.port} HTTP/1\.", head)
         assert re.findall("(?im)^[a-z-]*authorization", head) == ["Proxy-Authorization"]
-    # Neither redirects nor presigned URLs are followed.
-    assert evidence.strays == 0
+    # Redirects are not followed, nor presigned URLs but those of error logs, and those without credentials.
+    requests_of = [head.split("\r\n") for head in evidence.strays]
+    assert {request[0] for request in requests_of} == {f"GET {path} HTTP/1.1" for path in (LOG_PATH, UPLOAD_PATH, "/")}
+    names = {header.partition(":")[0] for request in requests_of for header in request[1:] if header}
+    assert names == {"Host", "Accept", "Accept-Encoding", "Connection", "User-Agent"}
+
+
+@walking
+def test_the_walk_came_by_error_logs_that_were_read_and_others(evidence: Evidence) -> None:
+    pages = [page for page in evidence.metrics if not page.endswith("# EOF\n")]
+    samples = [
+        (sample.name, sample.labels.get("cause"), sample.labels.get("reason"))
+        for page in pages
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name.startswith("sitecore_cdp_batch_error_log_")
+    ]
+    assert set(samples) >= {
+        ("sitecore_cdp_batch_error_log_records", "validation", None),
+        ("sitecore_cdp_batch_error_log_records", "not_found", None),
+        ("sitecore_cdp_batch_error_log_records", "other", None),
+        ("sitecore_cdp_batch_error_log_read_failure", None, "bad_response"),
+        ("sitecore_cdp_batch_error_log_read_failure", None, "forbidden"),
+        ("sitecore_cdp_batch_error_log_read_failure", None, "host_not_allowed"),
+    }
 
 
 def test_the_demo_tells_no_secret(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import requests
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.error_log import LogReading
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 from sitecore_cdp_exporter.poll.poller import Poller
@@ -124,13 +126,16 @@ class NoApi:
     def read_credentials(self) -> Credentials:
         raise AssertionError("no request is expected")
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:
         raise AssertionError(f"no request is expected, but there is one for {ref} by {credentials}")
 
     def read_page(
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
     ) -> BatchPage:
         raise AssertionError(f"no request is expected: {statuses}, {offset}, {limit}, {credentials}")
+
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        raise AssertionError(f"no log is expected, but there is {url}, for {seconds} s")
 
 
 def large_snapshot() -> Snapshot:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
+from sitecore_cdp_exporter.api.error_log import LogReading
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
@@ -107,9 +109,12 @@ class Organisation:
     def read_credentials(self) -> Credentials:
         return Credentials("client", "token")
 
-    def read_batch(self, ref: str, credentials: Credentials) -> Batch:  # noqa: ARG002  Everybody may read.
+    def read_batch(self, ref: str, credentials: Credentials) -> BatchAnswer:  # noqa: ARG002  Everybody may read.
         self.requests += 1
-        return self._batch(int(ref[-12:], 16), details=True)
+        return BatchAnswer(self._batch(int(ref[-12:], 16), details=True))
+
+    def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
+        raise AssertionError(f"no log is expected, but there is {url}, for {seconds} s")
 
     def read_page(
         self,
