@@ -22,7 +22,7 @@ from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.failures import BadAnswerError, ClosedUnansweredError, ProxyError, describe
 from sitecore_cdp_exporter.api.resolver import Resolver
 from sitecore_cdp_exporter.api.server import Proxy, Server
-from sitecore_cdp_exporter.api.wire import TlsWire, Wire, connect
+from sitecore_cdp_exporter.api.wire import connect
 
 if TYPE_CHECKING:
     from requests import PreparedRequest
@@ -73,7 +73,7 @@ class Connection:
         with _failures_of(proxy):
             first = server if proxy is None else proxy.server
             self._wire = connect(resolver.resolve(first.host, first.port, deadline), deadline)
-        self._use(self._wire)
+        self._reader = _Reader(self._wire)
         try:
             if proxy is not None:
                 with _failures_of(proxy):
@@ -152,15 +152,13 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection."""
-        self._stream.close()
-
-    def _use(self, stream: Wire | TlsWire) -> None:
-        self._stream = stream
-        self._reader = _Reader(stream)
+        self._wire.close()
 
     def _start_tls(self, server: Server) -> None:
         if server.scheme == "https":
-            self._use(TlsWire(self._stream, self._context, server.host.rstrip(".")))
+            self._wire.start_tls(self._context, server.host.rstrip("."))
+            # What came before the handshake is not of the server.
+            self._reader = _Reader(self._wire)
 
     def _open_tunnel(self, server: Server, proxy: Proxy) -> None:
         authorization = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
@@ -173,7 +171,7 @@ class Connection:
     def _send(self, request: str, server: Server, headers: Mapping[str, Any]) -> None:
         lines = [f"{request} HTTP/1.1", f"Host: {server.host_header}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._stream.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self._wire.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def _read_head(self, method: str) -> http.client.HTTPResponse:
         """Read status line and headers of the answer, past the interim ones (1xx) before it."""

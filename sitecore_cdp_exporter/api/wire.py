@@ -1,37 +1,49 @@
-"""Byte streams that keep a deadline: a TCP connection, and TLS on top of one.
+"""A byte stream that keeps a deadline: a TCP connection, and TLS on top of it.
 
 Every wait ends at the deadline of the request that is under way, because the socket gets the time that is left before
-each operation. TLS runs in memory on top of any such stream, so TLS inside the TLS of a proxy is nothing special.
+each operation. Python counts a timeout for a whole handshake, and for the whole of a TLS record.
 """
 
 import io
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, cast
+
+from urllib3.util.ssltransport import SSLTransport
 
 from sitecore_cdp_exporter.api.deadline import Deadline
 from sitecore_cdp_exporter.api.resolver import AddressInfo
 
-Result = TypeVar("Result")
-
-# A TLS record holds at most 16 KiB.
-_BUFFER_SIZE = 16 * 1024 + 512
-
 
 class Wire(io.RawIOBase):
-    """A TCP connection.
+    """A connection, at first without TLS.
 
     Attributes:
-        deadline: When to stop waiting, with a TimeoutError. None: do not wait; raise BlockingIOError instead.
+        deadline: When to stop waiting, with a TimeoutError. None: do not wait; raise BlockingIOError or
+            ssl.SSLWantReadError instead.
 
     """
 
-    def __init__(self, connected: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, connected: socket.socket, deadline: Deadline | None) -> None:
         super().__init__()
-        self._socket = connected
-        self.deadline: Deadline | None = deadline
+        self._socket: socket.socket | SSLTransport = connected
+        self.deadline = deadline
+
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Encrypt what is sent from now on; a second time, inside the TLS of a proxy.
+
+        Raises:
+            ssl.SSLError: The handshake failed.
+            OSError: The connection failed.
+
+        """
+        self._set_timeout()
+        if isinstance(self._socket, ssl.SSLSocket | SSLTransport):
+            outer = Wire(cast("socket.socket", self._socket), self.deadline)
+            self._socket = SSLTransport(cast("socket.socket", outer), context, host)
+        else:
+            self._socket = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+            self._socket.do_handshake()
 
     def readable(self) -> bool:
         """Say that BufferedReader may read from it."""
@@ -40,9 +52,9 @@ class Wire(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  As in RawIOBase.
         """Receive what there is; 0 at the end."""
         self._set_timeout()
-        return self._socket.recv_into(buffer)
+        return cast("int", self._socket.recv_into(buffer))
 
-    def sendall(self, data: Any) -> None:  # noqa: ANN401  As in socket.
+    def sendall(self, data: bytes) -> None:
         """Send all of it."""
         self._set_timeout()
         self._socket.sendall(data)
@@ -52,73 +64,17 @@ class Wire(io.RawIOBase):
         self._socket.close()
         super().close()
 
+    def recv(self, size: int) -> bytes:
+        """Receive for the TLS inside of this one, which takes it for a socket."""
+        self._set_timeout()
+        return cast("bytes", self._socket.recv(size))
+
+    def settimeout(self, seconds: float) -> None:
+        """Set the deadline for the TLS inside of this one, all of whose reads and writes here share it."""
+        self.deadline = Deadline(seconds) if seconds else None
+
     def _set_timeout(self) -> None:
         self._socket.settimeout(0 if self.deadline is None else self.deadline.left())
-
-
-class TlsWire(io.RawIOBase):
-    """TLS on top of another stream, whose deadline holds for the handshake and all that follows.
-
-    Raises:
-        ssl.SSLError: The handshake failed.
-        OSError: The stream below failed.
-
-    """
-
-    def __init__(self, below: "Wire | TlsWire", context: ssl.SSLContext, host: str) -> None:
-        super().__init__()
-        self._below = below
-        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._run(self._tls.do_handshake)
-
-    def readable(self) -> bool:
-        """Say that BufferedReader may read from it."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  As in RawIOBase.
-        """Receive what there is; 0 at the end."""
-        try:
-            return self._run(lambda: cast("int", self._tls.read(len(buffer), buffer)))
-        # Many servers end a connection without the goodbye of TLS. The framing of HTTP shows if that was too early.
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            return 0
-
-    def sendall(self, data: bytes) -> None:
-        """Send all of it."""
-        left = memoryview(data)
-        while left:
-            left = left[self._run(lambda: self._tls.write(left)) :]  # noqa: B023  It is called at once.
-
-    def close(self) -> None:
-        """Close the stream below."""
-        self._below.close()
-        super().close()
-
-    def _run(self, operation: Callable[[], Result]) -> Result:
-        """Run an operation of OpenSSL, passing the bytes that it has for the other side and wants from it."""
-        while True:
-            try:
-                result = operation()
-            except ssl.SSLWantReadError:
-                self._flush()
-            except ssl.SSLError:
-                # OpenSSL may have left an alert for the server, which says why.
-                with suppress(OSError):
-                    self._flush()
-                raise
-            else:
-                self._flush()
-                return result
-            if count := self._below.readinto(self._buffer):
-                self._incoming.write(self._buffer[:count])
-            else:
-                self._incoming.write_eof()
-
-    def _flush(self) -> None:
-        if data := self._outgoing.read():
-            self._below.sendall(data)
 
 
 def connect(addresses: list[AddressInfo], deadline: Deadline) -> Wire:
