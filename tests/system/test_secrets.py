@@ -354,7 +354,7 @@ def shown_by_kind(values: Iterable[object]) -> Mapping[str, list[str]]:
 async def let_in(web_config: WebConfigFile) -> bool:
     passwords = web_config.current().passwords
     assert passwords is not None
-    return await passwords.accept(WEB_USER, planted.WEB_PASSWORD, "here")
+    return await passwords.accept(WEB_USER, planted.WEB_PASSWORD)
 
 
 def test_no_object_shows_a_secret(folder: Folder) -> None:

@@ -1,17 +1,13 @@
 """Access control: check the web config's rate limit and passwords before any handler sees a request."""
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import BasicAuth, hdrs, web
 
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
-from sitecore_cdp_exporter.web.security.passwords import BusyError, Passwords
+from sitecore_cdp_exporter.web.security.passwords import Passwords
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-# Whoever has one IPv6 address usually has its whole /64.
-IPV6_PREFIX = 64
 
 
 class AccessControl:
@@ -34,14 +30,9 @@ class AccessControl:
             return await handler(request)
         security = self._web_config.last
         if security.rate_limit is not None and not security.rate_limit.take():
-            return _too_many("The rate limit is reached (rate_limit).")
-        if security.passwords is None:
-            return await handler(request)
-        try:
-            is_let_in = await _has_password(request, security.passwords)
-        except BusyError:
-            return _too_many("Too many passwords from your address are waiting to be checked.")
-        if is_let_in:
+            limited = "The rate limit is reached (rate_limit). Try again later.\n"
+            return web.Response(status=429, text=limited, headers={hdrs.RETRY_AFTER: "1"})
+        if security.passwords is None or await _has_password(request, security.passwords):
             return await handler(request)
         return web.Response(status=401, text="Unauthorized\n", headers={hdrs.WWW_AUTHENTICATE: "Basic"})
 
@@ -51,19 +42,4 @@ async def _has_password(request: web.Request, passwords: Passwords) -> bool:
         given = BasicAuth.decode(request.headers.get(hdrs.AUTHORIZATION, ""), encoding="utf-8")
     except ValueError:
         return False
-    return await passwords.accept(given.login, given.password, _client(request.remote))
-
-
-def _client(address: str | None) -> str:
-    """Return what identifies a client: its IPv4 address, or its IPv6 network."""
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        return address or ""
-    if isinstance(parsed, ipaddress.IPv4Address) or parsed.ipv4_mapped:
-        return str(parsed)
-    return str(ipaddress.ip_network((int(parsed), IPV6_PREFIX), strict=False))
-
-
-def _too_many(reason: str) -> web.Response:
-    return web.Response(status=429, text=f"{reason} Try again later.\n", headers={hdrs.RETRY_AFTER: "1"})
+    return await passwords.accept(given.login, given.password)

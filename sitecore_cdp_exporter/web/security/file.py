@@ -5,7 +5,6 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,8 +119,7 @@ class WebConfigFile:
         self._path = path
         self._clock = clock
         self._look = BackgroundLook(self._reload_if_changed)
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
-        self._comparisons = Comparisons(self._threads)
+        self._comparisons = Comparisons()
         self._files = ReadFiles(MAX_FILE_BYTES)
         self._security = self._load()
         self._state = ReloadState(successful=True, last_success=clock())
@@ -159,7 +157,7 @@ class WebConfigFile:
 
     def close(self) -> None:
         """Stop the thread that compares passwords."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._comparisons.close()
 
     def _reload(self) -> None:
         try:

@@ -51,7 +51,7 @@ def let_in(security: WebSecurity) -> set[str]:
     assert passwords is not None
 
     async def accepted() -> set[str]:
-        return {user for user, password in PASSWORDS.items() if await passwords.accept(user, password, "here")}
+        return {user for user, password in PASSWORDS.items() if await passwords.accept(user, password)}
 
     return asyncio.run(accepted())
 
@@ -196,7 +196,7 @@ def test_a_right_password_stays_remembered_while_its_hash_is_the_same(folder: Fo
     assert after is not before
     # No thread is left to compare anything.
     assert after.passwords is not None
-    assert asyncio.run(after.passwords.accept("prometheus", "change-me", "here"))
+    assert asyncio.run(after.passwords.accept("prometheus", "change-me"))
 
 
 def test_what_was_right_for_another_hash_is_compared_again(folder: Folder) -> None:
