@@ -11,7 +11,7 @@ import enum
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
@@ -100,11 +100,13 @@ class BatchAnswer:
     Attributes:
         batch: What it says.
         log_url: Where its error log is; None: it has none. It is a secret that is used at once and never kept.
+        names_itself: Whether it has the ref, and so cannot be the answer to another request.
 
     """
 
     batch: Batch
     log_url: LogUrl | None = None
+    names_itself: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def parse_batch(ref: str, body: bytes) -> BatchAnswer:
         upload_expiry=location.time("expiry"),
         checksum_problem=_problem_of_checksum(_or_none(answer.text, "checksum")),
     )
-    return BatchAnswer(batch, LogUrl(log_url) if log_url else None)
+    return BatchAnswer(batch, LogUrl(log_url) if log_url else None, names_itself=answered_ref is not None)
 
 
 def parse_batch_page(body: bytes) -> BatchPage:

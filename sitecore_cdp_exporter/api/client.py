@@ -158,7 +158,9 @@ class BatchApi:
                 code = str(response.status_code)
                 if response.status_code == HTTPStatus.OK:
                     parsed = parse(response.content)
-                    session.adapter.keep(response)
+                    # A late second copy of any other answer would pass for that of the next request.
+                    if isinstance(parsed, BatchAnswer) and parsed.names_itself:
+                        session.adapter.keep(response)
                     return parsed
                 session.adapter.keep(response)
                 failure = PollError.of_status(response.status_code, _retry_after(response))

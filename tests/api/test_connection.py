@@ -11,7 +11,9 @@ from http.client import HTTPResponse
 
 import pytest
 
+from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.connection import _Reader
+from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from tests.api.api_client import Client
 from tests.api.certificates import Certificates
@@ -70,7 +72,7 @@ INTERIM = {
 
 @pytest.mark.parametrize("interim", [*([each] for each in INTERIM), ["100", "103", "102", "102"]], ids="-".join)
 def test_an_interim_answer_is_not_taken_for_the_answer(new_client: NewClient, interim: list[str]) -> None:
-    with Answers(lambda ref: [*(INTERIM[each] for each in interim), reply(ref)]) as server:
+    with Answers(lambda ref: [*(INTERIM[each] for each in interim), reply(ref, named=True)]) as server:
         client = new_client(server.url)
         assert sizes(client, REFS) == [*range(8)]
         assert client.requests() == {"200": 8}
@@ -114,31 +116,74 @@ def test_what_comes_after_an_answer_is_never_taken_for_another_batch(
         assert server.connections == 8
 
 
-@pytest.mark.parametrize("head", ["HTTP/1.1 200 OK", "HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified"])
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [
+        ("HTTP/1.1 200 OK", False),
+        ("HTTP/1.1 200 OK", True),
+        ("HTTP/1.1 204 No Content", False),
+        ("HTTP/1.1 304 Not Modified", False),
+    ],
+)
 @pytest.mark.parametrize("over_tls", [False, True])
 def test_what_comes_late_is_never_taken_for_another_batch(
-    new_client: NewClient, certificates: Certificates, head: str, *, over_tls: bool
+    new_client: NewClient, certificates: Certificates, head: str, *, named: bool, over_tls: bool
 ) -> None:
-    """The surplus is on its way while the next request is made; of a 200 it has come before that."""
+    """A second copy, or a body that should not be there, is on its way while the next request is made."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        whole = reply(ref_of(await server.read_head(reader)), head=head)
+        whole = reply(ref_of(await server.read_head(reader)), head=head, named=named)
         length = whole.index(b"\r\n\r\n") + 4
         writer.write(whole if "200" in head else whole[:length])
         await writer.drain()
-        # A connection that was closed needs no surplus. One that is kept gets it now.
-        await asyncio.sleep(0.05)
-        writer.write(whole if "200" in head else whole[length:])
-        await reader.read()
+        # A connection that was closed needs no surplus. One that is kept gets it as the answer to the next request.
+        if await reader.read(1):
+            writer.write(whole if "200" in head else whole[length:])
+            await reader.read()
 
     with RawServer(script, certificates.server() if over_tls else None) as server:
         client = new_client(server.url, tls_config=certificates.trusted())
-        expected: list[int | Reason | None] = []
-        for ref in REFS[:3]:
-            expected += sizes(client, [ref])
-            if "200" in head:
-                _wait_for_surplus(client)
-        assert expected == ([0, 1, 2] if "200" in head else [Reason.HTTP_ERROR] * 3)
+        assert sizes(client, REFS[:3]) == ([0, 1, 2] if "200" in head else [Reason.HTTP_ERROR] * 3)
+        assert server.connections == 3
+
+
+def test_a_late_page_of_the_list_is_never_taken_for_another(new_client: NewClient) -> None:
+    """A page does not say what was asked for, so only the connection shows whose it is."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        count = 1 if "processing" in await server.read_head(reader) else 2
+        items = [{"ref": ref, "status": "success"} for ref in REFS[:count]]
+        body = json.dumps({"totalCount": count, "items": items})
+        page = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        writer.write(page)
+        await writer.drain()
+        if await reader.read(1):
+            writer.write(page)
+            await reader.read()
+
+    with RawServer(script) as server:
+        client = new_client(server.url)
+        statuses = [BatchStatus.PROCESSING], [BatchStatus.SUCCESS]
+        pages = [client.api.read_page(each, 0, 100, Credentials("key", "token")) for each in statuses]
+        assert [page.total for page in pages] == [1, 2]
+
+
+def test_what_came_while_a_connection_was_idle_shows_that_it_is_out_of_step(new_client: NewClient) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        whole = reply(ref_of(await server.read_head(reader)), named=True)
+        writer.write(whole)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(whole)
+        await reader.read()
+
+    with RawServer(script) as server:
+        client = new_client(server.url)
+        for ref, size in zip(REFS[:3], range(3), strict=True):
+            assert sizes(client, [ref]) == [size]
+            _wait_for_surplus(client)
+        # None was asked for twice.
+        assert client.requests() == {"200": 3}
         assert server.connections == 3
 
 
@@ -269,11 +314,13 @@ def test_a_body_that_ends_with_the_connection_is_whole_without_a_goodbye_of_tls(
 
 
 def test_a_large_answer_in_many_tls_records_is_read(new_client: NewClient, certificates: Certificates) -> None:
-    packed = gzip.compress(b'{"status": {"code": "error"}, "size": 3}' + b" " * 900_000, compresslevel=0)
+    packed = gzip.compress(
+        f'{{"ref": "{REFS[3]}", "status": {{"code": "error"}}, "size": 3}}'.encode() + b" " * 900_000, compresslevel=0
+    )
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
     with Answers(lambda _: [head + packed], certificates) as server:
         client = new_client(server.url, tls_config=certificates.trusted())
-        assert sizes(client, REFS[:3]) == [3, 3, 3]
+        assert sizes(client, [REFS[3]] * 3) == [3, 3, 3]
         assert server.connections == 1
 
 

@@ -27,7 +27,7 @@ from tools.sandbox import Sandbox, faults
 
 NewClient = Callable[..., Client]
 
-BODY = b'{"status": {"code": "processing"}}'
+BODY = f'{{"ref": "{REF}", "status": {{"code": "processing"}}}}'.encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
