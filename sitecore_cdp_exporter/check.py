@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
@@ -37,7 +37,14 @@ def check(path: Path, web_config: Path | None) -> int:
             return 1
         for warning in (*_warnings(path, config), *batch_files.conflicts):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-        _print_watched(path, config, batch_files)
+        try:
+            _print_watched(path, config, batch_files)
+        except OSError as error:
+            # It still has what it could not write, and would try again at the end of the process.
+            with suppress(OSError):
+                sys.stdout.close()
+            print(f"{path} is valid, but the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return 1
     return 0
 
 
@@ -62,7 +69,6 @@ def _printing() -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
-        sys.stdout.flush()
     finally:
         logging.disable(logging.NOTSET)
         signal.signal(signal.SIGPIPE, before)
@@ -98,3 +104,6 @@ def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
+    # Python has no stdout when its parent has closed it.
+    if sys.stdout is not None:
+        sys.stdout.flush()

@@ -181,6 +181,23 @@ def test_a_valid_config_is_shown_in_any_encoding(config: Path, encoding: str, mo
     assert f'town="{town}"' in output.getvalue().decode(encoding)
 
 
+def test_a_check_whose_output_cannot_be_written_says_so_in_one_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["--config.check", f"--config.file={config}"]) == 1
+        # Otherwise Python would write again at the end of the process, and end it with 120.
+        assert full.closed
+    expected = f"{config} is valid, but the output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_valid_config_is_valid_without_anybody_to_show_it_to(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+
+
 def test_the_check_shows_the_mistakes_of_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, text in (("config.yaml", "batches: [abc]\n"), ("web.yml", BROKEN_WEB_CONFIG)):
         (tmp_path / name).write_text(text, encoding="utf-8")
