@@ -19,7 +19,7 @@ SHIPPED = $$(sed -E -n 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements.txt)
 # In the words of each package's own metadata, so one licence has several names.
 SHIPPED_LICENCES := Apache-2.0; Apache-2.0 AND BSD-2-Clause; Apache-2.0 AND MIT; Apache Software License; BSD-3-Clause; \
     MIT; MIT License; MIT OR Apache-2.0; Mozilla Public License 2.0 (MPL 2.0); PSF-2.0; Python Software Foundation License
-# What tests and builds is not shipped, so hadolint, a program that is only run, may be under the GPL.
+# Tools for tests and builds are not shipped, so hadolint, which is only run, may be under the GPL.
 DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-Clause; Apache-2.0 OR BSD-3-Clause; \
     BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
@@ -89,13 +89,13 @@ kubernetes: ## Write the PrometheusRule from prometheus/alerts.yml
 	    '    app.kubernetes.io/name: sitecore-cdp-batch-exporter' 'spec:'; \
 	    sed 's/^\(.\)/  \1/' prometheus/alerts.yml; } > deploy/kubernetes/prometheus-rule.yaml
 
-bench: development ## Measure scrapes, encoding and memory beside their limits (ARGS=--quick: two minutes)
+bench: development ## Measure scrapes, encoding and memory against their limits (ARGS=--quick: two minutes)
 	@$(RUN) -m tools.bench $(ARGS)
 
 bench-requests: development ## Count the requests of scrapes, of a day and of a restart (takes minutes)
 	$(RUN) -m tools.bench.requests_over_time
 
-soak: development ## Run the exporter under all that happens in production, for ten minutes (ARGS=--duration=1m)
+soak: development ## Run the exporter under everything that happens in production, for ten minutes (ARGS=--duration=1m)
 	$(RUN) -m tools.soak $(ARGS)
 
 faults: development ## Try every fault and write docs/reliability.md (as root: all of them)
@@ -108,7 +108,7 @@ format: development ## Format the code
 	$(RUN) -m ruff format
 	$(RUN) -m ruff check --fix
 
-lock: development ## Resolve the dependencies anew into requirements*.txt
+lock: development ## Resolve the dependencies again, into requirements*.txt
 	$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
 	$(LOCK) --upgrade --constraint requirements.txt pyproject.toml --group dev --output-file requirements-dev.txt
 	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \

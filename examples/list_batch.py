@@ -79,7 +79,7 @@ def entry_line(options: argparse.Namespace) -> str:
     if options.replaces:
         entry["replaces"] = [ref.lower() for ref in options.replaces]
     quoted = json.dumps({key: value for key, value in entry.items() if value}, ensure_ascii=False)
-    # JSON is YAML, save for characters that YAML drops, changes or refuses when they are not escaped.
+    # JSON is YAML, except for characters that YAML drops, changes or rejects unless they are escaped.
     return "- " + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + "\n"
 
 
@@ -100,7 +100,7 @@ def list_batch(folder: Path, line: str) -> None:
 
 
 def add_line(file: Path, line: bytes) -> None:
-    """Write the file anew with one line more, aside, and then put it in the place of the old one."""
+    """Write a copy of the file with one more line, and rename it over the old one."""
     content = file.read_bytes() if file.exists() else b""
     for other in content.splitlines(keepends=True):
         if other.startswith(line[:REF_END]):

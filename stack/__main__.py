@@ -26,11 +26,11 @@ PORTS = Addresses(exporter="10311", prometheus="9090", alertmanager="9093", webh
 
 
 class StackError(Exception):
-    """The stack can not run; the text says why, for a person."""
+    """The stack cannot run; the message says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stack; return the exit status: 0 after a signal, 1 when it can not run or a program ended."""
+    """Run the stack; return the exit code: 0 after a signal, 1 if it cannot run or a program exited."""
     parser = argparse.ArgumentParser(prog="stack", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--config.file",
@@ -217,16 +217,16 @@ def _wait_until_one_ends(servers: Sequence[Server], stopping: threading.Event) -
 
 def _check(servers: Sequence[Server], stopping: threading.Event) -> None:
     for server in servers:
-        # Ctrl-C reaches the programs, too. What ends because of it has not failed.
+        # Ctrl-C reaches the programs, too. One that exits because of it has not failed.
         if server.has_ended() and not stopping.wait(SECONDS_BETWEEN_LOOKS):
             raise StackError(server.how_it_ended())
 
 
 def line_about_the_sandbox(log: Path, servers: Sequence[Server], stopping: threading.Event) -> str:
-    """Wait for the line in which the demo tells where its sandbox is; empty if `stopping` was set before.
+    """Wait for the demo's line with the address of its sandbox, and return it; empty if `stopping` is set first.
 
     Raises:
-        StackError: One of the programs has ended before.
+        StackError: One of the programs has exited.
 
     """
     while not stopping.is_set():
@@ -247,7 +247,7 @@ def _print_urls(addresses: Addresses, data: Path, sandbox: str) -> None:
         f"    http://{addresses.alertmanager}/  Alertmanager, or: amtool alert --alertmanager.url=http://{addresses.alertmanager}\n"
         f"    http://{addresses.exporter}/  the exporter: what is watched\n"
         f"{sandbox}"
-        f"    {data}  databases, silences and logs; remove it to begin anew\n"
+        f"    {data}  databases, silences and logs; remove it to start afresh\n"
         "\n"
         f"The commands of docs/runbook.md need this first: ALERTMANAGER=http://{addresses.alertmanager}\n"
         "Ctrl-C ends all of it.\n",

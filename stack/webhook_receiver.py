@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             lines = describe(json.loads(self.rfile.read(int(length))))
         except (ValueError, RecursionError) as error:
-            # Alertmanager tries again after a 5xx only. What can not be read now never can be.
+            # Alertmanager retries only after a 5xx. A body that cannot be read now never can be.
             self._answer(HTTPStatus.BAD_REQUEST, f"{error}")
             return
         self.server.show(lines)
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         server = WebhookReceiver(address, _print_alerts)
     except OSError as error:
-        sys.stderr.write(f"can not listen on {address[0]}:{address[1]}: {error.strerror}\n")
+        sys.stderr.write(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}\n")
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

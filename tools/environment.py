@@ -6,7 +6,7 @@ It runs before anything is installed, so it imports the standard library only.
 
 A stamp inside the environment says where it stands, which Python made it and what was installed. While the environment
 changes there is no stamp. So one that was interrupted, moved, made by another tool or another Python, or installed from
-other lock files is recognized, and made anew.
+other lock files is recognized, and recreated.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent
 RUNTIME, DEVELOPMENT, PROJECT = "requirements.txt", "requirements-dev.txt", "pyproject.toml"
-# What pip downloads, in MB. It only tells a person how long the wait may be.
+# What pip downloads, in MB. Only shown to the user, to estimate the wait.
 DOWNLOADS = {RUNTIME: 8, DEVELOPMENT: 110}
 STAMP = ".installed.json"
 # What `python -m venv` writes. A folder that holds anything else and no pyvenv.cfg is not ours to clear.
@@ -73,7 +73,7 @@ def steps(locks: Sequence[Path]) -> list[Step]:
 
 
 def prepare(venv: Path, wanted: Sequence[Step]) -> None:
-    """Run the steps that are missing in the environment; make it first, or anew, where its stamp is not right.
+    """Run the missing steps; first create the environment, or recreate it if its stamp does not match.
 
     Raises:
         InstallError: Something is missing, in the way, or failed.

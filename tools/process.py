@@ -1,4 +1,4 @@
-"""What a running process uses of the machine, as Linux tells it under /proc."""
+"""Resource usage of a running process, from Linux's /proc."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Servers for what the sandbox can not do: a scripted TCP server, and an HTTP proxy."""
+"""Servers for what the sandbox cannot do: a scripted TCP server, and an HTTP proxy."""
 
 import asyncio
 import socket

@@ -8,7 +8,7 @@ import pytest
 
 from tools.bench import encoding, requests_of_a_scrape, resources, scrape
 from tools.bench.__main__ import GROUPS
-from tools.bench.figures import HEAD, Measured, Settings, row, table, take_turns, told
+from tools.bench.figures import HEAD, Measured, Settings, formatted, row, table, take_turns
 from tools.exporter_program import ROOT
 
 DOCUMENT = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -156,7 +156,7 @@ def test_contenders_take_turns_and_the_median_counts() -> None:
     ],
 )
 def test_numbers_have_three_digits_that_count(value: float, unit: str, expected: str) -> None:
-    assert told(value, unit) == expected
+    assert formatted(value, unit) == expected
 
 
 def test_a_row_has_its_limit_beside_the_figure() -> None:

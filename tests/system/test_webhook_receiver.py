@@ -241,7 +241,7 @@ def test_an_address_that_is_taken_is_told(url: str) -> None:
     address = url.removeprefix("http://").rstrip("/")
     command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, f"can not listen on {address}: Address already in use\n")
+    assert (done.returncode, done.stderr) == (1, f"cannot listen on {address}: Address already in use\n")
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:

@@ -1,7 +1,7 @@
 """Encoding of finished batches, beside prometheus_client and beside the bare joining of the same lines.
 
-It is processor time that is told: encoding waits for nothing, but what else the machine does would make it wait. Each
-round tells of the same batches and readings in new states, as each poll does. How long the event loop is held is
+Encoding is measured in CPU time: it waits for nothing, but other load on the machine would make it wait. Each
+round encodes the same batches and readings in new states, as each poll does. How long the event loop is held is
 measured by a task that wakes up every millisecond while a thread encodes: the longest that it slept too long.
 """
 
@@ -59,8 +59,8 @@ def finished(number: int) -> BatchState:
     return BatchState(watched=watched, reading=Reading(batch, 1.75e9 + number / 7), accepted=True)
 
 
-def told_again(snapshot: Snapshot) -> Snapshot:
-    """Return what the next poll tells when nothing has changed."""
+def repeated(snapshot: Snapshot) -> Snapshot:
+    """Return the next poll's snapshot when nothing has changed."""
     return replace(snapshot, batches=tuple(map(replace, snapshot.batches)))
 
 
@@ -82,8 +82,8 @@ def measure(batches: int, settings: Settings) -> Mapping[str, Measured]:
     lines = body.splitlines(keepends=True)
 
     def of_next_poll(run: Callable[[Snapshot], object]) -> float:
-        told = told_again(snapshot)
-        return processor_seconds_of(lambda: run(told))
+        polled = repeated(snapshot)
+        return processor_seconds_of(lambda: run(polled))
 
     def held(run: Callable[[], object]) -> float:
         return asyncio.run(longest_hold(run))
@@ -92,9 +92,9 @@ def measure(batches: int, settings: Settings) -> Mapping[str, Measured]:
         settings.rounds,
         {
             JOINING: lambda: best(lambda: processor_seconds_of(lambda: b"".join(lines))),
-            TEXT: lambda: best(lambda: of_next_poll(lambda told: encode(exposition, told, generate_latest))),
-            OPENMETRICS: lambda: best(lambda: of_next_poll(lambda told: encode(exposition, told, openmetrics))),
-            FIRST: lambda: of_next_poll(lambda told: encode(Exposition(), told, generate_latest)),
+            TEXT: lambda: best(lambda: of_next_poll(lambda polled: encode(exposition, polled, generate_latest))),
+            OPENMETRICS: lambda: best(lambda: of_next_poll(lambda polled: encode(exposition, polled, openmetrics))),
+            FIRST: lambda: of_next_poll(lambda polled: encode(Exposition(), polled, generate_latest)),
             BY_PROMETHEUS_CLIENT: lambda: of_next_poll(encode_by_prometheus_client),
             HELD: lambda: best(lambda: held(lambda: encode(exposition, snapshot, generate_latest))),
             HELD_BY_PROMETHEUS_CLIENT: lambda: held(lambda: encode_by_prometheus_client(snapshot)),

@@ -1,4 +1,4 @@
-"""What is measured, and how it is told: one row for each figure and size, with its limit beside it."""
+"""Figures and how they are reported: one row for each figure and size, with its limit beside it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Settings:
     """How to measure.
 
     Attributes:
-        rounds: What is compared is measured in turns, so often. The median is told.
-        json_exporter: The program; None: it was not given.
+        rounds: How often the contenders are measured in turn. The median is reported.
+        json_exporter: The program; None if it was not given.
 
     """
 
@@ -26,9 +26,9 @@ class Measured:
 
     Attributes:
         value: What was measured.
-        limit: The least that is possible, or the most that is allowed; None: there is none.
+        limit: The minimum possible, or the maximum allowed; None: no limit.
         unit: The unit of both.
-        grows: Whether it may be told by the batch.
+        grows: Whether it is also reported per batch.
 
     """
 
@@ -80,26 +80,26 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def row(name: str, size: int, measured: Measured | None) -> tuple[str, ...]:
-    """Tell a figure."""
+    """Return the cells of a figure's row."""
     if measured is None:
         return name, f"{size:,}", "not given", "", "", ""
     value, limit, unit = measured.value, measured.limit, measured.unit
     return (
         name,
         f"{size:,}",
-        told(value, unit),
-        "" if limit is None else told(limit, unit),
+        formatted(value, unit),
+        "" if limit is None else formatted(limit, unit),
         "" if limit is None else f"{value / limit:.2f}",
-        told(value / size, unit) if measured.grows else "",
+        formatted(value / size, unit) if measured.grows else "",
     )
 
 
-# The units are those of `Measured`; what is small is told in the next smaller one.
+# The units of `Measured`; small values are shown in the next smaller one.
 _SMALLER = {"s": (1000, "ms"), "ms": (1000, "µs"), "MB": (1000, "KB")}
 
 
-def told(value: float, unit: str) -> str:
-    """Write a number with three digits that count."""
+def formatted(value: float, unit: str) -> str:
+    """Format a number with three significant digits."""
     while value < 1 and unit in _SMALLER:
         factor, unit = _SMALLER[unit]
         value *= factor

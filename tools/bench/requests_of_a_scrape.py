@@ -1,7 +1,7 @@
 """How many requests a scrape makes of the API, counted in the sandbox's log.
 
-Listed by the config, each unfinished batch is one request. With discovery a page of the list tells of a hundred of
-them, and the first page of the finished ones tells whether any has finished.
+Listed by the config, each unfinished batch is one request. With discovery a page of the list covers a hundred of
+them, and the first page of the finished ones shows whether any has finished.
 """
 
 import math

@@ -232,8 +232,8 @@ def main() -> None:
         print(f"\nA restart with {batches} finished batches: {milliseconds:.0f} ms an answer, at most 9.5 s a scrape")
         print(f"{'scrape':>7} {'seconds':>8} {'requests':>9} {'unread':>7}  list")
         for number, scrape in enumerate(count_restart(batches, answer_delay=answer_delay), 1):
-            told = f"{number:>7} {scrape.seconds:>8.2f} {scrape.requests:>9} {scrape.unread:>7}"
-            print(f"{told}  {scrape.failure or 'read'}{'' if scrape.newest_first else ', not newest first'}")
+            line = f"{number:>7} {scrape.seconds:>8.2f} {scrape.requests:>9} {scrape.unread:>7}"
+            print(f"{line}  {scrape.failure or 'read'}{'' if scrape.newest_first else ', not newest first'}")
 
 
 if __name__ == "__main__":

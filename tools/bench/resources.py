@@ -1,6 +1,6 @@
 """Processor time and memory of the exporter when all that it watches is finished.
 
-Its own process tells processor time and resident memory; the latter grows by what the allocators take at a time, so
+CPU time and resident memory come from a process of its own; the latter grows by what the allocators take at a time, so
 the memory of a batch is traced: `tracemalloc` counts what Python allocates, in a process of its own that loads the
 config, polls, encodes and compresses as the exporter does. What a process with a few batches needs is taken off.
 """

@@ -129,7 +129,7 @@ def speaks_tls_on_plain_port(directory: Path) -> str:
 
 
 HOLDS = "New connections fail with `tls`, open ones go on; a good certificate is enough, without a restart."
-HOLDS_FOR_HANDSHAKE = "The reason is told in time, and the next scrape is well."
+HOLDS_FOR_HANDSHAKE = "The reason is reported in time, and the next scrape is well."
 PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 CHANGES: tuple[tuple[str, Callable[[Upstream], None]], ...] = (
@@ -170,7 +170,7 @@ ROWS = (
     ),
     Row(
         fault="base_url says http where TLS is spoken",
-        must_hold="The failure is told, `up` is 0.",
+        must_hold="The failure is reported, `up` is 0.",
         attempt=speaks_tls_on_plain_port,
     ),
 )

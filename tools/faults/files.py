@@ -87,12 +87,12 @@ def listing_trial(directory: Path) -> Iterator[Trial]:
 
 
 def file_error(scrape: Scrape, file: Path) -> float | None:
-    """Return whether the scrape tells that a batch file is in error; None if it does not know the file."""
+    """Return whether the scrape reports an error in a batch file; None if it does not know the file."""
     return scrape.value("sitecore_cdp_exporter_batch_file_error", file=str(file))
 
 
 def spoils_batch_file(directory: Path, *, spoil: Spoil) -> str:
-    """Spoil one of two batch files, and write it anew."""
+    """Break one of two batch files, and repair it."""
     with listing_trial(directory) as trial:
         path = directory / VICTIMS_FILE
         spoil(path)
@@ -150,7 +150,7 @@ def rewrites_batch_file(directory: Path, *, write: Callable[[Path, bytes], objec
     with listing_trial(directory) as trial:
         scrapes = rewrites(trial, lambda number: write(directory / VICTIMS_FILE, entries[number].encode()))
         complete = sum(scrape.outcomes == HEALTHY for scrape in scrapes)
-        hold("no scrape tells of strangers", all({*scrape.outcomes} <= {*REFS} for scrape in scrapes))
+        hold("no scrape shows unknown batches", all({*scrape.outcomes} <= {*REFS} for scrape in scrapes))
         hold(f"{complete} of {len(scrapes)} scrapes are complete", complete == len(scrapes) or not always_complete)
         slowest = max(scrape.seconds for scrape in scrapes)
         return (
@@ -174,7 +174,7 @@ def spoiled(path: Path, spoil: Spoil) -> Iterator[None]:
 
 
 def spoils_config(directory: Path, *, spoil: Spoil) -> str:
-    """Spoil the config and reload it, and write it anew and reload that."""
+    """Break the config and reload it, then repair it and reload it again."""
     with running_trial(directory) as trial:
         with spoiled(directory / "config.yaml", spoil):
             trial.signal(signal.SIGHUP)
@@ -211,13 +211,13 @@ def rewrites_config(directory: Path) -> str:
         hold("some reloads failed", failed)
         # The SIGHUPs before may still be under way; this one comes after them.
         expect("the last reload", requests.post(f"{trial.exporter.url}/-/reload", timeout=60).status_code, 200)
-        trial.wait_for("the reload to be told", lambda: trial.scrape().value(RELOADED) == 1)
+        trial.wait_for("the reload to be reported", lambda: trial.scrape().value(RELOADED) == 1)
         recovered = trial.recovered(kept_threads=MAX_RELOAD_THREADS)
         return f"{REWRITES} times under {len(scrapes)} scrapes, each complete; {recovered}"
 
 
 def spoils_token(directory: Path, *, spoil: Spoil) -> str:
-    """Spoil the token's file, and write it anew."""
+    """Break the token file, and repair it."""
     token = directory / "token"
     token.write_text(f"{API_TOKEN}\n", encoding="utf-8")
     with running_trial(directory, api={"basic_auth": {"username": CLIENT_KEY, "password_file": "token"}}) as trial:

@@ -39,8 +39,8 @@ def scrapes(trial: Trial) -> str:
     hold(f"the slowest scrape took {slowest:.2f} s", slowest < SCRAPE_TIMEOUT)
     expect("statuses", [answer.status for answer in answers], [200] * SCRAPES)
     reasons = Counter(re.findall(r'poll_failure{.*reason="(\w+)"', "\n".join(answer.text for answer in answers)))
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "all well"
-    return f"{SCRAPES} scrapes: {told}, slowest {slowest:.2f} of {SCRAPE_TIMEOUT:g} s"
+    result = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "all well"
+    return f"{SCRAPES} scrapes: {result}, slowest {slowest:.2f} of {SCRAPE_TIMEOUT:g} s"
 
 
 def no_more_files(directory: Path) -> str:
@@ -69,9 +69,9 @@ def no_more_threads(directory: Path) -> str:
         with running_trial(directory, sandbox=sandbox, batches=[*REFS, *more], api={"concurrency": 32}) as trial:
             sandbox.set_fault(faults.Delay(seconds=0.1))
             with limited(trial, resource.RLIMIT_AS, trial.usage().virtual_bytes + SPARE_BYTES):
-                told = scrapes(trial)
+                result = scrapes(trial)
             sandbox.clear_faults()
-            return f"{told}; then {trial.scrape()}"
+            return f"{result}; then {trial.scrape()}"
 
 
 ROWS = (

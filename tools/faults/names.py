@@ -105,11 +105,13 @@ def moves(directory: Path, *, addresses: tuple[str, ...]) -> str:
         asked = name_server.questions
         trial.sandbox.close_idle_connections()
         during = trial.expect(HEALTHY)
-        hold("the name was looked up anew", name_server.questions > asked)
+        hold("the name was looked up again", name_server.questions > asked)
         return f"{during}; {trial.nothing_is_left()}"
 
 
-HOLDS = "Open connections go on; without one the reason is told in time, and one thread at most waits for the resolver."
+HOLDS = (
+    "Open connections go on; without one the reason is reported in time, and one thread at most waits for the resolver."
+)
 
 BEHAVIOURS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("the name does not exist any more", "connection", {"code": NAME_ERROR}),

@@ -73,7 +73,7 @@ def changes_in_mid_scrape(directory: Path) -> str:
         trial.wait_for("requests to be under way", lambda: trial.sandbox.requests)
         relay.become(Wire())
         during = scrape.result()
-        hold("one batch is told of with `connection`", "connection" in during.outcomes.values())
+        hold("one batch is reported with `connection`", "connection" in during.outcomes.values())
         trial.sandbox.clear_faults()
         return f"{during}; {trial.recovered()}"
 
@@ -184,7 +184,7 @@ def port_of(trial: Trial) -> str:
 
 HOLDS_FOR_CUT = "Every batch that is not finished has the reason, `up` is 0, and the next scrape is well."
 HOLDS_FOR_SLOW = "All batches are read, later."
-HOLDS_FOR_FIREWALL = "The reason is told in time, and the scrape after the rule is gone is well."
+HOLDS_FOR_FIREWALL = "The reason is reported in time, and the scrape after the rule is gone is well."
 OK_BYTES = 200
 UNREACHABLE = ("--jump", "REJECT", "--reject-with", "icmp-host-unreachable")
 
@@ -230,7 +230,7 @@ ROWS = (
     ),
     Row(
         fault=f"a cutting proxy: the network comes and goes {FLAPS} times",
-        must_hold="Each scrape tells how it is just then, and nothing is left behind.",
+        must_hold="Each scrape shows the current state, and nothing is left behind.",
         attempt=flaps,
     ),
     Row(
@@ -250,7 +250,7 @@ ROWS = (
     ),
     Row(
         fault="the HTTP proxy asks for a password (407)",
-        must_hold="The reason is told, and the next scrape is well.",
+        must_hold="The reason is reported, and the next scrape is well.",
         attempt=proxy_asks_for_a_password,
     ),
     Row(

@@ -22,7 +22,7 @@ class NotHeldError(Exception):
 
 
 class NeedsError(Exception):
-    """This machine can not make the fault. The message names what it lacks."""
+    """This machine cannot produce the fault. The message names what it lacks."""
 
 
 class Verdict(enum.StrEnum):

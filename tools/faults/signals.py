@@ -106,14 +106,14 @@ def terminates(directory: Path, *, scene: Enter, signals: tuple[int, ...]) -> st
         trial.ended()
         ended = time.monotonic() - sent
         hold(f"it ended after {ended:.2f} s", ended < MAX_STOP_SECONDS)
-        told = "no scrape was under way"
+        result = "no scrape was under way"
         if under_way.answer is not None:
             answer = under_way.answer.result()
             expect("status of the scrape under way", answer.status, 200)
             batches = answer.count("sitecore_cdp_batch_poll_success")
-            hold("the scrape under way tells of the batches", batches >= len(REFS))
-            told = f"the scrape under way was answered with {batches:,} batches"
-        return f"ended in {ended:.2f} s with exit code 0; {told}"
+            hold("the scrape in progress shows the batches", batches >= len(REFS))
+            result = f"the scrape under way was answered with {batches:,} batches"
+        return f"ended in {ended:.2f} s with exit code 0; {result}"
 
 
 def reloads(directory: Path, *, scene: Enter) -> str:
@@ -141,8 +141,8 @@ def goes_on(scene: Scene) -> str:
     if scene.answer is not None:
         answer = scene.answer.result()
         expect("status of the scrape under way", answer.status, 200)
-        expect("batches that it could not tell of", answer.count("sitecore_cdp_batch_poll_failure"), 0)
-    # The config that is loaded anew opens connections of its own.
+        expect("batches that it could not read", answer.count("sitecore_cdp_batch_poll_failure"), 0)
+    # The reloaded config opens connections of its own.
     during = scene.trial.scrape()
     hold(f"all are well after it: {during}", {*during.outcomes.values()} == {"ok"})
     return f"{during}; {scene.trial.nothing_is_left(kept_threads=1)}"

@@ -42,13 +42,13 @@ API = {"timeout": "1s", "concurrency": 2}
 
 
 def all_fail(reason: str) -> dict[str, str]:
-    """Return what a scrape tells when nothing can be read: what has finished is remembered."""
+    """Return what a scrape shows when nothing can be read: finished batches are remembered."""
     return {VICTIM: reason, NEIGHBOUR: reason, FINISHED: "ok"}
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """What a scrape told.
+    """The result of a scrape.
 
     Attributes:
         seconds: How long it took.
@@ -79,11 +79,11 @@ class Scrape:
 
         """
         reasons = {dict(labels)["ref"]: dict(labels)["reason"] for labels in self._series("poll_failure")}
-        told = {dict(labels)["ref"] for labels in self._series("status_code")}
+        shown = {dict(labels)["ref"] for labels in self._series("status_code")}
         outcomes = {}
         for labels, success in self._series("poll_success").items():
             ref = dict(labels)["ref"]
-            hold(f"{ref} has values only if it has no reason", (success == 1) == (ref in told) == (ref not in reasons))
+            hold(f"{ref} has values only if it has no reason", (success == 1) == (ref in shown) == (ref not in reasons))
             outcomes[ref] = reasons.get(ref, "ok")
         return outcomes
 
@@ -137,7 +137,7 @@ class Trial:
         return scrape
 
     def expect(self, outcomes: Mapping[str, str], *, up: int = 1, timeout: float = SCRAPE_TIMEOUT) -> Scrape:
-        """Scrape, and raise NotHeldError unless it tells just this."""
+        """Scrape, and raise NotHeldError unless it shows exactly this."""
         scrape = self.scrape(timeout=timeout)
         expect("reasons", scrape.outcomes, outcomes)
         expect("sitecore_cdp_up", scrape.up, up)
@@ -159,13 +159,13 @@ class Trial:
         give_up = time.monotonic() + MAX_CLEANUP_SECONDS
         while True:
             now = self.usage()
-            told = f"threads {self.before.threads} → {now.threads}, files {self.before.files} → {now.files}"
+            left = f"threads {self.before.threads} → {now.threads}, files {self.before.files} → {now.files}"
             if (
                 now.threads <= self.before.threads + KEPT_SCRAPE_THREADS + kept_threads
                 and now.files <= self.before.files
             ):
-                return told
-            hold(f"nothing is left: {told}", time.monotonic() < give_up)
+                return left
+            hold(f"nothing is left: {left}", time.monotonic() < give_up)
             time.sleep(0.05)
 
     def usage(self) -> Usage:

@@ -53,7 +53,7 @@ def answers_strangely(directory: Path, *, fault: faults.Fault) -> str:
 
 
 def says_on_the_wire(directory: Path, *, wire: Wire, reason: str) -> str:
-    """Let every request be answered with bytes that the sandbox can not send."""
+    """Answer every request with bytes that the sandbox cannot send."""
     with relayed_trial(directory) as (trial, relay):
         relay.become(wire)
         during = trial.expect(all_fail(reason), up=0)
@@ -213,7 +213,7 @@ HOLDS_FOR_WIRE = "Every batch that is not finished has the reason; the memory st
 HOLDS_FOR_STRANGE = "Nobody notices: every batch has its values."
 HOLDS_FOR_REFUSAL = "One answer is enough: no more requests until the credentials change, then all is well at once."
 HOLDS_FOR_WAIT = "No request before that moment; the scrape after it asks again."
-HOLDS_FOR_LIST = "Discovery tells the reason, and the known batches are asked one by one in the same scrape."
+HOLDS_FOR_LIST = "Discovery reports the reason, and the known batches are asked one by one in the same scrape."
 
 SERVER_ERROR, BAD = "server_error", "bad_response"
 DEEP = b"[" * 100_000

@@ -25,7 +25,7 @@ MIN_SOAK = 45.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak for as long as told. Gives the exit code."""
+    """Soak for `--duration`. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

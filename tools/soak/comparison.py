@@ -1,9 +1,9 @@
-"""Compares what batches did with what a Prometheus has stored of it. Pure: no I/O and no clock.
+"""Compare what batches did with what a Prometheus has stored. Pure: no I/O and no clock.
 
-All moments are Unix seconds. A life must be stored if all that a scrape may tell was read in it, and the scrape lies
-wholly outside of the times in which the API was made to fail. An attempted scrape counts, whether it succeeded or not:
-a scrape that fails hides nothing. One that tells itself that it ran out of time does not count, so there may be only
-few of them. What has no such scrape is counted by its excuse.
+All times are Unix seconds. A life must be stored if a scrape can only have values that were read during it, and the
+scrape lies wholly outside the faults of the API. An attempted scrape counts, whether it succeeded or not: a failed
+scrape hides nothing. A scrape that reports that it ran out of time does not count, so only a few of them are allowed.
+A life without such a scrape is counted by its excuse.
 """
 
 import enum
@@ -36,8 +36,8 @@ class Span:
 class Scrape:
     """A scrape that was attempted.
 
-    Scrapes that overlap share a poll, so a scrape tells what was read at any time from `oldest` until it `ended`.
-    `is_late` if it told that the list, or a batch, could not be read by its deadline.
+    Overlapping scrapes share a poll, so a scrape may show values read at any time from `oldest` until it `ended`.
+    `is_late` if it reported that the list, or a batch, could not be read by its deadline.
     """
 
     oldest: float
@@ -141,16 +141,16 @@ class Comparison:
             for (ref, status), moments in self._stored.statuses.items()
             if ref in refs
             for moment in moments
-            if not self._may_tell_of(moment, spans.get((ref, status), ()))
+            if not self._may_show(moment, spans.get((ref, status), ()))
             and not _overlaps_any(moment, moment, self._faults)
         ]
 
     def _is_stored(self, life: Life) -> bool:
         span = Span(life.since, life.until)
         moments = self._stored.statuses.get((life.ref, life.status), ())
-        return any(self._may_tell_of(moment, [span]) for moment in moments)
+        return any(self._may_show(moment, [span]) for moment in moments)
 
-    def _may_tell_of(self, moment: float, spans: Sequence[Span]) -> bool:
+    def _may_show(self, moment: float, spans: Sequence[Span]) -> bool:
         """Tell whether the scrape of a sample may have read something in one of these times."""
         scrape = self._by_beginning.get(moment)
         return scrape is not None and _overlaps_any(scrape.oldest, scrape.ended, spans)

@@ -133,7 +133,7 @@ class ApiFaults:
         """Let the API be well, and the exporter have its token."""
         self._heal()
         if self._token_file.read_text(encoding="utf-8").strip() != self.token:
-            self._tell_token()
+            self._announce_token()
 
     def _fail(self) -> None:
         """Switch the next fault on, and off after a while."""
@@ -164,19 +164,19 @@ class ApiFaults:
         if next(self._forbids):
             self._sandbox.set_fault(faults.Status(403))
         self._change_token(TOKENS[1])
-        self._schedule.after(MAX_FAULT_SECONDS, self._tell_token)
+        self._schedule.after(MAX_FAULT_SECONDS, self._announce_token)
         self._schedule.after(MAX_FAULT_SECONDS + SECONDS_WITH_THE_NEW_TOKEN, self._rotate_back)
 
     def _rotate_back(self) -> None:
         self._change_token(TOKENS[0])
-        self._tell_token()
+        self._announce_token()
 
     def _change_token(self, token: str) -> None:
         self._refused_since = time.time()
         self.token = token
         self._sandbox.set_api_token(token)
 
-    def _tell_token(self) -> None:
+    def _announce_token(self) -> None:
         """Give the exporter the token that the API takes now, by its file."""
         self._sandbox.clear_faults()
         self._write_token()
@@ -189,7 +189,7 @@ class ApiFaults:
 
 
 class Reloads:
-    """Changes the config of the exporter, to good and to bad ones, and tells the exporter by SIGHUP."""
+    """Changes the exporter's config, to good and bad ones, and reloads it by SIGHUP."""
 
     def __init__(self, path: Path, sandbox: Sandbox, schedule: Schedule, *, token_file: Path, random: Random) -> None:
         self.good = 0
@@ -265,7 +265,7 @@ class LeavingClients:
         probes = [f"/probe?target={self._random.choice(self._refs())}"] if self._refs() else []
         path = self._random.choice(["/metrics", "/metrics", "/", *probes])
         request = f"GET {path} HTTP/1.1\r\nHost: soak\r\nX-Prometheus-Scrape-Timeout-Seconds: 5\r\n\r\n"
-        # That nobody listens, or not any more, is for the verdicts to tell.
+        # If nobody listens, the verdicts report it.
         with suppress(OSError), ExitStack() as stack:
             client = stack.enter_context(socket.create_connection(self._address, timeout=API_TIMEOUT))
             if self._random.choice([True, False]):

@@ -55,7 +55,7 @@ class Prometheus:
         return [moment for _, samples in self._samples("up", start, end) for moment, value in samples if value != 1]
 
     def reasons(self, life: Life) -> list[str]:
-        """Return the reasons that were told in the time of a life for which the batch could not be read."""
+        """Return the reasons reported during a life for which the batch could not be read."""
         duration = f"{(life.until - life.since) * 1000:.0f}ms"
         failures = self._query(f'sitecore_cdp_batch_poll_failure{{ref="{life.ref}"}}[{duration}]', life.until)
         return sorted({series["metric"]["reason"] for series in failures})

@@ -54,7 +54,7 @@ class Watch:
         except requests.RequestException:
             healthy = False
         self.health_failed += not healthy
-        # That it has ended is for the verdicts to tell.
+        # If it has ended, the verdicts report it.
         with suppress(ProcessLookupError):
             self.usages.append(usage_of(self._exporter.program.process.pid))
 
@@ -127,9 +127,9 @@ class Soak:
 
     def _keep_watch(self, schedule: Schedule) -> None:
         schedule.every(SCRAPE_INTERVAL, self._watch.look)
-        schedule.every(PROGRESS_INTERVAL, self._tell_progress)
+        schedule.every(PROGRESS_INTERVAL, self._print_progress)
 
-    def _tell_progress(self) -> None:
+    def _print_progress(self) -> None:
         scrapes = sum(each.value("sum(count_over_time(up[1d]))") for each in self._prometheus)
         failed = sum(each.value("sum(count_over_time(up[1d]) - sum_over_time(up[1d]))") for each in self._prometheus)
         resident = self._watch.usages[-1].resident_bytes / MEBIBYTE if self._watch.usages else 0.0

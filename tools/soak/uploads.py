@@ -1,4 +1,4 @@
-"""The uploads of a soak, and the history of every batch: what the exporter has to tell Prometheus.
+"""The uploads of a soak, and the history of every batch: what the exporter has to show Prometheus.
 
 Most batches are placed in the sandbox, state by state, each with a plan of its own. The others are sent through the
 real protocol by the uploads of the demo; when they have finished, their history follows from what the API says of
@@ -187,7 +187,7 @@ class PlacedUploads:
 class FollowedDemo:
     """The uploads of the demo, and what became of them.
 
-    `credentials` gives those that the API takes now, and `fails` tells whether it fails now.
+    `credentials` returns those that the API accepts now, and `fails` whether it is failing now.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class FollowedDemo:
         self._follow(0.0)
 
     def _follow(self, age: float) -> None:
-        """Write down the history of the batches of this age, in seconds; one that can not be read waits."""
+        """Record the history of the batches of this age, in seconds; one that cannot be read waits."""
         # A request that hangs would keep the schedule from ending the fault.
         if self._fails():
             return

@@ -14,12 +14,12 @@ from tools.soak.disturbances import MAX_CONCURRENCY, SECRETS
 from tools.soak.prometheus import SCRAPE_INTERVAL, Prometheus
 from tools.soak.uploads import FINISHED, History
 
-# What is compared: so many seconds after the warm-up, and the last ones of the work.
+# These many seconds after the warm-up are compared with as many at the end.
 SECONDS_COMPARED = 10.0
 MAX_EXIT_SECONDS = 30.0
 MAX_EXAMPLES = 3
-# A scrape each second leaves a poll half a second, which a machine that does much else does not always have. Of a short
-# soak two scrapes are more than this share.
+# With a scrape every second a poll has half a second, which is not always enough on a busy machine. In a short soak,
+# FEW_LATE scrapes are more than this share.
 MAX_LATE_SHARE = 0.02
 FEW_LATE = 2
 # How much more may be in use in the end. Of threads, files and sockets it is the least that counts, since what is in
@@ -86,7 +86,7 @@ def judge_stored(
     outside = comparison.outside_of_faults
     late = sum(scrape.is_late for scrape in outside)
     missing = [
-        f"{life.ref} {life.status} for {life.until - life.since:.1f} s, told {prometheus.reasons(life) or 'nothing'}"
+        f"{life.ref} {life.status} for {life.until - life.since:.1f} s, reasons {prometheus.reasons(life) or 'none'}"
         for life in comparison.missing(lives)
     ]
     failed = prometheus.failed_scrapes(started, ended)
@@ -121,7 +121,7 @@ def judge_stored(
 
 
 def judge_exporter(program: Program, *, good: int, bad: int) -> list[Row]:
-    """End the exporter, and look through its log. `good` and `bad` are how many configs it was told to load."""
+    """Stop the exporter and check its log. `good` and `bad` are how many configs it had to load."""
     ran = program.process.poll() is None
     program.process.send_signal(SIGTERM)
     try:
