@@ -1,8 +1,11 @@
-"""docs/runbook.md has a section for every alert, and what it tells people to run works.
+"""docs/runbook.md has a section for every alert and every cause, and what it tells people to run works.
 
 Its amtool lines and its PromQL are run in e2e/test_runbook.py.
 """
 
+import base64
+import gzip
+import hashlib
 import json
 import os
 import re
@@ -13,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from sitecore_cdp_exporter.api.error_log import RecordCause, cause_of
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from tests.alert_files import ALERTS
 from tests.markdown import anchor, blocks, broken_links, headings
 from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
@@ -22,22 +27,32 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 TEXT = RUNBOOK.read_text(encoding="utf-8")
 RUNBOOK_URL = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
 PARTS = ["What it means.", "How to look.", "What to do.", "What not to do."]
+ALERT_LANGUAGES = ("promql", "sh", "bash")
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 
 
 ALERT_NAMES = sorted({rule["alert"] for rule in ALERTS})
 
 
-def section(alert: str) -> str:
-    """Give the text between this alert's heading and the next heading."""
-    [found] = re.findall(rf"(?ms)^### {alert}\n(.*?)(?=^##|\Z)", TEXT)
+def section(heading: str) -> str:
+    """Give the text between this heading and the next one."""
+    [found] = re.findall(rf"(?ms)^### {heading}\n(.*?)(?=^##|\Z)", TEXT)
     return str(found)
 
 
 def test_every_alert_has_one_section_and_every_section_its_alert() -> None:
     assert ALERT_NAMES
     assert sorted(heading for heading in headings(RUNBOOK) if heading.startswith("SitecoreCdp")) == ALERT_NAMES
-    assert sorted(re.findall(r"(?m)^### (.*)$", TEXT)) == ALERT_NAMES
+
+
+def test_every_section_is_of_an_alert_or_of_a_cause_and_every_cause_has_one() -> None:
+    assert sorted(re.findall(r"(?m)^### (.*)$", TEXT)) == sorted([*ALERT_NAMES, *FailureCause, *RecordCause])
+
+
+@pytest.mark.parametrize("cause", [*FailureCause, *RecordCause])
+def test_the_section_of_a_cause_says_what_it_is_in_the_data_how_to_find_it_and_what_to_change(cause: str) -> None:
+    find = "How to find it." if cause in set(FailureCause) else "How to find them."
+    assert re.findall(r"(?m)^\*\*(.*?)\*\*", section(cause)) == ["In the data.", find, "What to change."]
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
@@ -151,11 +166,94 @@ def test_the_command_without_credentials_tells_that_the_way_is_good(tmp_path: Pa
     assert shown == "401\n"
 
 
+# What Sitecore CDP writes, as far as it is documented, and what it might.
+ERROR_LOG: list[dict[str, object]] = [
+    {"ref": "a", "code": "400", "message": "Validation error: loyaltyTier is not in the schema"},
+    {"ref": "b", "code": 400, "message": "More than one order with that referenceId"},
+    {"ref": "c", "code": "400", "message": "Identity information missing"},
+    {"ref": "d", "code": 400, "message": "Not enough identifying info"},
+    {"ref": "null", "code": "400", "message": "Failed to parse import line"},
+    {"ref": "e", "code": "402", "message": "Unsupported mode"},
+    {"ref": "f", "code": 403, "message": "Action not allowed"},
+    {"ref": "g", "code": "404", "message": "Guest not found"},
+    {"ref": "h", "code": "409", "message": "Identity already exists"},
+    {"ref": "i", "code": "500", "message": "Internal error"},
+    {"ref": "j", "code": "403", "message": "Unable to migrate guest with open session"},
+    {"ref": "k", "code": 418, "message": "I am a teapot"},
+    {"ref": "l", "code": "200", "message": "2 matches found for this guest, 1st match deleted"},
+]
+
+
+def bash_of(heading: str) -> str:
+    [command] = [block.text for block in blocks(RUNBOOK) if (block.heading, block.language) == (heading, "bash")]
+    return command
+
+
+@pytest.mark.parametrize("cause", [cause for cause in RecordCause if cause is not RecordCause.UNPARSABLE_LINE])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["spaced", "dense"])
+def test_the_command_of_a_cause_finds_its_records_and_no_others(
+    cause: RecordCause, separators: tuple[str, str], tmp_path: Path
+) -> None:
+    lines = [json.dumps(record, separators=separators) for record in ERROR_LOG]
+    (tmp_path / "rejected-records.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    expected = [line for line, record in zip(lines, ERROR_LOG, strict=True) if cause_of(record) is cause]
+    assert expected
+    assert run_bash(bash_of(cause), home=tmp_path).splitlines() == expected
+
+
+@pytest.fixture
+def uploaded_file(tmp_path: Path) -> Path:
+    path = tmp_path / "guests.jsonl.gz"
+    lines = [b'{"ref": "a"}', b"[", b'{"ref":', b'"b"}', b"", b'{"ref": "c"}', b'["d"]', b"\xff"]
+    path.write_bytes(gzip.compress(b"\n".join(lines)))
+    return path
+
+
+def test_the_command_of_an_unparsable_line_finds_the_lines(uploaded_file: Path) -> None:
+    command = f"FILE={uploaded_file.name}\n{bash_of('unparsable_line')}"
+    assert run_bash(command, home=uploaded_file.parent).split() == ["2", "3", "4", "7", "8"]
+
+
+def test_a_rejected_record_is_found_in_the_file(uploaded_file: Path) -> None:
+    command = f"FILE={uploaded_file.name} RECORD=c\n{bash_of('Why records were rejected')}"
+    assert run_bash(command, home=uploaded_file.parent) == '{"ref": "c"}\n'
+
+
+def test_the_command_of_an_unreadable_file_shows_whether_it_is_gzip(uploaded_file: Path) -> None:
+    command = f"FILE={uploaded_file.name}\n{bash_of('file_unreadable')}"
+    assert run_bash(command, home=uploaded_file.parent) == ""
+    whole = uploaded_file.read_bytes()
+    for damaged in (b"PK\x03\x04", whole[:-4], b'{"ref": "a"}'):
+        uploaded_file.write_bytes(damaged)
+        done = subprocess.run(["bash", "-c", command], cwd=uploaded_file.parent, capture_output=True, check=False)
+        assert (done.returncode, bool(done.stderr)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        FailureCause.CHECKSUM_NOT_LOWERCASE_HEX,
+        FailureCause.CHECKSUM_MALFORMED,
+        FailureCause.CHECKSUM_OR_SIZE_MISMATCH,
+    ],
+)
+def test_the_commands_of_a_corrupted_batch_show_what_to_declare(cause: str, uploaded_file: Path) -> None:
+    shown = run_bash(f"FILE={uploaded_file.name}\n{bash_of(cause)}", home=uploaded_file.parent).split()
+    content = uploaded_file.read_bytes()
+    md5 = hashlib.md5(content, usedforsecurity=False)
+    expected = [md5.hexdigest(), base64.b64encode(md5.digest()).decode(), f"{len(content)}"]
+    assert shown[0] == expected[0]
+    assert set(shown) <= set(expected)
+
+
 def test_every_block_is_run_by_a_test() -> None:
     languages = {(block.heading in ALERT_NAMES, block.language) for block in blocks(RUNBOOK)}
     # promql and sh of alerts in e2e/test_runbook.py, the rest above.
-    assert languages == {(False, "sh"), (False, "bash"), (True, "promql"), (True, "sh"), (True, "bash")}
+    assert languages == {(False, "sh"), (False, "promql"), (False, "bash"), *((True, name) for name in ALERT_LANGUAGES)}
+    corrupted = [cause for cause in FailureCause if cause.startswith("checksum")]
     assert [block.heading for block in blocks(RUNBOOK) if block.language == "bash"] == [
         *["How to look"] * 4,
         "SitecoreCdpApiDown",
+        *[FailureCause.FILE_UNREADABLE, *corrupted],
+        *["Why records were rejected", *RecordCause],
     ]
