@@ -66,7 +66,7 @@ def _describe_alert(alert: object) -> list[str]:
                 text.insert(-1, f"Firing since {since}")
             return [
                 _printable(" ".join(str(part) for part in heading if part)),
-                *(f"    {_printable(line)}" for line in text if line),
+                *(f"    {_printable(line)}" for part in text for line in str(part).split("\n") if line),
             ]
         case _:
             raise ValueError("one of the alerts has no status, labels or annotations")

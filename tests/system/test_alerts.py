@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.web.advice import WHY_BATCHES, WHY_RECORDS, Advice
 from tests.alert_files import ALERTS, DIRECTORY, RULES, read
 from tests.metrics.test_documentation import documented_rows
 
@@ -89,6 +91,26 @@ def test_every_metric_is_documented_or_recorded_before_it_is_used() -> None:
         known.add(rule.get("record", "up"))
 
 
+@pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
+def test_no_alert_has_its_cause_as_a_label(rule: dict[str, Any]) -> None:
+    # Read later, it would make a second alert of the same failure.
+    assert not re.search(r"error_log_records|failure_cause|\bcause\b", rule["expr"])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("SitecoreCdpBatchFailed", WHY_RECORDS),
+        ("SitecoreCdpBatchPartlyFailed", WHY_RECORDS),
+        ("SitecoreCdpBatchCorrupted", {cause: WHY_BATCHES[cause] for cause in WHY_BATCHES if "checksum" in cause}),
+    ],
+)
+def test_a_message_says_of_each_cause_what_the_page_of_a_batch_says(name: str, advice: Mapping[str, Advice]) -> None:
+    for rule in (rule for rule in ALERTS if rule["alert"] == name):
+        said = re.findall(r'\bif eq \S+ "(\w+)" }}(.*?) ?{{-', rule["annotations"]["description"])
+        assert said == [(f"{cause}", f"{meaning} {action}") for cause, (meaning, action) in advice.items()]
+
+
 def test_every_recorded_rule_is_used_by_a_later_one() -> None:
     for number, rule in enumerate(RULES):
         if "record" in rule:
@@ -128,7 +150,7 @@ def test_every_threshold_stands_once() -> None:
         for rule in RULES
         for number in re.findall(r"(?:[<>]=?) (\d{2,}(?:\.\d+)?|\d\.\d+)\b", re.sub(r"#.*", "", rule["expr"]))
     )
-    assert set(numbers) == {"604800", "0.05", "20", "1800", "5400", "7200"}
+    assert set(numbers) == {"604800", "0.05", "20", "240", "1800", "5400", "7200"}
     assert set(numbers.values()) == {1}
 
 

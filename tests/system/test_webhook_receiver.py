@@ -97,11 +97,18 @@ def test_an_alert_with_nothing_but_a_name_is_told() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\nFIRING critical Fake", "a\r\u202eb"])
-def test_no_text_steers_the_terminal_or_makes_a_line_of_its_own(text: str) -> None:
+def test_no_text_steers_the_terminal_or_looks_like_another_alert(text: str) -> None:
     labels, annotations = FIRING["labels"] | {"feed": text}, FIRING["annotations"] | {"description": text}
     lines = describe(notification(FIRING | {"labels": labels, "annotations": annotations}))
-    assert len(lines) == 5
+    assert [line.startswith("    ") for line in lines] == [False] + [True] * (len(lines) - 1)
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_description_of_several_lines_is_shown_so() -> None:
+    annotations = {"summary": "Failed", "description": "24 records:\n20 validation: ...\n4 internal: ..."}
+    assert describe(notification(FIRING | {"annotations": annotations}))[1:4] == [
+        *("    Failed", "    24 records:", "    20 validation: ..."),
+    ]
 
 
 JSON = st.recursive(
