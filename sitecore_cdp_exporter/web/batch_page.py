@@ -6,6 +6,7 @@ from html import escape
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
+from sitecore_cdp_exporter.web.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS, Advice
 from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
 
 _BODY = """<h1>Batch <code>{ref}</code></h1>
@@ -17,9 +18,21 @@ _BODY = """<h1>Batch <code>{ref}</code></h1>
 </tbody>
 </table>
 </div>
-{failure}"""
+{why}
+{silence}"""
 
-_FAILURE = """<h2>Silence its alerts</h2>
+_CAUSES = """<h2>Why</h2>
+<div class="table">
+<table class="causes">
+<thead><tr><th>Cause</th><th class="number">Records</th><th>What it means</th><th>What to do</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+</div>
+{notes}"""
+
+_SILENCE = """<h2>Silence its alerts</h2>
 <p>Once you have dealt with it. Put the address of your Alertmanager in place of this one.</p>
 <pre><code>amtool silence add --alertmanager.url=http://localhost:9093 --duration=7d \\
     --comment='uploaded again' ref={ref}</code></pre>"""
@@ -47,9 +60,8 @@ def state_of(ref: str, snapshot: Snapshot | None, watched: Mapping[str, Watched]
 def render_batch_page(state: BatchState) -> str:
     """Return the page of a watched batch."""
     watched = state.watched
-    ref = escape(watched.ref)
     facts = [*_status(state), *_membership(watched), *_values(state.reading)]
-    body = _BODY.format(ref=ref, facts=_rows(facts), failure=_failure(ref, state))
+    body = _BODY.format(ref=escape(watched.ref), facts=_rows(facts), why=_why(state), silence=_silence(state))
     return page(f"Batch {watched.ref}", body)
 
 
@@ -111,6 +123,36 @@ def _rows(facts: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts)
 
 
-def _failure(ref: str, state: BatchState) -> str:
-    """Return what to do about a failure; empty if there is none."""
-    return _FAILURE.format(ref=ref) if state.accepted is False else ""
+def _why(state: BatchState) -> str:
+    """Return the causes with what to do about each, the most frequent first; empty if there is none."""
+    rows = [] if state.cause is None else [_cause(state.cause, "", WHY_BATCHES[state.cause])]
+    records = {} if state.error_log is None else state.error_log.records
+    for cause, number in sorted(records.items(), key=lambda item: -item[1]):
+        rows.append(_cause(cause, count(number), WHY_RECORDS[cause]))
+    if not rows:
+        return ""
+    return _CAUSES.format(rows="\n".join(rows), notes="\n".join(f"<p>{note}</p>" for note in _notes(state)))
+
+
+def _cause(cause: str, number: str, advice: Advice) -> str:
+    link = f'<a href="{RUNBOOK_URL}#{cause}"><code>{cause}</code></a>'
+    return (
+        f'<tr><td>{link}</td><td class="number">{number}</td>'
+        f"<td>{escape(advice.meaning)}</td><td>{escape(advice.action)}</td></tr>"
+    )
+
+
+def _notes(state: BatchState) -> Iterable[str]:
+    """Yield what limits the counts by cause."""
+    if state.error_log_failure is not None:
+        yield f"The error log was not read: {badge('bad', state.error_log_failure)}"
+    elif state.error_log is not None and state.error_log.truncated:
+        yield "The error log has more than was counted."
+    elif state.error_log is None and state.reading is not None and state.reading.batch.error_log_available:
+        yield "The error log has not been read yet."
+
+
+def _silence(state: BatchState) -> str:
+    """Return how to silence the alerts of a batch that failed or never came; empty for others."""
+    failed = state.accepted is False or state.cause is not None
+    return _SILENCE.format(ref=escape(state.watched.ref)) if failed else ""

@@ -29,6 +29,7 @@ td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }
 code {{ font-family: ui-monospace, monospace; font-size: .8125rem; }}
 pre {{ background: #f3f5f7; overflow-x: auto; padding: .75rem; }}
 .facts th {{ width: 12rem; }}
+.causes td {{ vertical-align: top; white-space: normal; }}
 .status {{ padding: .1rem .5rem; border-radius: 1rem; background: #e7ecf0; }}
 .success, .good {{ background: #c8efd2; }}
 .error, .corrupted, .bad {{ background: #ffd4d1; }}

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
+from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
+from sitecore_cdp_exporter.web.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
 from tests.web.page import Page
 from tests.web.web_server_thread import WebServerThread, exporter_of
@@ -109,15 +112,67 @@ def test_a_time_beyond_the_calendar_does_not_break_the_page() -> None:
     assert shown["Status"] == "error since 253402300800 UTC"
 
 
+def why(state: BatchState) -> list[dict[str, str]]:
+    """Return the rows of the causes, by column."""
+    rows = render(state).rows
+    heads = [number for number, row in enumerate(rows) if row[0] == "Cause"]
+    return [dict(zip(rows[heads[0]], row, strict=True)) for row in rows[heads[0] + 1 :]] if heads else []
+
+
+def test_the_causes_are_shown_with_what_to_do_the_most_frequent_first() -> None:
+    log = ErrorLog({RecordCause.VALIDATION: 3, RecordCause.IDENTITY_MISSING: 1200, RecordCause.OTHER: 7})
+    shown = why(replace(FAILED, cause=FailureCause.RECORDS_REJECTED, error_log=log))
+    assert [(row["Cause"], row["Records"]) for row in shown] == [
+        *(("records_rejected", ""), ("identity_missing", "1,200"), ("other", "7"), ("validation", "3")),
+    ]
+    identity = WHY_RECORDS[RecordCause.IDENTITY_MISSING]
+    assert (shown[1]["What it means"], shown[1]["What to do"]) == identity
+
+
+@pytest.mark.parametrize("cause", FailureCause)
+def test_a_cause_leads_to_its_section_of_the_runbook(cause: FailureCause) -> None:
+    state = replace(FAILED, cause=cause)
+    assert [tuple(row.values()) for row in why(state)] == [(cause, "", *WHY_BATCHES[cause])]
+    assert f"{RUNBOOK_URL}#{cause}" in render(state).links
+
+
+def test_every_cause_has_advice() -> None:
+    assert [*WHY_RECORDS] == [*RecordCause]
+    assert [*WHY_BATCHES] == [*FailureCause]
+
+
+@pytest.mark.parametrize(
+    ("state", "note"),
+    [
+        (replace(FAILED, error_log_failure=LogReason.EXPIRED), "The error log was not read: expired"),
+        (replace(FAILED, error_log=ErrorLog({}, truncated=True)), "The error log has more than was counted."),
+        (FAILED, "The error log has not been read yet."),
+        (replace(FAILED, error_log=ErrorLog({})), ""),
+    ],
+    ids=["failed", "truncated", "not yet", "read"],
+)
+def test_the_page_says_what_limits_the_counts(state: BatchState, note: str) -> None:
+    _, _, text = render(replace(state, cause=FailureCause.RECORDS_REJECTED)).text.partition("What to do")
+    assert note in text
+    assert ("The error log" in text) == bool(note)
+
+
+def test_what_has_not_failed_has_no_causes() -> None:
+    accepted = replace(with_status(BatchStatus.SUCCESS), error_log=ErrorLog({}), accepted=True)
+    for state in (accepted, with_status(BatchStatus.PROCESSING), BatchState(watched=Watched(REF))):
+        assert "Why" not in render(state).text
+
+
 @pytest.mark.parametrize(
     ("state", "is_silenced"),
     [
         (FAILED, True),
+        (replace(with_status(BatchStatus.UPLOADING), cause=FailureCause.UPLOAD_EXPIRED), True),
         (replace(FAILED, accepted=True), False),
         (with_status(BatchStatus.PROCESSING), False),
         (BatchState(watched=Watched(REF)), False),
     ],
-    ids=["failed", "accepted", "under way", "not polled"],
+    ids=["failed", "expired", "accepted", "under way", "not polled"],
 )
 def test_a_failed_batch_has_the_command_that_silences_its_alerts(state: BatchState, is_silenced: bool) -> None:  # noqa: FBT001  A column of the table.
     page = render(state)
