@@ -6,13 +6,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sitecore_cdp_exporter.api.error_log import RecordCause
+from sitecore_cdp_exporter.poll.cause import FailureCause
+from sitecore_cdp_exporter.web.advice import WHY_BATCHES, WHY_RECORDS
 from stack.config_files import ALERTMANAGER_CONFIG, Addresses, alertmanager_config, prometheus_config
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, running_alertmanager, running_inbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_with_config
@@ -26,6 +29,37 @@ FAILED_REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 # The rules and routes are the shipped ones; only what takes minutes in them takes seconds here. A pending alert can
 # be seen, because it waits for longer than an evaluation.
 SECONDS_PENDING = 3
+
+
+def causes(**counts: int) -> str:
+    """Return what a message says of causes, the most frequent first."""
+    advice = {cause: WHY_RECORDS[RecordCause(cause)] for cause in counts}
+    return "\n".join(
+        [
+            "The most frequent causes, by the error log:",
+            *(f"{count} {cause}: {advice[cause].meaning} {advice[cause].action}" for cause, count in counts.items()),
+        ]
+    )
+
+
+def unread(reason: str) -> str:
+    """Return what a message says of an error log that could not be read."""
+    return (
+        f"The exporter could not read the error log (`{reason}`), so the cause is not known here. The error log of the "
+        "batch lists the rejected records and what is wrong with them; find the batch on the page Batch uploads of "
+        "Sitecore CDP."
+    )
+
+
+def rejected(
+    count: str, finished: datetime, why: str, *, ref: str = FAILED_REF, others: str = "; the others were loaded"
+) -> str:
+    """Return the message of a batch with rejected records."""
+    return (
+        f"{count} records of batch {ref} of feed nightly-guests were rejected by Sitecore CDP"
+        f"{others}. It finished at {finished:%Y-%m-%d %H:%M} UTC. The rejected records are missing from Sitecore CDP "
+        f"until they are uploaded again, as a new batch. {why}"
+    )
 
 
 @dataclass
@@ -145,7 +179,7 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
             total=121776,
             succeeded=112776,
             failed=9000,
-            log=True,
+            log={"identity_missing": 8000, "validation": 300, "open_session": 700},
             created_at=finished,
             modified_at=finished,
         )
@@ -160,9 +194,8 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
             "team": "crm",
         }
         assert page["annotations"]["summary"] == "An upload to Sitecore CDP failed: nightly-guests"
-        assert page["annotations"]["description"].startswith(
-            f"9000 of the 121776 records of batch {FAILED_REF} of feed nightly-guests were rejected by Sitecore CDP. "
-            f"It finished at {finished:%Y-%m-%d %H:%M} UTC."
+        assert page["annotations"]["description"] == rejected(
+            "9000 of the 121776", finished, causes(identity_missing=8000, open_session=700), others=""
         )
 
         sandbox.set_fault(faults.Status(500))
@@ -202,3 +235,74 @@ def test_an_exporter_that_died_is_one_page_and_hides_what_follows_from_it(
         stack.enter_context(exporter.running())
         people.wait_until_told("ExporterDown", "firing", "resolved")
         assert {alert["labels"]["alertname"] for alert in people.all_told()} == {"SitecoreCdpExporterDown"}
+
+
+def test_a_message_says_why_a_batch_failed_and_what_to_do(
+    sandbox: Sandbox, exporter: RestartedExporter, people: People
+) -> None:
+    now = datetime.now(UTC)
+    announced = now - timedelta(hours=3)
+    names = ["identity", "mixed", "session", "refused", "elsewhere", "zip", "capitals", "expired"]
+    refs = {name: f"5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8b{number:02}" for number, name in enumerate(names)}
+    logs: dict[str, bool | dict[str, int]] = {
+        "identity": {"identity_missing": 24},
+        "mixed": {"validation": 8, "identity_missing": 15, "internal": 1},
+        "session": {"open_session": 24},
+        "refused": True,
+    }
+    for name, log in logs.items():
+        sandbox.put_batch(refs[name], status="error", total=800, succeeded=776, failed=24, created_at=now, log=log)
+    sandbox.set_log_fault(faults.Status(403), ref=refs["refused"])
+    sandbox.put_batch(refs["zip"], status="error", created_at=now)
+    sandbox.put_batch(refs["expired"], status="uploading", created_at=announced)
+    times = dict.fromkeys(("createdAt", "modifiedAt"), f"{now:%Y-%m-%dT%H:%M:%S.000Z}")
+    capitals = {"status": {"code": "corrupted"}, "checksum": "0CC175B9C0F1B6A831C399E269772661"}
+    elsewhere = {
+        "status": {"code": "error", "log": "https://storage.example/log?X-Amz-Signature=5anpkxzqiypy7io6"},
+        "summaryStats": {"totalCount": 800, "succeededCount": 776, "failedCount": 24},
+    }
+    for name, answer in (("capitals", capitals), ("elsewhere", elsewhere)):
+        sandbox.set_fault(faults.Body(json.dumps(times | answer).encode()), ref=refs[name])
+    exporter.write_config(batches=[{"ref": ref, "feed": "nightly-guests"} for ref in refs.values()])
+
+    def told() -> dict[str, str] | None:
+        descriptions = {
+            alert["labels"]["ref"]: alert["annotations"]["description"]
+            for alert in people.all_told()
+            # Inhibited by SitecoreCdpBatchFailed, which may come later in the same second.
+            if alert["labels"]["alertname"] != "SitecoreCdpBatchErrorWithoutLog"
+        }
+        return descriptions if descriptions.keys() >= set(refs.values()) else None
+
+    with exporter.running() as running, prometheus(exporter, running.program, people):
+        descriptions = wait_for("a message of each batch", told, programs=[people.alertmanager.program])
+
+    why = {
+        "identity": causes(identity_missing=24),
+        "mixed": causes(identity_missing=15, validation=8),
+        "session": causes(open_session=24),
+        "refused": unread("forbidden"),
+        "elsewhere": unread("host_not_allowed"),
+    }
+    expected = {name: rejected("24 of the 800", now, text, ref=refs[name]) for name, text in why.items()}
+    expected["zip"] = rejected(
+        "An unknown number of the",
+        now,
+        "There is no error log, so the file is probably not gzip but, for example, a zip. Look at how the uploader "
+        "makes it.",
+        ref=refs["zip"],
+        others="",
+    )
+    advice = WHY_BATCHES[FailureCause.CHECKSUM_NOT_LOWERCASE_HEX]
+    expected["capitals"] = (
+        f"The file of batch {refs['capitals']} of feed nightly-guests does not have the checksum or the size that its "
+        f"uploader declared, so Sitecore CDP loaded nothing of it. It was rejected at {now:%Y-%m-%d %H:%M} UTC. "
+        f"The cause is checksum_not_lowercase_hex: {advice.meaning} {advice.action}"
+    )
+    expected["expired"] = (
+        f"Batch {refs['expired']} of feed nightly-guests was announced to Sitecore CDP, but its file never arrived, "
+        f"and the upload URL has expired. It was announced at {announced:%Y-%m-%d %H:%M} UTC. Look at the log of the "
+        "uploader, and let it upload again, as a new batch. If the exporter is set to `endpoint: batches`, the file "
+        "may be waiting in the queue: only `endpoint: inspect` shows that."
+    )
+    assert {name: descriptions[ref] for name, ref in refs.items()} == expected
