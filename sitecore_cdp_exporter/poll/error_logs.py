@@ -150,7 +150,8 @@ class ErrorLogQueue:
         self._states[key] = state
         if url is not None and self._is_due(key, now):
             self._urls[key] = url, now
-            self._drop_urls(now)
+            if len(self._urls) > 2 * MAX_LOGS:
+                self._drop_urls(now)
 
     def refuse(self, key: str, reason: Reason, now: float) -> None:
         """Note that a batch refuses to answer, and so to name the URL of its log."""
@@ -179,7 +180,7 @@ class ErrorLogQueue:
 
     def take(self, now: float) -> Task | None:
         """Begin to read the log whose turn it is; None: there is none, or one is being read."""
-        if self._reading is not None or not self._is_open(now):
+        if self._reading is not None or not self._urls or not self._is_open(now):
             return None
         self._drop_urls(now)
         key = next((key for key in self._chosen() if key in self._urls), None)
