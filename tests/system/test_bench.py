@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import encoding, requests_of_a_scrape, resources, scrape
+from tools.bench import encoding, error_logs, requests_of_a_scrape, resources, scrape
 from tools.bench.__main__ import GROUPS
 from tools.bench.figures import HEAD, Measured, Settings, formatted, row, table, take_turns
 from tools.exporter_program import ROOT
@@ -94,6 +94,15 @@ def test_resources_are_measured() -> None:
     assert measured.keys() == names_of(resources.GROUPS)
     # What does not grow is taken off, so little is left of so few.
     assert abs(measured[resources.TRACED].value) < 1
+
+
+@measuring
+def test_the_reading_of_an_error_log_is_measured() -> None:
+    measured = error_logs.measure(20_000, settings())
+    assert measured.keys() == names_of(error_logs.GROUPS)
+    assert measured[error_logs.PROCESSOR].value > 0
+    # It may be nothing, where a child needs more to begin than to read.
+    assert 0 <= measured[error_logs.MEMORY].value < error_logs.MAX_MEMORY
 
 
 @pytest.fixture

@@ -18,10 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sitecore_cdp_exporter import __version__
-from tools.bench import encoding, requests_of_a_scrape, resources, scrape
+from tools.bench import encoding, error_logs, requests_of_a_scrape, resources, scrape
 from tools.bench.figures import Group, Measured, Settings, row, table
 
-GROUPS: tuple[Group, ...] = (*scrape.GROUPS, *requests_of_a_scrape.GROUPS, *resources.GROUPS, *encoding.GROUPS)
+GROUPS: tuple[Group, ...] = (
+    *scrape.GROUPS,
+    *requests_of_a_scrape.GROUPS,
+    *resources.GROUPS,
+    *encoding.GROUPS,
+    *error_logs.GROUPS,
+)
 ROUNDS = 3
 LIBRARIES = ("prometheus-client", "requests", "urllib3", "aiohttp")
 

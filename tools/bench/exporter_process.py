@@ -4,7 +4,7 @@ import http.client
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -57,6 +57,13 @@ class ExporterProcess:
     def usage(self) -> Usage:
         """Look at what its process uses now."""
         return usage_of(self._pid)
+
+    def has_children(self) -> bool:
+        """Say whether it runs processes of its own."""
+        threads = Path(f"/proc/{self._pid}/task").iterdir()
+        with suppress(FileNotFoundError):
+            return any((thread / "children").read_text(encoding="ascii") for thread in threads)
+        return self.has_children()
 
     def close(self) -> None:
         """Close the connection."""
