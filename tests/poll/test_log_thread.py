@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from types import FunctionType
 
 import pytest
@@ -15,6 +16,7 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState
 from tests.conditions import wait_until
 from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.poll import test_poller_discovery
 from tests.poll.polling import WALL_CLOCK, poll, watch
 
 READ = ErrorLog({RecordCause.VALIDATION: 3})
@@ -99,6 +101,26 @@ def test_a_log_is_tried_again_after_a_fresh_answer(
     (state,) = scrape(poller, clock)
     assert state.error_log == READ
     assert api.asked.count(ref(1)) == 2
+
+
+@pytest.mark.parametrize("outcome", [Reason.TIMEOUT, LogReason.EXPIRED])
+def test_a_discovered_batch_is_asked_anew_for_its_log_though_the_list_shows_no_change(
+    api: FakeApi, clock: Clock, outcome: Reason | LogReason
+) -> None:
+    poller = test_poller_discovery.make_poller(api, clock)
+    key = test_poller_discovery.put(api, 1, BatchStatus.ERROR)
+    answer = api.answers[key]
+    assert isinstance(answer, Batch)
+    api.answers[key] = replace(answer, error_log_available=True)
+    api.logs[key] = LogReading(outcome)
+    poll(poller, clock)
+    wait_until(lambda: not log_threads())
+    assert api.take_asked() == [key]
+    api.logs[key] = LogReading(READ)
+    clock.now += 0.0 if outcome is LogReason.EXPIRED else SECONDS_TO_RETRIES[0]
+    (state,) = scrape(poller, clock)
+    assert (state.error_log, state.error_log_failure, state.failure) == (READ, None, None)
+    assert api.take_asked() == [key]
 
 
 def test_a_failure_of_the_log_is_none_of_the_batch(
