@@ -55,7 +55,7 @@ class Clock:
 
 
 class FakeApi:
-    """Answers as told, and remembers what it was asked.
+    """Gives the set answers, and records what it was asked.
 
     `answers` maps a ref to a Batch or an exception; what is missing is a batch in processing. `listed` is what the list
     of batches shows, in pages of at most `largest_page`. While `open` is cleared no answer leaves, and while a ref is

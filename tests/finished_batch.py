@@ -1,4 +1,4 @@
-"""A batch as it is read: all that the API can tell of one that finished with errors."""
+"""A batch as it is read, with every field that the API has for one that finished with errors."""
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 

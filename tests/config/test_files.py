@@ -39,16 +39,16 @@ def test_a_small_file_takes_little_memory_however_large_it_may_be(tmp_path: Path
     assert peak < 10 * CHUNK
 
 
-def test_what_is_not_read_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_is_not_read_is_reported_in_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"large")
-    told = {}
+    reasons = {}
     for name in ("none", "pipe", "large", "folder"):
         path = tmp_path if name == "folder" else tmp_path / name
-        with pytest.raises(OSError) as raised:  # noqa: PT011  Whatever the system raises, it is told.
+        with pytest.raises(OSError) as raised:  # noqa: PT011  Whatever the system raises, it is reasons.
             read_regular_file(path, 4)
-        told[name] = why_unread(raised.value)
-    assert told == {
+        reasons[name] = why_unread(raised.value)
+    assert reasons == {
         "none": "cannot be read: No such file or directory",
         "pipe": "not a file",
         "large": "larger than 4 bytes",

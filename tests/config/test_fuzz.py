@@ -16,7 +16,7 @@ BASE_URL = "https://api-engage-eu.sitecorecloud.io"
 PART = "Zw9qV"
 SECRET = PART * 4
 
-# Every example writes the same file anew, so it may share the folder with those before it.
+# Every example rewrites the same file, so the examples may share the folder.
 fuzz = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

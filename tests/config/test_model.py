@@ -236,7 +236,7 @@ def test_an_error_in_merged_keys_points_to_where_they_stand(tmp_path: Path) -> N
     )
 
 
-def test_a_duplicate_by_alias_is_told_at_the_alias(tmp_path: Path) -> None:
+def test_a_duplicate_by_alias_is_reported_at_the_alias(tmp_path: Path) -> None:
     assert errors_of(API + f"batches:\n  - &a {REF}\n  - *a\n", tmp_path) == (
         "5: batches[1]: duplicate ref; line 4 has it already",
     )

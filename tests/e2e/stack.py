@@ -18,7 +18,7 @@ PROBED_REF = "5f0e0d5c-6f0c-4d9a-9d37-6c8a3f1f2a03"
 
 
 class SteppedClock:
-    """A clock that stands until it is told to go on, so that a state lasts until Prometheus has seen it."""
+    """A clock that stands still until it is advanced, so that a state lasts until Prometheus has seen it."""
 
     def __init__(self) -> None:
         self._now = datetime.now(UTC)

@@ -91,16 +91,16 @@ def test_the_table_of_what_hides_what_is_the_one_that_alertmanager_was_tested_by
         hiders, names, scope = (cell.strip() for cell in row.strip("|").split("|"))
         if "critical" in hiders:
             continue
-        told = set(re.findall(r"`(\w+)`", names))
+        targets = set(re.findall(r"`(\w+)`", names))
         if "all others" in names:
-            told = set(ALL_ALERTS) - {"ExporterDown"}
+            targets = set(ALL_ALERTS) - {"ExporterDown"}
         if "all other alerts of the batch" in names:
-            told = of_next_row | {"BatchErrorWithoutLog"}
+            targets = of_next_row | {"BatchErrorWithoutLog"}
         if "next row" in names:
-            told |= of_next_row
-        of_next_row = told
+            targets |= of_next_row
+        of_next_row = targets
         assert scope in {"job", "job and ref"}
-        hidden |= dict.fromkeys(re.findall(r"`(\w+)`", hiders), told)
+        hidden |= dict.fromkeys(re.findall(r"`(\w+)`", hiders), targets)
     assert hidden == HIDDEN_ON_BATCH | HIDDEN_ON_JOB
 
 
@@ -136,7 +136,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Alertmanager]:
 
 
 def has_sent(prometheus: PrometheusServer) -> bool:
-    """Tell whether it has sent an alert. It scrapes nothing, so its own page of metrics tells."""
+    """Return whether it has sent an alert, by its own /metrics, since it scrapes nothing."""
     metrics = requests.get(f"{prometheus.url}/metrics", timeout=60).text
     return re.search(r"(?m)^prometheus_notifications_sent_total{.*} [1-9]", metrics) is not None
 

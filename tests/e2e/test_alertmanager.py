@@ -1,4 +1,4 @@
-"""alertmanager/alertmanager.yml in the real Alertmanager: who is told, what is inhibited, and how messages read."""
+"""alertmanager/alertmanager.yml in the real Alertmanager: who is notified, what is inhibited, and how messages read."""
 
 import itertools
 import re
@@ -168,7 +168,7 @@ def test_facts_are_repeated_once_a_day_and_all_that_the_rest_says_more_often() -
     assert {name for name, repeat in repeats.items() if repeat == "1d"} == set(FACTS)
 
 
-def test_an_alert_that_fires_at_one_evaluation_only_is_told() -> None:
+def test_an_alert_that_fires_at_one_evaluation_only_is_reported() -> None:
     config = yaml.safe_load((ALERTMANAGER_CONFIG.parent.parent / "prometheus" / "prometheus.yml").read_text("utf-8"))
     waits = re.findall(r"group_wait: (\d+)s\n", SHIPPED)
     assert len(waits) == 1
@@ -214,7 +214,7 @@ PAIRS = list(itertools.combinations(ALL_ALERTS, 2))
 
 
 def inhibited(alertmanager: Alertmanager, *alerts: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], bool]:
-    """Let all of them fire at once; tell of each, by its labels, whether another one inhibits it."""
+    """Fire all of them at once, and return by their labels whether another one inhibits each."""
     job = f"last {uuid4()}"
     last, hidden_by_it = alert("ExporterDown", job=job), alert("ApiDown", job=job)
     alertmanager.post(hidden_by_it, *alerts, last)
@@ -252,7 +252,7 @@ def hidden_in_pairs(
     return hidden
 
 
-def test_of_two_alerts_of_one_batch_the_one_that_says_more_is_told(alertmanager: Alertmanager) -> None:
+def test_of_two_alerts_of_one_batch_the_one_that_says_more_is_reported(alertmanager: Alertmanager) -> None:
     pairs = {(a, b): (alert(a, job=f"{a} {b}"), alert(b, job=f"{a} {b}")) for a, b in PAIRS}
     assert hidden_in_pairs(alertmanager, pairs) == HIDDEN_ON_BATCH | HIDDEN_ON_JOB
 
@@ -267,20 +267,20 @@ def test_two_organisations_hide_nothing_of_each_other(alertmanager: Alertmanager
     assert hidden_in_pairs(alertmanager, pairs) == {}
 
 
-def test_of_all_alerts_of_a_batch_at_once_each_severest_one_is_told(alertmanager: Alertmanager) -> None:
+def test_of_all_alerts_of_a_batch_at_once_each_severest_one_is_reported(alertmanager: Alertmanager) -> None:
     alerts = [alert(name, job="at once") for name in (*FACTS, *OTHER_BATCH_ALERTS)]
-    told = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
+    notified = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
     # No batch has more than one of these three.
-    assert told == {"SitecoreCdpBatchFailed", "SitecoreCdpBatchCorrupted", "SitecoreCdpFeedTooFewRecords"}
+    assert notified == {"SitecoreCdpBatchFailed", "SitecoreCdpBatchCorrupted", "SitecoreCdpFeedTooFewRecords"}
 
 
-def test_an_outage_of_all_at_once_is_told_once(alertmanager: Alertmanager) -> None:
+def test_an_outage_of_all_at_once_is_reported_once(alertmanager: Alertmanager) -> None:
     alerts = [alert(name, job="outage") for name in ("ApiUnauthorized", *sorted(HIDDEN_ON_JOB["ApiUnauthorized"]))]
-    told = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
-    assert told == {"SitecoreCdpApiUnauthorized"}
+    notified = {dict(labels)["alertname"] for labels, hidden in inhibited(alertmanager, *alerts).items() if not hidden}
+    assert notified == {"SitecoreCdpApiUnauthorized"}
 
 
-def test_a_long_outage_is_told_as_critical_only(alertmanager: Alertmanager) -> None:
+def test_a_long_outage_is_reported_as_critical_only(alertmanager: Alertmanager) -> None:
     warning, critical = (alert("ApiDown", severity, job="long outage") for severity in ("warning", "critical"))
     seen = inhibited(alertmanager, warning, critical)
     assert (seen[frozenset(warning.items())], seen[frozenset(critical.items())]) == (True, False)

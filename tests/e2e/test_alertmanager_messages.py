@@ -24,7 +24,7 @@ ANNOTATIONS = {
     "description": "Sitecore CDP did not take 316 of 3000 records.",
     "runbook_url": "https://runbook.example/#sitecorecdpbatchfailed",
 }
-# When the alerts of these tests began, as a Prometheus east of Greenwich tells it, and as people read it.
+# When the alerts of these tests began, as sent by a Prometheus east of Greenwich, and as people read it.
 BEGAN = "2026-03-01T00:05:00+02:00"
 SINCE = "Firing since 2026-02-28 22:05 UTC."
 
@@ -129,7 +129,7 @@ def test_two_organisations_share_no_message(messages: Messages) -> None:
     assert sorted([job for job in jobs if job in text] for text in texts) == [[job] for job in jobs]
 
 
-def test_pagerduty_is_told_that_an_outage_is_over(messages: Messages) -> None:
+def test_pagerduty_is_notified_when_an_outage_is_over(messages: Messages) -> None:
     messages.fire_and_end(alert("ApiDown", "critical"), path="/enqueue/page")
     events = messages.wait("/enqueue/page", count=2)
     assert [event["event_action"] for event in events] == ["trigger", "resolve"]
@@ -173,6 +173,6 @@ def test_the_mail_is_the_same_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_ALERTS)
-def test_every_alert_tells_since_when_it_fires(name: str, tmp_path: Path) -> None:
+def test_every_alert_shows_since_when_it_fires(name: str, tmp_path: Path) -> None:
     _, text = mail("firing", alert(name), tmp_path)
     assert text.splitlines()[:3] == [f"warning: {ANNOTATIONS['summary']}", ANNOTATIONS["description"], SINCE]

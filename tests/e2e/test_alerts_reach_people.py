@@ -1,4 +1,4 @@
-"""From a batch that fails in the sandbox to what a person is told, through the real Prometheus and Alertmanager."""
+"""From a batch that fails in the sandbox to a person's notification, through the real Prometheus and Alertmanager."""
 
 import json
 import signal
@@ -69,18 +69,18 @@ class People:
     inbox: Inbox
     alertmanager: Alertmanager
 
-    def all_told(self) -> list[dict[str, Any]]:
+    def notifications(self) -> list[dict[str, Any]]:
         """Give the alerts of all messages, in order."""
         return [alert for body in self.inbox.posted("/") for alert in json.loads(body)["alerts"]]
 
-    def wait_until_told(self, name: str, *statuses: str) -> list[dict[str, Any]]:
+    def wait_for_notification(self, name: str, *statuses: str) -> list[dict[str, Any]]:
         """Wait for the last of these messages about an alert, and fail if there is any other about it.
 
         `name` is without the prefix that all alerts have.
         """
 
         def all_of_them() -> list[dict[str, Any]] | None:
-            alerts = [alert for alert in self.all_told() if alert["labels"]["alertname"] == f"SitecoreCdp{name}"]
+            alerts = [alert for alert in self.notifications() if alert["labels"]["alertname"] == f"SitecoreCdp{name}"]
             assert [alert["status"] for alert in alerts] == list(statuses)[: len(alerts)]
             return alerts if len(alerts) == len(statuses) else None
 
@@ -184,7 +184,7 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
             modified_at=finished,
         )
         server.wait_for_query('ALERTS{alertname="SitecoreCdpBatchFailed", alertstate="pending"}')
-        [page] = people.wait_until_told("BatchFailed", "firing")
+        [page] = people.wait_for_notification("BatchFailed", "firing")
         assert page["labels"] == {
             "alertname": "SitecoreCdpBatchFailed",
             "severity": "critical",
@@ -201,19 +201,19 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
         sandbox.set_fault(faults.Status(500))
         first.close()
         restarted = stack.enter_context(exporter.running()).program
-        people.wait_until_told("ApiDown", "firing")
+        people.wait_for_notification("ApiDown", "firing")
         server.wait_for_query(f'sitecore_cdp_batch_poll_failure{{ref="{FAILED_REF}"}}')
         assert server.query("sitecore_cdp_batch_status_code") == [], "the exporter itself knows nothing of the batch"
         sandbox.clear_faults()
-        people.wait_until_told("ApiDown", "firing", "resolved")
+        people.wait_for_notification("ApiDown", "firing", "resolved")
         server.wait_for_query("sitecore_cdp_batch_status_code == 5")
-        people.wait_until_told("BatchFailed", "firing")
+        people.wait_for_notification("BatchFailed", "firing")
         [(_, changes)] = server.query('changes(ALERTS_FOR_STATE{alertname="SitecoreCdpBatchFailed"}[10m])')
         assert changes == 0, "it is one alert all the time"
 
         exporter.write_config(batches=[])
         restarted.process.send_signal(signal.SIGHUP)
-        people.wait_until_told("BatchFailed", "firing", "resolved")
+        people.wait_for_notification("BatchFailed", "firing", "resolved")
 
 
 def test_an_exporter_that_died_is_one_page_and_hides_what_follows_from_it(
@@ -226,15 +226,15 @@ def test_an_exporter_that_died_is_one_page_and_hides_what_follows_from_it(
         server.wait_for_query("sitecore_cdp_up == 1")
         died.process.kill()
         died.process.wait()
-        [page] = people.wait_until_told("ExporterDown", "firing")
+        [page] = people.wait_for_notification("ExporterDown", "firing")
         assert page["labels"] == {
             "alertname": "SitecoreCdpExporterDown",
             "severity": "critical",
             "job": "sitecore-cdp",
         }
         stack.enter_context(exporter.running())
-        people.wait_until_told("ExporterDown", "firing", "resolved")
-        assert {alert["labels"]["alertname"] for alert in people.all_told()} == {"SitecoreCdpExporterDown"}
+        people.wait_for_notification("ExporterDown", "firing", "resolved")
+        assert {alert["labels"]["alertname"] for alert in people.notifications()} == {"SitecoreCdpExporterDown"}
 
 
 def test_a_message_says_why_a_batch_failed_and_what_to_do(
@@ -268,7 +268,7 @@ def test_a_message_says_why_a_batch_failed_and_what_to_do(
     def told() -> dict[str, str] | None:
         descriptions = {
             alert["labels"]["ref"]: alert["annotations"]["description"]
-            for alert in people.all_told()
+            for alert in people.notifications()
             # Inhibited by SitecoreCdpBatchFailed, which may come later in the same second.
             if alert["labels"]["alertname"] != "SitecoreCdpBatchErrorWithoutLog"
         }

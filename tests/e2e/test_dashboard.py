@@ -243,7 +243,7 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
     ("Batches", "age"): ({"ref"}, READ_BATCHES),
     ("Times and files", "created"): ({"ref"}, READ_BATCHES),
     ("Times and files", "modified"): ({"ref"}, READ_BATCHES),
-    # The list tells neither this nor the size and the log.
+    # The list has neither this nor the size and the log.
     ("Times and files", "expiry"): ({"ref"}, (len(FINISHED), len(READ), len(READ))),
     ("Times and files", "polled"): ({"ref"}, READ_BATCHES),
     ("Times and files", "size"): ({"ref"}, (len(FINISHED), len(READ), len(READ))),
@@ -330,7 +330,7 @@ def test_what_is_broken_is_counted_as_the_alerts_would(prometheus: PrometheusSer
     }  # fmt: skip
 
 
-def test_the_table_tells_what_happened_to_each_batch(prometheus: PrometheusServer) -> None:
+def test_the_table_shows_what_happened_to_each_batch(prometheus: PrometheusServer) -> None:
     found = evaluation(prometheus, job=["listing"])
     status = found.rows("Batches", "status", "ref")
     assert status == (

@@ -107,7 +107,7 @@ def test_all_programs_run_know_each_other_and_end_on_ctrl_c(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_when_one_ends_all_end_and_it_is_told_which(name: str, tmp_path: Path) -> None:
+def test_when_one_ends_all_end_and_it_is_reported_which(name: str, tmp_path: Path) -> None:
     with running_stack(tmp_path) as stack:
         children = stack.children()
         os.kill(children[name], signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_config_of_ones_own_is_watched_and_data_survives(tmp_path: Path) -> No
             assert [name for name, pid in children.items() if is_running(pid)] == []
 
 
-def test_a_config_with_a_mistake_is_told(tmp_path: Path) -> None:
+def test_a_config_with_a_mistake_is_reported(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("api:\n  base_ulr: x\n", encoding="utf-8")
     command = [sys.executable, "-m", "stack", f"--data={tmp_path / 'data'}", f"--config.file={config}"]

@@ -32,7 +32,7 @@ def address(exporter: Exporter) -> str:
 
 @pytest.fixture
 def sandboxes() -> Iterator[list[Sandbox]]:
-    """Run one for each replica, so that its requests tell what the replica asked for. Both have every batch."""
+    """Run one for each replica, so that its requests show what the replica asked for. Both have every batch."""
     with (
         Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as one,
         Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as other,

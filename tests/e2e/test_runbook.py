@@ -1,4 +1,4 @@
-"""What docs/runbook.md tells people to run, in the real Prometheus' parser and the real Alertmanager."""
+"""The commands of docs/runbook.md, in the real Prometheus' parser and the real Alertmanager."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ ANOTHER_JOB = {
     ],
     ids=["refused", "refused, all finished", "list refused", "another job", "down", "down, all finished"],
 )
-def test_a_query_tells_why_while_the_exporter_waits(
+def test_a_query_shows_why_while_the_exporter_waits(
     alert_name: str, input_series: dict[str, str], lines: list[str | None], tmp_path: Path
 ) -> None:
     queries = [

@@ -63,7 +63,7 @@ def test_everything_holds_for_a_minute(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(MAX_SOAK)
-def test_ended_early_it_tells_what_it_knows(tmp_path: Path) -> None:
+def test_ended_early_it_shows_what_it_knows(tmp_path: Path) -> None:
     with soaking(tmp_path) as soak:
         wait_for("some seconds", lambda: re.search(r"(?m)^ +1[4-9] s ", soak.output()), programs=[soak])
         soak.process.send_signal(signal.SIGINT)

@@ -55,7 +55,7 @@ def test_prometheus_scrapes_with_certificate_and_password_and_through_their_rota
     [(_, loaded)] = its_prometheus.query("sitecore_cdp_exporter_web_config_last_reload_successful")
     assert loaded == 1
 
-    # Prometheus reads its own files anew, too.
+    # Prometheus rereads its own files, too.
     (folder.path / "password").write_text("wrong", encoding="utf-8")
     its_prometheus.wait_for_query('up{job="sitecore-cdp"} == 0')
     (folder.path / "password").write_text("change-me", encoding="utf-8")

@@ -160,11 +160,11 @@ def test_an_error_log_that_could_not_be_read_has_its_reason(reason: LogFailure) 
 
 
 @pytest.mark.parametrize("value", [True, False, None])
-def test_acceptance_is_told_where_it_is_known(value: bool | None) -> None:  # noqa: FBT001  A column.
+def test_acceptance_is_reported_where_it_is_known(value: bool | None) -> None:  # noqa: FBT001  A column.
     samples = expose(state(FINISHED_WITH_ERRORS, accepted=value, superseded=value))
     for name in ("accepted", "superseded"):
-        told = samples.get(f"sitecore_cdp_batch_{name}")
-        assert told == (None if value is None else [({"ref": REF}, value)])
+        exposed = samples.get(f"sitecore_cdp_batch_{name}")
+        assert exposed == (None if value is None else [({"ref": REF}, value)])
 
 
 def test_a_batch_of_which_only_the_list_was_read_says_nothing_of_its_error_log() -> None:

@@ -143,5 +143,5 @@ def test_every_cause_is_documented() -> None:
     assert values_in("### Causes of rejected records") == set(RecordCause)
 
 
-def test_no_metric_tells_when_a_counter_was_created(exposed: dict[str, Metric]) -> None:
+def test_no_metric_shows_when_a_counter_was_created(exposed: dict[str, Metric]) -> None:
     assert not [sample for family in exposed.values() for sample in family.samples if sample.name.endswith("_created")]

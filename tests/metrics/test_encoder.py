@@ -56,7 +56,7 @@ BATCHES = st.builds(
     modified=SECONDS,
     upload_expiry=SECONDS,
 )
-# Whatever UTF-8 can tell, with a liking for what has to be escaped.
+# Any UTF-8 text, with a preference for characters that need escaping.
 TEXTS = st.text(st.sampled_from('"\\\n{}=,# é\u2028') | st.characters(exclude_categories=["Cs"]), max_size=20)
 # They sort before and after `feed`, `ref`, `reason` and `status`, and between them.
 LABEL_NAMES = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8).filter(str.isidentifier)
@@ -92,12 +92,12 @@ def snapshot(states: Iterable[BatchState]) -> Snapshot:
     return Snapshot(batches=tuple(states), api_up=True, api_last_success=1.75e9, poll_duration=0.25)
 
 
-def by_prometheus_client(told: Snapshot, encoder: Encoder) -> bytes:
-    return encoder(Families(batch_families(told), poll_families(told)))
+def by_prometheus_client(polled: Snapshot, encoder: Encoder) -> bytes:
+    return encoder(Families(batch_families(polled), poll_families(polled)))
 
 
-def by_us(exposition: Exposition, told: Snapshot, encoder: Encoder) -> bytes:
-    return b"".join(exposition.encode(told, Families(poll_families(told)), encoder))
+def by_us(exposition: Exposition, polled: Snapshot, encoder: Encoder) -> bytes:
+    return b"".join(exposition.encode(polled, Families(poll_families(polled)), encoder))
 
 
 def encoder_for(accept: str) -> Encoder:
@@ -109,14 +109,14 @@ def encoder_for(accept: str) -> Encoder:
 def test_every_scrape_has_the_bytes_of_prometheus_client(accept: str, scrapes: list[list[BatchState]]) -> None:
     encoder, exposition = encoder_for(accept), Exposition()
     for states in scrapes:
-        # The second time it is told of batches that have not changed.
-        for told in (snapshot(states), snapshot(states)):
-            assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+        # The second time the batches have not changed.
+        for polled in (snapshot(states), snapshot(states)):
+            assert by_us(exposition, polled, encoder) == by_prometheus_client(polled, encoder)
 
 
 @unhurried
 @given(STATES, STATES)
-def test_what_has_changed_is_told_anew(before: BatchState, after: BatchState) -> None:
+def test_what_has_changed_is_reported_anew(before: BatchState, after: BatchState) -> None:
     encoder, exposition = encoder_for(TEXT), Exposition()
     for field in ("reading", "failure", "accepted", "superseded", "watched"):
         change = {field: getattr(after, field)}
@@ -128,12 +128,12 @@ def test_what_has_changed_is_told_anew(before: BatchState, after: BatchState) ->
 @pytest.mark.parametrize("accept", ACCEPTED)
 def test_many_batches_have_the_bytes_of_prometheus_client(accept: str) -> None:
     # So many that a family has several blocks; every seventh is not known, so that families have gaps.
-    told = snapshot(
+    polled = snapshot(
         BatchState(watched=Watched(ref(number)), failure=Reason.NOT_FOUND) if number % 7 == 0 else finished(number)
         for number in range(1100)
     )
     encoder, exposition = encoder_for(accept), Exposition()
-    assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+    assert by_us(exposition, polled, encoder) == by_prometheus_client(polled, encoder)
 
 
 @pytest.mark.parametrize("accept", ACCEPTED)
@@ -143,13 +143,13 @@ def test_other_families_are_those_of_prometheus_client(accept: str) -> None:
     Gauge("free_bytes", "", registry=registry).set(float("nan"))
     Histogram("seconds", "", registry=registry).observe(0.7)
     Info("build", "", registry=registry).info({"version": "é\\\n"})
-    encoder, told = encoder_for(accept), snapshot([finished(1)])
-    encoded = b"".join(Exposition().encode(told, Families(registry.collect()), encoder))
-    assert encoded == encoder(Families(batch_families(told), registry.collect()))
+    encoder, polled = encoder_for(accept), snapshot([finished(1)])
+    encoded = b"".join(Exposition().encode(polled, Families(registry.collect()), encoder))
+    assert encoded == encoder(Families(batch_families(polled), registry.collect()))
 
 
 @pytest.mark.parametrize("accept", ACCEPTED)
-def test_nothing_to_tell_has_the_bytes_of_prometheus_client(accept: str) -> None:
+def test_an_empty_scrape_has_the_bytes_of_prometheus_client(accept: str) -> None:
     encoder, nothing = encoder_for(accept), snapshot([])
     assert by_us(Exposition(), nothing, encoder) == by_prometheus_client(nothing, encoder)
     assert b"".join(Exposition().encode(nothing, Families(), encoder)) == encoder(Families())
@@ -172,9 +172,9 @@ def test_a_format_that_is_not_known_is_left_to_its_encoder(change: Callable[[byt
     def encoder(families: Collector) -> bytes:
         return change(generate_latest(families))
 
-    told = snapshot([replace(finished(1), watched=Watched(ref(1), 'a "feed"'))])
+    polled = snapshot([replace(finished(1), watched=Watched(ref(1), 'a "feed"'))])
     exposition = Exposition()
-    assert by_us(exposition, told, encoder) == by_prometheus_client(told, encoder)
+    assert by_us(exposition, polled, encoder) == by_prometheus_client(polled, encoder)
 
 
 @pytest.mark.parametrize("accept", [accept for accept in ACCEPTED if "dots" not in accept and "values" not in accept])
@@ -186,8 +186,8 @@ def test_the_formats_of_prometheus_are_encoded_here(accept: str) -> None:
         families_encoded.append(sum(len(family.samples) for family in collected))
         return encoder_for(accept)(Families(collected))
 
-    told = snapshot(map(finished, range(100)))
-    assert by_us(Exposition(), told, encoder) == by_prometheus_client(told, encoder_for(accept))
+    polled = snapshot(map(finished, range(100)))
+    assert by_us(Exposition(), polled, encoder) == by_prometheus_client(polled, encoder_for(accept))
     # The heads have no samples.
     assert max(families_encoded) < 20
 
@@ -203,7 +203,7 @@ def test_only_what_has_changed_is_encoded_again() -> None:
     assert [after[ref(number)] is before[ref(number)] for number in range(3)] == [True, False, True]
 
 
-def test_what_is_told_no_more_is_forgotten() -> None:
+def test_what_is_reported_no_more_is_forgotten() -> None:
     exposition = Exposition()
     by_us(exposition, snapshot(map(finished, range(3))), encoder_for(TEXT))
     by_us(exposition, snapshot([finished(1)]), encoder_for(TEXT))
@@ -213,8 +213,8 @@ def test_what_is_told_no_more_is_forgotten() -> None:
 
 
 def test_no_block_holds_the_lines_of_more_than_a_thousand_batches() -> None:
-    told = snapshot(map(finished, range(1100)))
-    blocks = [*Exposition().encode(told, Families(), encoder_for(TEXT))]
+    polled = snapshot(map(finished, range(1100)))
+    blocks = [*Exposition().encode(polled, Families(), encoder_for(TEXT))]
     lines_of_a_batch = len(BatchStatus)
     assert max(block.count(b"\n") for block in blocks) == 1000 * lines_of_a_batch
 
@@ -224,8 +224,8 @@ def test_threads_share_what_is_remembered() -> None:
     scrapes = [snapshot(map(finished, range(start, start + 200))) for start in range(0, 100, 5)]
     encoder = encoder_for(OPENMETRICS)
     with ThreadPoolExecutor(8) as threads:
-        encoded = list(threads.map(lambda told: by_us(exposition, told, encoder), scrapes * 3))
-    assert encoded == [by_prometheus_client(told, encoder) for told in scrapes] * 3
+        encoded = list(threads.map(lambda polled: by_us(exposition, polled, encoder), scrapes * 3))
+    assert encoded == [by_prometheus_client(polled, encoder) for polled in scrapes] * 3
 
 
 @unhurried

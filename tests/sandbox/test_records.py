@@ -208,7 +208,7 @@ def test_a_file_that_unpacks_to_too_much_is_given_up(monkeypatch: pytest.MonkeyP
     assert imported(content) == ImportResult(status="error")
 
 
-def test_an_import_stops_when_it_is_told_to() -> None:
+def test_an_import_stops_when_it_is_reported_to() -> None:
     answers = iter([False, False, True])
     assert imported(gzip.compress(lines(*[RECORD] * 10)), is_stopping=lambda: next(answers)) is None
     assert list(answers) == []

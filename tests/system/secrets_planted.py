@@ -69,10 +69,10 @@ class Search:
         """Name the secrets of which a part stands in a text."""
         return {name for line in text.splitlines() for name in self._secrets_in_line(line)}
 
-    def leaks(self, told: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-        """Name the secrets of which a part stands in one of the texts, by where it was told."""
+    def leaks(self, outputs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+        """Name the secrets of which a part stands in one of the texts, by where it was output."""
         found: dict[str, set[str]] = {}
-        for where, text in told:
+        for where, text in outputs:
             if names := self.secrets_in(text):
                 found.setdefault(where, set()).update(names)
         return found

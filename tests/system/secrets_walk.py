@@ -1,4 +1,4 @@
-"""The real program, at every log level, led through all that can go wrong; what it told and what it sent is kept."""
+"""The real program, at every log level, led through all that can go wrong; its outputs and requests are kept."""
 
 import asyncio
 import json
@@ -100,10 +100,10 @@ BAD_SECRET_FILES: Mapping[str, bytes] = {
 
 @dataclass
 class Evidence:
-    """What was told, each text with its place, and what was sent.
+    """What was output, each text with its place, and what was sent.
 
     Attributes:
-        told: Pages and logs.
+        outputs: Pages and logs.
         metrics: The pages of the metrics alone.
         logs: The logs, by level and format.
         direct: What came to the API.
@@ -114,7 +114,7 @@ class Evidence:
 
     """
 
-    told: list[tuple[str, str]] = field(default_factory=list)
+    outputs: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
     direct: Recorder = field(init=False)
@@ -125,11 +125,11 @@ class Evidence:
 
 
 class Exporter:
-    """One running exporter, and all that it has told."""
+    """One running exporter, and everything that it has output."""
 
     def __init__(self, program: Program, folder: Folder) -> None:
         self.program = program
-        self.told: list[tuple[str, str]] = []
+        self.outputs: list[tuple[str, str]] = []
         self.metrics: list[str] = []
         self._port = wait_for("the exporter to listen", lambda: listening_port(program), programs=[program])
         self._context = folder.client_context(with_certificate=False)
@@ -145,7 +145,7 @@ class Exporter:
             method, f"https://127.0.0.1:{self._port}{path}", headers=headers, timeout=PATIENCE, allow_redirects=False
         )
         status = f"{response.status_code} {response.reason}"
-        self.told.append((f"{method} {path}", f"{status}\n{response.headers}\n{response.text}"))
+        self.outputs.append((f"{method} {path}", f"{status}\n{response.headers}\n{response.text}"))
         return response
 
     def scrape(self, *, timeout: float = PATIENCE, accept: str = "*/*", encoding: str = "gzip") -> None:
@@ -179,14 +179,14 @@ class Exporter:
         for sent in NO_REQUESTS:
             with socket.create_connection(("127.0.0.1", self._port), PATIENCE) as connection:
                 # In plain text it is no TLS handshake either.
-                self.told.append(("no handshake", exchange(connection, sent)))
+                self.outputs.append(("no handshake", exchange(connection, sent)))
             with (
                 socket.create_connection(("127.0.0.1", self._port), PATIENCE) as connection,
                 self._context.wrap_socket(connection, server_hostname="localhost") as encrypted,
             ):
                 answer = exchange(encrypted, sent)
                 assert answer.startswith("HTTP/1.0 400 Bad Request"), answer
-                self.told.append(("no request", answer))
+                self.outputs.append(("no request", answer))
 
     def hang_up(self) -> None:
         self._session.close()
@@ -436,7 +436,7 @@ class Walk:
         self._everywhere(Exporter.scrape)
 
     def _no_http(self) -> None:
-        """Answers that the sandbox can not give: secrets in status lines, headers, chunks and garbage."""
+        """Answers that the sandbox cannot give: secrets in status lines, headers, chunks and garbage."""
         said = f"{FOREIGN} {UPLOAD_PATH}"
         replies = (
             f"HTTP/1.1 503 {said}\r\nContent-Length: 0\r\n\r\n",
@@ -550,10 +550,10 @@ class Walk:
     def _collect(self) -> None:
         evidence = self.evidence
         for (level, form), exporter in zip(LEVELS, self._exporters, strict=True):
-            evidence.told += exporter.told
+            evidence.outputs += exporter.outputs
             evidence.metrics += exporter.metrics
             evidence.logs[level, form] = log = exporter.program.output()
-            evidence.told += [(f"log {level} {form}: {line}", line) for line in log.splitlines()]
+            evidence.outputs += [(f"log {level} {form}: {line}", line) for line in log.splitlines()]
         evidence.connects = [*self._proxy.heads, *self._refusing.heads]
         evidence.strays = self._stray.heads
         evidence.keys = {HASH[7:]: "hash of the web config"} | {

@@ -256,7 +256,7 @@ def test_the_batches_are_sorted_by_a_number_that_is_not_shown() -> None:
     *_, sort, organize = panel["transformations"]
     assert sort["options"]["sort"] == [{"field": "Value #rank", "desc": True}]
     assert organize["options"]["excludeByName"] == {"Value #rank": True}
-    # That would sort anew.
+    # That would change the order.
     assert panel["options"]["sortBy"] == []
 
 
@@ -363,7 +363,7 @@ def test_the_documented_commands_copy_what_grafana_needs(tmp_path: Path) -> None
     ]
 
 
-def test_a_url_that_is_not_of_prometheus_is_told_in_one_line() -> None:
+def test_a_url_that_is_not_of_prometheus_is_reported_in_one_line() -> None:
     command = [sys.executable, "-m", "grafana.evaluation", "--prometheus-url=http://127.0.0.1:1"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)

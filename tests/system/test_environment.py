@@ -54,7 +54,7 @@ class Clone:
         return self.path / ".venv" / "bin" / "python"
 
     def environment(self) -> dict[str, str]:
-        # `make test VENV=...` hands its arguments down, and the environment there is not the one to be made anew here.
+        # `make test VENV=...` hands its arguments down, and that environment must not be recreated here.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         return {**inherited, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index)}
 
@@ -200,7 +200,7 @@ def with_a_broken_stamp(clone: Clone) -> None:
 
 
 @slow
-def test_an_environment_that_is_not_right_is_made_anew(clone: Clone) -> None:
+def test_an_environment_that_is_not_right_is_recreated(clone: Clone) -> None:
     assert clone.make("demo").returncode == 0
     for damage in (
         without_pip,

@@ -104,7 +104,7 @@ def test_a_reading_ends_with_the_service_or_its_config(*, reloads: bool) -> None
         if reloads:
             service._apply(config.model_copy(update={"recheck_finished": 5.0}))
             wait_until(lambda: child.returncode is not None)
-            # It is read anew, by the new config.
+            # It is read again, by the new config.
             service.poller.poll(time.monotonic() + 60)
             wait_until(lambda: server.logs_asked == 2)
         service.poller.stop()

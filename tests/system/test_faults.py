@@ -94,10 +94,10 @@ def outcomes(exporter: Exporter) -> tuple[dict[str, str], float | None]:
     reasons = {}
     for labels in samples.get("sitecore_cdp_batch_poll_failure", {}):
         reasons[dict(labels)["ref"]] = dict(labels)["reason"]
-    told = {dict(labels)["ref"] for labels in samples.get("sitecore_cdp_batch_total_records", {})}
+    with_values = {dict(labels)["ref"] for labels in samples.get("sitecore_cdp_batch_total_records", {})}
     for ref in REFS:
         success = samples["sitecore_cdp_batch_poll_success"][frozenset({("ref", ref)})]
-        assert (success == 1) == (ref not in reasons) == (ref in told)
+        assert (success == 1) == (ref not in reasons) == (ref in with_values)
     return {ref: reasons.get(ref, "ok") for ref in REFS}, samples["sitecore_cdp_up"].get(frozenset())
 
 
@@ -143,7 +143,7 @@ def wait_until_at_rest(exporter: Exporter, at_rest: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("fault", "reason", "up"), FAULTS, ids=[str(fault) for fault, _, _ in FAULTS])
-def test_a_fault_is_told_of_its_batch_and_ends_without_a_trace(
+def test_a_fault_is_reported_of_its_batch_and_ends_without_a_trace(
     sandbox: Sandbox, exporter: Exporter, at_rest: tuple[int, int], fault: faults.Fault, reason: str, up: int
 ) -> None:
     assert outcomes(exporter) == (HEALTHY, 1)

@@ -1,4 +1,4 @@
-"""The health check of the image finds the exporter, however that is told to listen. `.ci/build-image` runs it there."""
+"""The image's health check finds the exporter, wherever that listens. `.ci/build-image` runs it there."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("web_config", ["", MUTUAL_TLS, USERS], ids=["plain", "client certificates", "passwords"])
-def test_the_health_check_tells_whether_the_exporter_runs_whatever_its_web_config(
+def test_the_health_check_shows_whether_the_exporter_runs_whatever_its_web_config(
     web_config: str, free_port: int, tmp_path: Path
 ) -> None:
     _, *flags = command("ENTRYPOINT")

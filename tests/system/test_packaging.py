@@ -75,7 +75,7 @@ def test_what_is_tested_is_what_is_shipped(name: str) -> None:
     assert pins == {key: str(tested[key][0].specifier) for key in pins}
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     headings = re.findall(r"^## \[?v?(\d+\.\d+\.\d+[^\s\]]*)", read("CHANGELOG.md"), flags=re.MULTILINE)
     assert headings[0] == __version__
 

@@ -1,4 +1,4 @@
-"""docs/runbook.md has a section for every alert and every cause, and what it tells people to run works.
+"""docs/runbook.md has a section for every alert and every cause, and its commands work.
 
 Its amtool lines and its PromQL are run in e2e/test_runbook.py.
 """
@@ -61,7 +61,7 @@ def test_the_link_of_an_alert_leads_to_its_section(rule: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("alert", ALERT_NAMES)
-def test_a_section_tells_what_it_means_how_to_look_what_to_do_and_what_not(alert: str) -> None:
+def test_a_section_shows_what_it_means_how_to_look_what_to_do_and_what_not(alert: str) -> None:
     assert re.findall(r"(?m)^\*\*(.*?)\*\*", section(alert)) == PARTS
 
 
@@ -159,7 +159,7 @@ def test_a_batch_without_an_error_log_is_told_in_one_line(tmp_path: Path) -> Non
     assert not (tmp_path / "rejected-records.jsonl").exists()
 
 
-def test_the_command_without_credentials_tells_that_the_way_is_good(tmp_path: Path) -> None:
+def test_the_command_without_credentials_shows_that_the_way_is_good(tmp_path: Path) -> None:
     [command] = [block.text for block in blocks(RUNBOOK) if "--write-out" in block.text]
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         shown = run_bash(f"API={sandbox.base_url} REF={REF}\n{command}", home=tmp_path)

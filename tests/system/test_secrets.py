@@ -1,4 +1,4 @@
-"""No secret is told anywhere, and nothing but GET is sent, whatever goes wrong."""
+"""No secret is leaked, and nothing but GET is sent, whatever goes wrong."""
 
 import asyncio
 import base64
@@ -75,7 +75,7 @@ def _process_as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "text",
     [
         pytest.param(core("API token"), id="plain"),
         pytest.param(core("API token")[3:11] + "…", id="truncated"),
@@ -88,8 +88,8 @@ def _process_as_before() -> Iterator[None]:
         ),
     ],
 )
-def test_the_search_finds_a_secret_in_any_form(told: str) -> None:
-    assert Search().leaks([("here", f"one line\nand: {told}\n"), ("there", "nothing")]) == {"here": {"API token"}}
+def test_the_search_finds_a_secret_in_any_form(text: str) -> None:
+    assert Search().leaks([("here", f"one line\nand: {text}\n"), ("there", "nothing")]) == {"here": {"API token"}}
 
 
 # The real program
@@ -98,8 +98,8 @@ walking = pytest.mark.slow(reason="leads four exporters, one for each log level,
 
 
 @walking
-def test_no_page_and_no_log_tells_a_secret(evidence: Evidence) -> None:
-    assert Search(evidence.keys).leaks(evidence.told) == {}
+def test_no_page_and_no_log_leaks_a_secret(evidence: Evidence) -> None:
+    assert Search(evidence.keys).leaks(evidence.outputs) == {}
 
 
 @walking
@@ -113,8 +113,8 @@ def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> 
     ]
     failures = [sample.labels for sample in samples if sample.name == "sitecore_cdp_batch_poll_failure"]
     assert {labels["reason"] for labels in failures} == {f"{reason}" for reason in Reason}
-    told = [line for line in evidence.logs["debug", "logfmt"].splitlines() if "a batch cannot be read" in line]
-    assert {labels["ref"] for labels in failures} == {ref for line in told for ref in re.findall(r"ref=(\S+)", line)}
+    outputs = [line for line in evidence.logs["debug", "logfmt"].splitlines() if "a batch cannot be read" in line]
+    assert {labels["ref"] for labels in failures} == {ref for line in outputs for ref in re.findall(r"ref=(\S+)", line)}
     lists = {sample.labels["reason"] for sample in samples if sample.name == "sitecore_cdp_discovery_failure"}
     assert lists >= {"bad_response", "http_error"}
     files = {
@@ -127,8 +127,8 @@ def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> 
         log = evidence.logs[level, form]
         assert log.count("the config is not reloaded") > len(BAD_CONFIGS)
         assert log.count("the web config is not reloaded") > len(BAD_WEB_CONFIGS)
-        faults_told = [line for line in log.splitlines() if "a fault of the exporter: please report it" in line]
-        assert {found for line in faults_told for found in re.findall(r"\w+Error\b", line)} == {"RuntimeError"}
+        faults_logged = [line for line in log.splitlines() if "a fault of the exporter: please report it" in line]
+        assert {found for line in faults_logged for found in re.findall(r"\w+Error\b", line)} == {"RuntimeError"}
         assert ("level=debug" in log) is (level == "debug")
 
 
@@ -154,7 +154,7 @@ def test_credentials_go_to_the_api_and_to_nobody_else(evidence: Evidence) -> Non
         basic(planted.ENVIRONMENT_KEY, planted.ENVIRONMENT_TOKEN),
     }
     assert not [request for request in sent if "proxy-authorization" in request.headers]
-    # A proxy gets its own credentials, and passes on what it can not read.
+    # A proxy gets its own credentials, and passes on what it cannot read.
     assert len(evidence.connects) >= 3 * len(LEVELS)
     for head in evidence.connects:
         # By name for the proxy of the environment, which loopback does not take.
@@ -187,7 +187,7 @@ def test_the_walk_came_by_error_logs_that_were_read_and_others(evidence: Evidenc
     }
 
 
-def test_the_demo_tells_no_secret(tmp_path: Path) -> None:
+def test_the_demo_leaks_no_secret(tmp_path: Path) -> None:
     environment = {
         "SITECORE_CDP_API_TOKEN": planted.ENVIRONMENT_TOKEN,
         "HTTP_PROXY": f"http://{planted.ENVIRONMENT_PROXY_CREDENTIALS}@127.0.0.1:{closed_port()}",
@@ -203,12 +203,12 @@ def test_the_demo_tells_no_secret(tmp_path: Path) -> None:
             return [batch["location"]["href"] for batch in batches]
 
         urls = wait_for("an upload", presigned, programs=[demo.program])
-        told = [session.get(f"{demo.url}{path}", timeout=PATIENCE).text for path in ("/metrics", "/", "/metrics")]
-        told.append(demo.program.output())
+        outputs = [session.get(f"{demo.url}{path}", timeout=PATIENCE).text for path in ("/metrics", "/", "/metrics")]
+        outputs.append(demo.program.output())
     signatures = {href.partition("Signature=")[2]: "presigned URL" for href in urls}
     assert all(signatures)
-    assert "sitecore_cdp_batch_status" in told[0]
-    assert Search(signatures).leaks([("demo", text) for text in told]) == {}
+    assert "sitecore_cdp_batch_status" in outputs[0]
+    assert Search(signatures).leaks([("demo", text) for text in outputs]) == {}
 
 
 # The command
@@ -228,16 +228,16 @@ def write_config(directory: Path) -> Path:
 
 def run(capsys: pytest.CaptureFixture[str], flags: list[str]) -> tuple[int, list[tuple[str, str]]]:
     """Run the command in all ways to log, and return its exit status and what it printed."""
-    told, statuses = [], set()
+    outputs, statuses = [], set()
     for level, form in itertools.product(LOG_LEVELS, ("logfmt", "json")):
         try:
             status = main([*flags, f"--log.level={level}", f"--log.format={form}"])
         except SystemExit as ended:
             status = int(ended.code or 0)
         statuses.add(status)
-        told.append((f"{level} {form}", "".join(capsys.readouterr())))
+        outputs.append((f"{level} {form}", "".join(capsys.readouterr())))
     (status,) = statuses
-    return status, told
+    return status, outputs
 
 
 @pytest.fixture
@@ -266,58 +266,58 @@ def flags_of(folder: Folder) -> list[str]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_the_command_tells_no_secret(
+def test_the_command_leaks_no_secret(
     folder: Folder, capsys: pytest.CaptureFixture[str], flags: list[str], status: int, said: str
 ) -> None:
-    ended, told = run(capsys, [*flags_of(folder), *flags])
+    ended, outputs = run(capsys, [*flags_of(folder), *flags])
     assert ended == status
-    assert all(said in text for _, text in told)
-    assert Search(HASHED).leaks(told) == {}
+    assert all(said in text for _, text in outputs)
+    assert Search(HASHED).leaks(outputs) == {}
 
 
-def test_a_port_in_use_tells_no_secret(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_leaks_no_secret(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, told = run(capsys, [*flags_of(folder), f"--web.listen-address=127.0.0.1:{taken.getsockname()[1]}"])
+        status, outputs = run(capsys, [*flags_of(folder), f"--web.listen-address=127.0.0.1:{taken.getsockname()[1]}"])
     assert status == 1
-    assert all("cannot listen on" in text for _, text in told)
-    assert Search(HASHED).leaks(told) == {}
+    assert all("cannot listen on" in text for _, text in outputs)
+    assert Search(HASHED).leaks(outputs) == {}
 
 
 @pytest.mark.parametrize("flags", [[], ["--config.check"]], ids=["start", "check"])
 @pytest.mark.parametrize("mistake", BAD_CONFIGS)
-def test_a_bad_config_tells_no_secret(
+def test_a_bad_config_leaks_no_secret(
     folder: Folder, capsys: pytest.CaptureFixture[str], mistake: str, flags: list[str]
 ) -> None:
     content = BAD_CONFIGS[mistake].encode(errors="surrogateescape")
     (folder.path / "config.yaml").write_bytes(content)
-    status, told = run(capsys, [*flags_of(folder), *flags])
+    status, outputs = run(capsys, [*flags_of(folder), *flags])
     assert status == 1
-    assert all("config.yaml:" in text for _, text in told)
-    assert Search(HASHED).leaks(told) == {}
+    assert all("config.yaml:" in text for _, text in outputs)
+    assert Search(HASHED).leaks(outputs) == {}
 
 
 @pytest.mark.parametrize("flags", [[], ["--config.check"]], ids=["start", "check"])
 @pytest.mark.parametrize("mistake", BAD_WEB_CONFIGS)
-def test_a_bad_web_config_tells_no_secret(
+def test_a_bad_web_config_leaks_no_secret(
     folder: Folder, capsys: pytest.CaptureFixture[str], mistake: str, flags: list[str]
 ) -> None:
     folder.write(BAD_WEB_CONFIGS[mistake])
-    status, told = run(capsys, [*flags_of(folder), *flags])
+    status, outputs = run(capsys, [*flags_of(folder), *flags])
     assert status == 1
-    assert all("web.yml:" in text for _, text in told)
-    assert Search(HASHED).leaks(told) == {}
+    assert all("web.yml:" in text for _, text in outputs)
+    assert Search(HASHED).leaks(outputs) == {}
 
 
-def test_a_fault_in_telling_a_mistake_tells_no_secret(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_while_reporting_a_mistake_leaks_no_secret(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The traceback of an error that nobody has foreseen comes with those before it."""
     monkeypatch.setattr(config_problems, "EXPECTED", {})
     text = (folder.path / "config.yaml").read_text(encoding="utf-8")
     (folder.path / "config.yaml").write_text(f"{text}retention: []\n", encoding="utf-8")
     with pytest.raises(KeyError) as caught:
         main(flags_of(folder))
-    told = "".join(traceback.format_exception(caught.value))
-    assert "ValidationError" in told
-    assert Search(HASHED).leaks([("traceback", told)]) == {}
+    outputs = "".join(traceback.format_exception(caught.value))
+    assert "ValidationError" in outputs
+    assert Search(HASHED).leaks([("traceback", outputs)]) == {}
 
 
 # Objects
@@ -410,5 +410,5 @@ def test_no_object_shows_a_secret(folder: Folder) -> None:
         *("PollError", "WebConfig", "TlsServerConfig", "Passwords", "WebSecurity", "WebConfigFile"),
         *("YamlDocument", "YamlMapping", "YamlList", "YamlProblem", "Place", "ParsedWebConfig"),
     }
-    told = [(kind, text) for kind, texts in found.items() for text in texts]
-    assert Search(HASHED | {key: "key of the server"}).leaks(told) == {}
+    outputs = [(kind, text) for kind, texts in found.items() for text in texts]
+    assert Search(HASHED | {key: "key of the server"}).leaks(outputs) == {}

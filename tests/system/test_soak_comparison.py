@@ -68,14 +68,14 @@ def test_the_sample_of_another_does_not_count(stored: Life) -> None:
         pytest.param(SCRAPES, 10.0, 11.0, Verdict.SHORT, id="as long as the interval"),
         pytest.param(SCRAPES, 10.05, 11.08, Verdict.BETWEEN_SCRAPES, id="the only scrape ends after it"),
         pytest.param(SCRAPES, 10.05, 11.11, Verdict.MISSING, id="a scrape just fits"),
-        pytest.param(SHARING, 10.6, 11.7, Verdict.BETWEEN_SCRAPES, id="the only scrape may tell what was before"),
+        pytest.param(SHARING, 10.6, 11.7, Verdict.BETWEEN_SCRAPES, id="the only scrape may show an earlier state"),
         pytest.param(SHARING, 10.5, 11.6, Verdict.MISSING, id="a scrape and its poll just fit"),
         pytest.param(SHARING, 10.6, 12.2, Verdict.MISSING, id="the second scrape and its poll fit"),
         pytest.param(SCRAPES, 10.5, 59.0, Verdict.MISSING, id="many scrapes fit"),
         pytest.param(SCRAPES, 70.0, 90.0, Verdict.BETWEEN_SCRAPES, id="nobody scraped any more"),
     ],
 )
-def test_a_life_without_a_scrape_is_told_apart(
+def test_a_life_without_a_scrape_is_recognized(
     scrapes: Sequence[Scrape], since: float, until: float, verdict: Verdict
 ) -> None:
     assert comparison(scrapes=scrapes).judge(Life(REF, "processing", since, until)) is verdict
@@ -111,7 +111,7 @@ LATE = tuple(Scrape(scrape.oldest, scrape.began, scrape.ended, is_late=True) for
         pytest.param([*LATE[:11], *SCRAPES[11:14], *LATE[14:]], Verdict.MISSING, id="all but those within"),
     ],
 )
-def test_a_scrape_that_tells_that_it_is_late_is_told_apart(scrapes: Sequence[Scrape], verdict: Verdict) -> None:
+def test_a_scrape_that_shows_that_it_is_late_is_recognized(scrapes: Sequence[Scrape], verdict: Verdict) -> None:
     assert comparison(scrapes=scrapes).judge(Life(REF, "processing", 10.5, 13.9)) is verdict
     fault = [Span(9.0, 15.0)]
     assert comparison(scrapes=scrapes, faults=fault).judge(Life(REF, "processing", 10.5, 13.9)) is Verdict.IN_A_FAULT
@@ -147,8 +147,8 @@ def test_each_verdict_is_counted_for_what_lasted_longer_than_the_interval() -> N
     ],
 )
 def test_counts_are_those_of_the_api(stored: float | None, expected: float | None, wrong: bool) -> None:  # noqa: FBT001  A column of the table.
-    told = [(REF, TOTAL, expected, stored)] if wrong else []
-    assert comparison(total=stored).wrong_counts({(REF, TOTAL): expected}) == told
+    wrong_counts = [(REF, TOTAL, expected, stored)] if wrong else []
+    assert comparison(total=stored).wrong_counts({(REF, TOTAL): expected}) == wrong_counts
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_counts_are_those_of_the_api(stored: float | None, expected: float | Non
     [
         pytest.param("processing", 12.0, False, id="while it was"),
         pytest.param("processing", 10.0, False, id="from a moment before, by a scrape that went on"),
-        pytest.param("processing", 15.0, True, id="an old state that is told again"),
+        pytest.param("processing", 15.0, True, id="an old state that is wrong_counts again"),
         pytest.param("processing", 5.0, True, id="before it was"),
         pytest.param("success", 12.0, True, id="finished too early"),
         pytest.param("success", 55.0, False, id="remembered after the API has forgotten it"),
@@ -170,7 +170,7 @@ def test_a_sample_needs_a_life(status: str, moment: float, unfounded: bool) -> N
     assert compared.unfounded(lives, FINISHED) == ([(REF, status, moment)] if unfounded else [])
 
 
-def test_a_shared_poll_may_tell_what_was_before() -> None:
+def test_a_shared_poll_may_show_what_was_before() -> None:
     lives = [Life(REF, "processing", 10.0, 13.6)]
     assert comparison(14.0, scrapes=SHARING).unfounded(lives, FINISHED) == []
     assert comparison(15.0, scrapes=SHARING).unfounded(lives, FINISHED) == [(REF, "processing", 15.0)]
@@ -195,7 +195,7 @@ def batches(draw: st.DrawFn) -> list[Life]:
 
 
 def faithful(lives: list[Life], scrapes: Sequence[Scrape]) -> Stored:
-    """Store what a Prometheus does whose exporter tells what is, at the end of each scrape."""
+    """Store what a Prometheus stores if its exporter shows the current state at the end of each scrape."""
     statuses: dict[tuple[str, str], list[float]] = {}
     for scrape in scrapes:
         for life in lives:

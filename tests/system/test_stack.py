@@ -81,7 +81,7 @@ def run_stack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     ],
     ids=["none", "Alertmanager only", "Prometheus only"],
 )
-def test_a_missing_program_is_told_with_its_package_and_nothing_is_started(
+def test_a_missing_program_is_reported_with_its_package_and_nothing_is_started(
     run_stack: RunStack, there: list[str], missing: str, package: str, tmp_path: Path
 ) -> None:
     for name in there:
@@ -93,7 +93,7 @@ def test_a_missing_program_is_told_with_its_package_and_nothing_is_started(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(there)
 
 
-def test_a_folder_that_can_not_be_made_is_told_in_one_line(run_stack: RunStack, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_made_is_reported_in_one_line(run_stack: RunStack, tmp_path: Path) -> None:
     for name in ("prometheus", "prometheus-alertmanager"):
         stand_in(tmp_path, name)
     file = tmp_path / "file"
@@ -127,7 +127,7 @@ def exporter(command: str, log: Path) -> Iterator[Server]:
         yield Server("exporter", Program(process, log), "http://127.0.0.1:1/")
 
 
-def test_an_exporter_that_ends_before_it_tells_of_its_sandbox_is_told(
+def test_an_exporter_that_ends_before_it_prints_its_sandbox_is_reported(
     stopping: threading.Event, tmp_path: Path
 ) -> None:
     log = tmp_path / "exporter.log"

@@ -99,7 +99,7 @@ def test_the_sbom_names_all_that_is_shipped_and_nothing_else(sbom: dict[str, Any
 
 
 @pytest.mark.slow(reason="seconds of reading the metadata of 100 packages")
-def test_the_sbom_tells_who_needs_whom(sbom: dict[str, Any]) -> None:
+def test_the_sbom_shows_who_needs_whom(sbom: dict[str, Any]) -> None:
     root = sbom["metadata"]["component"]
     assert (root["name"], root["version"]) == ("sitecore-cdp-batch-exporter", __version__)
     needs = {entry["ref"]: entry.get("dependsOn", []) for entry in sbom["dependencies"]}

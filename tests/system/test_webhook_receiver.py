@@ -85,12 +85,12 @@ def test_how_an_alert_ended_depends_on_what_it_says(alert: dict[str, Any], text:
     assert describe(notification(alert))[1].startswith(f"    {text}")
 
 
-def test_all_alerts_of_a_group_are_told() -> None:
+def test_all_alerts_of_a_group_are_reported() -> None:
     lines = describe(notification(FIRING, FIRING | {"status": "resolved"}))
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["FIRING", "RESOLVED"]
 
 
-def test_an_alert_with_nothing_but_a_name_is_told() -> None:
+def test_an_alert_with_nothing_but_a_name_is_reported() -> None:
     assert describe(notification({"status": "firing", "labels": {"alertname": "Disk"}, "annotations": {}})) == [
         "FIRING Disk"
     ]
@@ -123,7 +123,7 @@ ANY_ALERT = st.dictionaries(
 
 
 @given(JSON | st.fixed_dictionaries({"alerts": st.lists(ANY_ALERT) | JSON}))
-def test_whatever_comes_is_told_in_printable_lines_or_refused(body: object) -> None:
+def test_whatever_comes_is_reported_in_printable_lines_or_refused(body: object) -> None:
     try:
         lines = describe(body)
     except ValueError as error:
@@ -217,7 +217,7 @@ def test_a_client_that_is_gone_is_no_news(program: Program) -> None:
     assert "Exception" not in program.output()
 
 
-def test_a_get_tells_that_it_is_there(url: str, shown: list[Sequence[str]]) -> None:
+def test_a_get_shows_that_it_is_there(url: str, shown: list[Sequence[str]]) -> None:
     assert requests.get(url, timeout=60).status_code == 200
     assert shown == []
 
@@ -236,7 +236,7 @@ def test_the_program_prints_alerts_at_once_and_ends_by_a_signal(program: Program
     ["9099", "127.0.0.1:", "127.0.0.1:port", "127.0.0.1:65536", f"127.0.0.1:{'9' * 5000}"],
     ids=["no host", "no port", "a word", "too large", "far too large"],
 )
-def test_a_wrong_address_is_told(address: str) -> None:
+def test_a_wrong_address_is_reported(address: str) -> None:
     command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -244,7 +244,7 @@ def test_a_wrong_address_is_told(address: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_that_is_taken_is_told(url: str) -> None:
+def test_an_address_that_is_taken_is_reported(url: str) -> None:
     address = url.removeprefix("http://").rstrip("/")
     command = [sys.executable, str(PROGRAM), f"--web.listen-address={address}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

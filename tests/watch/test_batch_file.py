@@ -1,4 +1,4 @@
-"""One batch file: which entries count, and how the mistakes in the others are told."""
+"""One batch file: which entries count, and how the mistakes in the others are failure."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_an_empty_file_is_an_empty_list(content: str) -> None:
         (REF, "[1]: duplicate ref with a different feed, labels or replaces; line 1 counts"),
     ],
 )
-def test_a_bad_entry_is_told_with_its_place_and_the_others_count(entry: str, error: str) -> None:
+def test_a_bad_entry_is_reported_with_its_place_and_the_others_count(entry: str, error: str) -> None:
     good = "- {ref: " + REF + ", feed: guests, labels: {team: crm}}\n"
     last = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
     batches, errors = parse(f"{good}- {entry}\n- {last}\n")
@@ -168,13 +168,15 @@ def test_a_bad_entry_does_not_take_the_place_of_a_good_one_with_its_ref() -> Non
         (rb'[{"feed": "\ud83d\ude00"}]', "1:14: not valid YAML: found invalid Unicode character escape code"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_made_is_told_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_of_which_nothing_can_be_made_is_reported_in_one_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "tonight.yaml"
     path.write_bytes(content)
-    told = failure_of(path)
-    assert told.startswith(f"{path}:{message}")
-    assert told.isprintable()
-    assert "hunter2" not in told
+    failure = failure_of(path)
+    assert failure.startswith(f"{path}:{message}")
+    assert failure.isprintable()
+    assert "hunter2" not in failure
 
 
 def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:

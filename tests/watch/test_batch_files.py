@@ -118,7 +118,7 @@ def test_files_appear_change_and_vanish_with_one_line_for_each(folder: Folder, l
     assert log.lines() == []
 
 
-def test_an_empty_file_is_told_once(folder: Folder, log: Log) -> None:
+def test_an_empty_file_is_reported_once(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", "")
     for _ in range(3):
         assert folder.watched() == []
@@ -170,7 +170,7 @@ def test_a_file_that_was_touched_is_not_told_again(folder: Folder, log: Log, par
     assert (log.lines(), parsed) == ([], ["a.yaml"])
 
 
-def test_a_new_comment_is_not_told(folder: Folder, log: Log) -> None:
+def test_a_new_comment_is_not_logged(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", entry(1))
     folder.files.refresh()
     log.lines()
@@ -207,7 +207,7 @@ def test_a_file_that_was_never_good_has_no_batches_and_does_no_harm(folder: Fold
     assert [line.split()[0] for line in log.lines()] == ["ERROR", "INFO"]
 
 
-def test_good_entries_count_and_each_bad_one_is_told_once(folder: Folder, log: Log) -> None:
+def test_good_entries_count_and_each_bad_one_is_reported_once(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", entry(1) + "- x\n")
     for _ in range(3):
         assert folder.watched() == ["1 None"]
@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_read_keeps_its_content_and_is_tried_again(folder:
     assert log.lines() == ["INFO batch file loaded file=batches.d/a.yaml batches=1 errors=0"]
 
 
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, log: Log) -> None:
+def test_what_cannot_be_read_is_reported_in_one_line(tmp_path: Path, log: Log) -> None:
     (tmp_path / "a\nb").symlink_to("a\nb")
     (tmp_path / "folder").mkdir()
     (tmp_path / "large").write_bytes(b"#" * (MAX_FILE_BYTES + 1))

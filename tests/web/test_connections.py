@@ -64,7 +64,7 @@ def ask(connection: socket.socket, request: bytes = HEALTHY) -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Wait for what the server does next, and tell whether it was to close the connection."""
+    """Wait for the server's next action, and return whether it closed the connection."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:

@@ -68,6 +68,6 @@ def test_an_answer_is_packed_if_the_client_wants_it(accept_encoding: str, *, pac
     assert (gzip.decompress(body) if packed else body) == b"up 1\n"
 
 
-def test_caches_are_told_what_the_answer_depends_on() -> None:
+def test_caches_are_sent_what_the_answer_depends_on() -> None:
     _, headers = encode_as_asked(encode, {})
     assert headers["Vary"] == "Accept, Accept-Encoding"

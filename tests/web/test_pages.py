@@ -148,11 +148,11 @@ def test_the_page_refreshes_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"), [(None, "List of batches: read."), (Reason.TIMEOUT, "List of batches: not read (timeout).")]
+    ("failure", "shown"), [(None, "List of batches: read."), (Reason.TIMEOUT, "List of batches: not read (timeout).")]
 )
-def test_discovery_shows_whether_the_list_was_read(failure: Reason | None, told: str) -> None:
+def test_discovery_shows_whether_the_list_was_read(failure: Reason | None, shown: str) -> None:
     discovery = DiscoveryState(failure=failure, totals=None, dropped=0)
-    assert told in render(replace(snapshot(), discovery=discovery)).text
+    assert shown in render(replace(snapshot(), discovery=discovery)).text
     assert "List of batches" not in render(snapshot()).text
 
 

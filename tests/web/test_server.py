@@ -298,7 +298,7 @@ def test_the_query_of_metrics_is_ignored(process: Exporter, query: str) -> None:
     assert value(get(process, f"/batch/metrics{query}"), "sitecore_cdp_batch_status_code", ref=LISTED) == 5
 
 
-def test_answers_do_not_tell_what_they_are_made_with(process: Exporter) -> None:
+def test_answers_do_not_reveal_what_they_are_made_with(process: Exporter) -> None:
     for path in ("/", "/batch/metrics", "/-/healthy", "/nothing"):
         headers = get(process, path).headers
         assert headers["Server"] == "sitecore-cdp-batch-exporter"

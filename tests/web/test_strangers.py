@@ -362,7 +362,7 @@ def test_no_method_reflects_or_changes_anything(exporter: WebServerThread, metho
     assert is_served(exporter)
 
 
-# What answers tell of the server
+# What answers reveal about the server
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_what_config_files_and_batch_files_hold_stays_inside_of_its_label(tmp_pa
     elements = Elements(page)
     assert elements.found.isdisjoint({"script", "img", "onerror", "src"})
     assert "<script>alert(1)</script>" in elements.text
-    # No line was begun, and no terminal was told anything.
+    # No new line was started, and no control character reached a terminal.
     assert re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", log) is None
     assert all(line.startswith(b"time=") for line in log.splitlines())
 

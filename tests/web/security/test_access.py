@@ -47,7 +47,7 @@ def server(folder: Folder, nothing_is_left: None) -> Iterator[SecureServerThread
 
 
 class Comparisons:
-    """Counts what bcrypt is asked, and holds it up if it is told to."""
+    """Counts what bcrypt is asked, and holds it up on request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
@@ -330,9 +330,9 @@ def test_a_broken_file_keeps_the_passwords_and_shows(
             folder.changed()
             assert status(server, None) == 401
             assert status(server) == 200
-        [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert told.startswith(f"the web config is not reloaded: {folder.web_config}:")
-        assert "x5ecretx" not in told
+        [message] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert message.startswith(f"the web config is not reloaded: {folder.web_config}:")
+        assert "x5ecretx" not in message
         metrics = generate_latest(server.registry).decode()
         assert "sitecore_cdp_exporter_web_config_last_reload_successful 0.0" in metrics
     folder.write(f"basic_auth_users: {{{USER}: {hash_of(b'new')}}}")

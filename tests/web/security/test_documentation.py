@@ -77,8 +77,8 @@ def test_the_sample_of_mistakes_is_true() -> None:
     assert f"```text\n{raised.value}\n```" in TEXT
 
 
-def test_the_limits_are_told() -> None:
-    for told in (
+def test_the_limits_are_reported() -> None:
+    for limit in (
         f"{web.MAX_TLS_CONNECTIONS} TLS connections",
         f"{web.MAX_CONNECTIONS:,} without TLS",
         f"more than {connections.MAX_REQUEST // 1024} KiB",
@@ -87,4 +87,4 @@ def test_the_limits_are_told() -> None:
         f"A handshake may take {web.HANDSHAKE_SECONDS:.0f} seconds",
         f"with a cost from {MIN_COST} to {MAX_COST}",
     ):
-        assert told in TEXT
+        assert limit in TEXT

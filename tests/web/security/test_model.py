@@ -192,9 +192,9 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         ("a: b: c", "web.yml:1:5: not valid YAML"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(text: str, error: str) -> None:
-    [told] = errors(text)
-    assert error in told
+def test_a_mistake_is_reported_with_its_place(text: str, error: str) -> None:
+    [message] = errors(text)
+    assert error in message
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -217,9 +217,9 @@ def test_all_mistakes_are_told_at_once() -> None:
 )
 def test_what_no_password_can_match_is_refused_without_quoting_it(value: str) -> None:
     quoted = value.replace("\n", "\\n")
-    [told] = errors(f'basic_auth_users: {{a: "{quoted}"}}')
-    assert "expected a bcrypt hash" in told
-    assert SALT_AND_HASH[:8] not in told
+    [message] = errors(f'basic_auth_users: {{a: "{quoted}"}}')
+    assert "expected a bcrypt hash" in message
+    assert SALT_AND_HASH[:8] not in message
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_a_text_in_place_of_a_path_is_refused_without_quoting_it(key: str, style
     text = "tls_server_config:\n  client_auth_type: VerifyClientCertIfGiven\n" + "".join(
         f"  {name}: {value}" for name, value in paths.items()
     )
-    [told] = errors(text)
-    assert f"tls_server_config.{key}: expected the path of a file, not its content" in told
-    assert SECRET not in told
+    [message] = errors(text)
+    assert f"tls_server_config.{key}: expected the path of a file, not its content" in message
+    assert SECRET not in message
 
 
 def test_every_known_key_is_shown_by_its_name() -> None:
@@ -291,12 +291,12 @@ def test_no_repr_shows_hash_or_key() -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_no_text_makes_anything_but_a_config_or_told_mistakes(text: str, beginning: str) -> None:
-    told: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
     try:
         parse(beginning + text)
     except ConfigError as error:
-        told = error.errors
-    assert [line for line in told if not re.match(r"web\.yml:\d+:", line)] == []
+        lines = error.errors
+    assert [line for line in lines if not re.match(r"web\.yml:\d+:", line)] == []
 
 
 # The files that it names
@@ -338,17 +338,17 @@ def test_files_may_be_missing_in_a_check_but_not_be_wrong(folder: Folder) -> Non
 @pytest.mark.parametrize(
     ("name", "key", "line"), [("server.crt", "cert_file", 2), ("client_ca.crt", "client_ca_file", 5)]
 )
-def test_what_is_no_certificate_is_told(folder: Folder, content: str, name: str, key: str, line: int) -> None:
+def test_what_is_no_certificate_is_reported(folder: Folder, content: str, name: str, key: str, line: int) -> None:
     (folder.path / name).write_text(content, encoding="utf-8")
-    told = f"web.yml:{line}: tls_server_config.{key}: holds no certificate, or a broken one; expected PEM"
-    assert load_errors(folder) == [told]
+    message = f"web.yml:{line}: tls_server_config.{key}: holds no certificate, or a broken one; expected PEM"
+    assert load_errors(folder) == [message]
 
 
-def test_what_is_no_key_is_told(folder: Folder) -> None:
+def test_what_is_no_key_is_reported(folder: Folder) -> None:
     for content in ("", "garbage", (folder.path / "server.crt").read_text(encoding="ascii")):
         (folder.path / "server.key").write_text(content, encoding="ascii")
-        [told] = load_errors(folder)
-        assert told.startswith("web.yml:3: tls_server_config.key_file: holds no private key that can be read")
+        [message] = load_errors(folder)
+        assert message.startswith("web.yml:3: tls_server_config.key_file: holds no private key that can be read")
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(folder: Folder) -> None:
@@ -361,8 +361,8 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(folder: Fol
         serialization.BestAvailableEncryption(b"password"),
     )
     (folder.path / "server.key").write_bytes(encrypted)
-    [told] = load_errors(folder)
-    assert "holds no private key that can be read without a password" in told
+    [message] = load_errors(folder)
+    assert "holds no private key that can be read without a password" in message
 
 
 def test_the_key_of_another_certificate_is_refused(folder: Folder) -> None:
@@ -383,7 +383,7 @@ def test_what_is_no_file_or_too_large_is_refused(folder: Folder, name: str) -> N
         load_web_config(folder.web_config)
 
 
-def test_a_missing_web_config_is_told(tmp_path: Path) -> None:
+def test_a_missing_web_config_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_web_config(tmp_path / "none.yml")
     assert raised.value.errors == (f"{tmp_path}/none.yml: cannot be read: No such file or directory",)
@@ -406,7 +406,7 @@ def test_certificate_and_keys_may_stand_in_the_file(folder: Folder, inline: str)
     assert len(context.get_ca_certs()) == 1
 
 
-def test_where_there_are_no_files_in_memory_the_texts_are_told(
+def test_where_there_are_no_files_in_memory_the_texts_are_reported(
     folder: Folder, inline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "memfd_create")

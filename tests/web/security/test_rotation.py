@@ -109,7 +109,7 @@ def test_a_server_whose_file_is_cut_asks_as_before(folder: Folder, last: str) ->
 
 
 @pytest.mark.parametrize(
-    ("web_config", "weaker", "told"),
+    ("web_config", "weaker", "message"),
     [
         (f"{TLS}{USERS}", TLS, "basic_auth_users cannot be removed without a restart"),
         (f"{TLS}{USERS}", f"{TLS}basic_auth_users: {{}}", "basic_auth_users cannot be removed without a restart"),
@@ -123,18 +123,18 @@ def test_a_server_whose_file_is_cut_asks_as_before(folder: Folder, last: str) ->
     indirect=["web_config"],
 )
 def test_what_is_weaker_is_refused_and_told_once(
-    web_config: WebConfigFile, folder: Folder, weaker: str, told: str, caplog: pytest.LogCaptureFixture
+    web_config: WebConfigFile, folder: Folder, weaker: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = web_config.current()
     folder.write(weaker)
     for _ in range(3):
         assert web_config.current() is before
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert messages == [f"the web config is not reloaded: {folder.web_config}: {told}"]
+    assert messages == [f"the web config is not reloaded: {folder.web_config}: {message}"]
 
 
 @pytest.mark.parametrize("web_config", [f"{MUTUAL_TLS}  min_version: TLS13\n{USERS}"], indirect=True)
-def test_all_that_is_weaker_is_told(
+def test_all_that_is_weaker_is_reported(
     web_config: WebConfigFile, folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write(TLS)

@@ -333,8 +333,8 @@ def test_a_broken_rotation_keeps_the_last_good_certificate_and_shows(
         folder.changed()
         assert served_certificate(server, folder) == before
         assert is_served(server)
-    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert "web.yml:3: tls_server_config.key_file: holds no private key" in told
+    [message] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "web.yml:3: tls_server_config.key_file: holds no private key" in message
     assert "x5ecretx" not in caplog.text
     assert server.registry.get_sample_value(LOADED) == 0
     # Half a rotation is broken, too: the key is yet to come.
@@ -366,9 +366,9 @@ def test_tls_is_not_switched_off_or_on_without_a_restart(folder: Folder, caplog:
         folder.write(TLS)
         assert is_served(server)
         assert server.url.startswith("http:")
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(told) == 2
-    assert all("TLS cannot be switched on or off without a restart" in line for line in told)
+    message = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(message) == 2
+    assert all("TLS cannot be switched on or off without a restart" in line for line in message)
 
 
 # Strangers
