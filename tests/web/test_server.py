@@ -263,7 +263,9 @@ def test_label_values_survive_the_format(exporter: WebServerThread) -> None:
     assert labels == {"ref": LISTED, "feed": WATCHED.feed, **WATCHED.labels}
 
 
-@pytest.mark.parametrize("path", ["/", "/-/healthy", "/-/ready", "/batch/metrics", f"/probe?target={LISTED}"])
+@pytest.mark.parametrize(
+    "path", ["/", "/-/healthy", "/-/ready", "/batch/metrics", f"/batches/{LISTED}", f"/probe?target={LISTED}"]
+)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_other_methods_than_get_are_refused(process: Exporter, method: str, path: str) -> None:
     response = requests.request(method, f"{process.url}{path}", timeout=PATIENCE, data=b"x")
@@ -283,7 +285,18 @@ def test_head_is_answered_without_a_scrape(server: WebServerThread, poller: Scri
     "path",
     [
         *("/metrics", "/batch", "/batch/metrics/", "//batch/metrics", "/Batch/metrics", "/batch/metrics%0a"),
-        *("/probe/", "/-/", "/-/reload/", "/%00", "/favicon.ico", "/-/healthy/../../x", "/" + "a" * 8000),
+        *(
+            "/probe/",
+            "/batches",
+            "/batches/",
+            f"/batches/{LISTED}/",
+            "/-/",
+            "/-/reload/",
+            "/%00",
+            "/favicon.ico",
+            "/-/healthy/../../x",
+            "/" + "a" * 8000,
+        ),
     ],
 )
 def test_other_paths_are_not_found(process: Exporter, path: str) -> None:
