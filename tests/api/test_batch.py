@@ -17,6 +17,7 @@ from sitecore_cdp_exporter.api.batch import (
     Batch,
     BatchPage,
     BatchStatus,
+    ChecksumProblem,
     MalformedBatchError,
     parse_batch,
     parse_batch_page,
@@ -108,6 +109,24 @@ def test_every_status_code_is_a_status(code: str, status: BatchStatus, finished:
 @pytest.mark.parametrize(("log", "available"), [("https://bucket.example/log", True), ("", False), (None, False)])
 def test_an_error_log_is_available_if_there_is_a_url(log: str | None, available: bool) -> None:  # noqa: FBT001  A column.
     assert parse(with_field("status.log", log)).error_log_available is available
+
+
+@pytest.mark.parametrize(
+    ("checksum", "problem"),
+    [
+        (None, None),
+        (5, None),
+        ("0cc175b9c0f1b6a831c399e269772661", None),
+        ("0cc175b9c0f1b6a831c399e26977266F", ChecksumProblem.NOT_LOWERCASE_HEX),
+        ("0CC175B9C0F1B6A831C399E269772661", ChecksumProblem.NOT_LOWERCASE_HEX),
+        ("0cc175b9c0f1b6a831c399e26977266", ChecksumProblem.MALFORMED),
+        ("0cc175b9c0f1b6a831c399e2697726611", ChecksumProblem.MALFORMED),
+        ("0CC175B9C0F1B6A831C399E26977266G", ChecksumProblem.MALFORMED),
+        ("DMF1ucDxtqgxw5niaXcmYQ==", ChecksumProblem.MALFORMED),
+    ],
+)
+def test_a_checksum_that_matches_no_file_is_named(checksum: object, problem: ChecksumProblem | None) -> None:
+    assert parse(with_field("checksum", checksum)).checksum_problem is problem
 
 
 @pytest.mark.parametrize(

@@ -480,8 +480,14 @@ def test_a_reserved_or_malformed_label_name_is_refused(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("value", ["lone \ud800 surrogate", 7, None, True, b"crm"])
 def test_a_label_value_is_a_string_of_valid_unicode(value: object) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=r"expected valid Unicode|valid string"):
         WatchedBatch.model_validate({"ref": REF, "labels": {"team": value}})
+
+
+@pytest.mark.parametrize("feed", ["lone \ud800 surrogate", "two\nlines", "\x7f", "\x85"])
+def test_a_feed_that_a_dashboard_cannot_show_is_refused(feed: str) -> None:
+    with pytest.raises(ValidationError, match="no control characters"):
+        WatchedBatch.model_validate({"ref": REF, "feed": feed})
 
 
 @pytest.mark.parametrize("key", ["username", "password"])
