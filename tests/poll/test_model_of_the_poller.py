@@ -570,7 +570,9 @@ class ExporterMachine(RuleBasedStateMachine):
         for _, ref in sorted(shown):
             state = states[ref]
             truth = self.world.get(ref) or self.removed[ref]
-            if truth.status == "success" or (state.accepted and remembered_before.get(ref)):
+            # What this scrape was the first to read is known from the next one on.
+            is_known_success = truth.status == "success" and (ref in remembered_before or ref in self.in_list)
+            if is_known_success or (state.accepted and remembered_before.get(ref)):
                 newest[state.watched.feed] = ref
         return newest
 
