@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -24,6 +22,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
 from sitecore_cdp_exporter.config.files import read_regular_file, why_unread
 from sitecore_cdp_exporter.config.rules import broken_rules
+from sitecore_cdp_exporter.config.section import Section, duration
 from sitecore_cdp_exporter.config.values import (
     LABEL_NAME_SCHEMA,
     MAX_RECORDS,
@@ -48,38 +47,8 @@ from sitecore_cdp_exporter.config.values import (
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
 
-def _describe_section(schema: dict[str, Any]) -> None:
-    """Let a section's JSON Schema allow the null that `Section.without_empty_keys` drops."""
-    for name, value in schema["properties"].items():
-        value.pop("title", None)  # It only repeats the key.
-        if name not in schema.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
-            outer = {key: value.pop(key) for key in ("description", "default") if key in value}
-            schema["properties"][name] = {"anyOf": [value, {"type": "null"}], **outer}
-
-
 def _allow_refs(schema: dict[str, Any]) -> None:
     schema["items"] = {"anyOf": [REF_SCHEMA, schema["items"]]}
-
-
-class Section(BaseModel):
-    """A mapping of the config file. A key without a value counts as left out, as in Prometheus."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, json_schema_extra=_describe_section
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def without_empty_keys(cls, data: object) -> object:
-        """Drop the keys that have no value, so that they get their defaults."""
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-
-
-def _duration(default: str, description: str) -> Any:  # noqa: ANN401  A field with the type of its annotation.
-    """Make a field whose default is written as in the file, and so in the schema."""
-    return Field(default=default, validate_default=True, description=description)
 
 
 class BasicAuth(Section):
@@ -132,7 +101,7 @@ class ApiConfig(Section):
         description="batches asks GET /v2/batches/<ref>; inspect asks GET /v2/batches/inspect/<ref>, which also "
         "reports the status file_uploaded.",
     )
-    timeout: Timeout = _duration("5s", "How long one request may take, from connecting to the last byte. At most 2m.")
+    timeout: Timeout = duration("5s", "How long one request may take, from connecting to the last byte. At most 2m.")
     concurrency: int = Field(16, ge=1, le=256, description="How many requests are made at the same time.")
     tls_config: TlsConfig = Field(default_factory=TlsConfig, description="TLS towards the API.")
     proxy_url: ProxyUrl | None = Field(
@@ -182,8 +151,8 @@ class WatchedBatch(Section):
 class Retention(Section):
     """How long finished batches of files and of discovery are shown, from when they were last modified."""
 
-    succeeded: Duration = _duration("24h", "For batches with the status success.")
-    failed: Duration = _duration("7d", "For batches with the status error or corrupted.")
+    succeeded: Duration = duration("24h", "For batches with the status success.")
+    failed: Duration = duration("7d", "For batches with the status error or corrupted.")
 
 
 class Discovery(Section):
@@ -207,7 +176,7 @@ class FeedConfig(Section):
     expect_success_every: Interval | None = Field(
         None, description="How often a batch of the feed should be accepted. Unset: nothing is expected."
     )
-    grace: Duration = _duration(
+    grace: Duration = duration(
         "0s", "How much later than expect_success_every still counts as on time. Only with expect_success_every."
     )
     max_failed_ratio: Ratio = Field(
@@ -273,7 +242,7 @@ class Config(Section):
     retention: Retention = Field(
         default_factory=Retention, description="How long finished batches of files and of discovery are shown."
     )
-    recheck_finished: Duration = _duration(
+    recheck_finished: Duration = duration(
         "24h", "How often a finished batch is asked again, in case it changed. 0s: at every scrape."
     )
     discovery: Discovery = Field(

@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems
-from sitecore_cdp_exporter.config.model import ConfigError, Section
+from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.config.section import Section
 from sitecore_cdp_exporter.config.values import Duration, FilePath
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
