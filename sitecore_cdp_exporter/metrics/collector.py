@@ -14,7 +14,6 @@ sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="c
 """
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -26,10 +25,10 @@ from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
-from sitecore_cdp_exporter.metrics.family import Gauge, Sample, families, gauge
+from sitecore_cdp_exporter.metrics import samples
+from sitecore_cdp_exporter.metrics.family import Gauge, families, gauge
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
-from sitecore_cdp_exporter.watch.watchlist import Source
 
 STATUS_CODES: Mapping[BatchStatus, int] = {
     BatchStatus.UPLOADING: 0,
@@ -41,7 +40,6 @@ STATUS_CODES: Mapping[BatchStatus, int] = {
     BatchStatus.UNKNOWN: -1,
 }
 
-_STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchStatus)
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
 
 
@@ -57,58 +55,12 @@ def _of_list(name: str, documentation: str, value: Callable[[DiscoveryState], fl
     )
 
 
-def _statuses(state: BatchState) -> list[Sample]:
-    if state.reading is None:
-        return []
-    status = state.reading.batch.status
-    return [(labels, float(status is each)) for each, labels in _STATUS_LABELS]
-
-
-def _poll_failures(state: BatchState) -> list[Sample]:
-    return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]
-
-
-def _causes(state: BatchState) -> list[Sample]:
-    return [] if state.cause is None else [({"cause": state.cause.value}, 1.0)]
-
-
-def _rejected_records(state: BatchState) -> list[Sample]:
-    log = state.error_log
-    return [] if log is None else [({"cause": cause.value}, float(count)) for cause, count in log.records.items()]
-
-
-def _log_read(state: BatchState) -> bool | None:
-    return None if state.error_log is None and state.error_log_failure is None else state.error_log is not None
-
-
-def _log_failures(state: BatchState) -> list[Sample]:
-    return [] if state.error_log_failure is None else [({"reason": state.error_log_failure.value}, 1.0)]
-
-
-def _list_failures(snapshot: Snapshot) -> list[Sample]:
-    if snapshot.discovery is None or snapshot.discovery.failure is None:
-        return []
-    return [({"reason": snapshot.discovery.failure.value}, 1.0)]
-
-
-def _totals(snapshot: Snapshot) -> list[Sample]:
-    # Without the list there are no totals: unknown is not zero.
-    if snapshot.discovery is None or snapshot.discovery.totals is None:
-        return []
-    return [({"status": status.value}, float(count)) for status, count in snapshot.discovery.totals.items()]
-
-
-def _sources(snapshot: Snapshot) -> list[Sample]:
-    sources = Counter(state.watched.source for state in snapshot.batches)
-    return [({"source": source.value}, float(sources[source])) for source in Source]
-
-
 # In the order in which they are shown.
 BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     Gauge(
         "sitecore_cdp_batch_status",
         "Whether the batch has this status: one series for each (status.code).",
-        _statuses,
+        samples.statuses,
     ),
     _of_reading(
         "sitecore_cdp_batch_status_code",
@@ -182,26 +134,30 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         "Whether the last poll of the batch succeeded. Re-checks of finished batches never lower it.",
         lambda state: state.failure is None,
     ),
-    Gauge("sitecore_cdp_batch_poll_failure", "Why the last poll of the batch failed; 1 while it does.", _poll_failures),
+    Gauge(
+        "sitecore_cdp_batch_poll_failure",
+        "Why the last poll of the batch failed; 1 while it does.",
+        samples.poll_failures,
+    ),
     Gauge(
         "sitecore_cdp_batch_failure_cause",
         "Why the batch failed, or its upload expired (status, checksum, summaryStats and location).",
-        _causes,
+        samples.causes,
     ),
     Gauge(
         "sitecore_cdp_batch_error_log_records",
         "Rejected records by cause, counted in the error log (status.log); only causes that occur.",
-        _rejected_records,
+        samples.rejected_records,
     ),
     gauge(
         "sitecore_cdp_batch_error_log_read",
         "Whether the error log was read; absent until the first attempt has ended (status.log).",
-        _log_read,
+        samples.log_read,
     ),
     Gauge(
         "sitecore_cdp_batch_error_log_read_failure",
         "Why the error log could not be read; 1 while it could not.",
-        _log_failures,
+        samples.log_failures,
     ),
     gauge(
         "sitecore_cdp_batch_error_log_truncated",
@@ -242,7 +198,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     Gauge(
         "sitecore_cdp_batches",
         "Batches of the past 30 days, watched or not, by status (the list's totalCount and status).",
-        _totals,
+        samples.totals,
     ),
     _of_list(
         "sitecore_cdp_discovery_success",
@@ -252,7 +208,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     Gauge(
         "sitecore_cdp_discovery_failure",
         "Why the list of batches could not be read; 1 while it cannot.",
-        _list_failures,
+        samples.list_failures,
     ),
     _of_list(
         "sitecore_cdp_discovery_dropped_batches",
@@ -275,7 +231,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
         "When the Batch API last answered as it should, with a batch or a page of the list.",
         lambda snapshot: snapshot.api_last_success,
     ),
-    Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", _sources),
+    Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", samples.sources),
     gauge(
         "sitecore_cdp_retired_batches",
         "Batches that are known but past their retention: they have no series and no requests.",

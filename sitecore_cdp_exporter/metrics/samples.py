@@ -1,0 +1,65 @@
+"""Samples with labels beyond those of their subject, as they follow from a snapshot. The collector has the metrics."""
+
+from collections import Counter
+
+from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.metrics.family import Sample
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watch.watchlist import Source
+
+_STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchStatus)
+
+
+def statuses(state: BatchState) -> list[Sample]:
+    """Return a sample for each status: 1 for the one that the batch has."""
+    if state.reading is None:
+        return []
+    status = state.reading.batch.status
+    return [(labels, float(status is each)) for each, labels in _STATUS_LABELS]
+
+
+def poll_failures(state: BatchState) -> list[Sample]:
+    """Return why the last poll failed."""
+    return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]
+
+
+def causes(state: BatchState) -> list[Sample]:
+    """Return why the batch failed."""
+    return [] if state.cause is None else [({"cause": state.cause.value}, 1.0)]
+
+
+def rejected_records(state: BatchState) -> list[Sample]:
+    """Return the rejected records of each cause that occurs."""
+    log = state.error_log
+    return [] if log is None else [({"cause": cause.value}, float(count)) for cause, count in log.records.items()]
+
+
+def log_read(state: BatchState) -> bool | None:
+    """Return whether the error log was read; None: no attempt has ended."""
+    return None if state.error_log is None and state.error_log_failure is None else state.error_log is not None
+
+
+def log_failures(state: BatchState) -> list[Sample]:
+    """Return why the error log could not be read."""
+    return [] if state.error_log_failure is None else [({"reason": state.error_log_failure.value}, 1.0)]
+
+
+def list_failures(snapshot: Snapshot) -> list[Sample]:
+    """Return why the list of batches could not be read."""
+    if snapshot.discovery is None or snapshot.discovery.failure is None:
+        return []
+    return [({"reason": snapshot.discovery.failure.value}, 1.0)]
+
+
+def totals(snapshot: Snapshot) -> list[Sample]:
+    """Return how many batches have each status."""
+    # Without the list there are no totals: unknown is not zero.
+    if snapshot.discovery is None or snapshot.discovery.totals is None:
+        return []
+    return [({"status": status.value}, float(count)) for status, count in snapshot.discovery.totals.items()]
+
+
+def sources(snapshot: Snapshot) -> list[Sample]:
+    """Return how many batches are watched from each source."""
+    counts = Counter(state.watched.source for state in snapshot.batches)
+    return [({"source": source.value}, float(counts[source])) for source in Source]
