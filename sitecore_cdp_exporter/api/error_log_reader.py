@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # A child ends by itself before that, unless the machine is overloaded.
 MAX_SECONDS = error_log_child.MAX_SECONDS + 15
-# What Python needs to start where its libraries are in an unusual place. The credentials stay with the parent.
-_INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME")
+# How Python finds its libraries, and where it keeps compiled modules. The credentials stay with the parent.
+_INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 
 class ErrorLogReader:
