@@ -14,7 +14,7 @@ from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from tests.conditions import wait_until
 
-LONGEST_WAIT = 30.0
+MAX_WAIT = 30.0
 
 
 def ref(number: int) -> str:
@@ -49,7 +49,7 @@ class Clock:
 
     def wait(self, event: threading.Event, moment: float) -> None:
         """Wait for an event, or until a test has moved the clock to this moment; not for ever, lest a failure hangs."""
-        give_up = time.monotonic() + 2 * LONGEST_WAIT
+        give_up = time.monotonic() + 2 * MAX_WAIT
         while not event.wait(0.002) and self.now < moment:
             assert time.monotonic() < give_up, "nothing happens, and nobody moves the clock"
 
@@ -110,7 +110,7 @@ class FakeApi:
 
     def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
         assert seconds > 0
-        assert self.logs_open.wait(LONGEST_WAIT)
+        assert self.logs_open.wait(MAX_WAIT)
         self.logs_asked.append(url.host.removesuffix(".example"))
         return self.logs.get(self.logs_asked[-1], LogReading(ErrorLog({})))
 
@@ -124,7 +124,7 @@ class FakeApi:
             self.most_at_once = max(self.most_at_once, self._at_once)
             self._changed.notify_all()
         try:
-            assert self.open.wait(LONGEST_WAIT)
+            assert self.open.wait(MAX_WAIT)
             yield
         finally:
             with self._changed:
@@ -133,11 +133,11 @@ class FakeApi:
     def wait_until_asked(self, refs: Iterable[str]) -> None:
         wanted = Counter(refs)
         with self._changed:
-            assert self._changed.wait_for(lambda: Counter(self.asked) >= wanted, LONGEST_WAIT)
+            assert self._changed.wait_for(lambda: Counter(self.asked) >= wanted, MAX_WAIT)
 
     def wait_until_at_once(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self._at_once >= count, LONGEST_WAIT)
+            assert self._changed.wait_for(lambda: self._at_once >= count, MAX_WAIT)
 
     def take_asked(self) -> list[str]:
         """Return what was asked since the last call."""

@@ -27,7 +27,7 @@ NewClient = Callable[..., Client]
 
 # For requests that may be answered, and for those that never are.
 SHORT_TIMEOUT = 1.0
-SHORTEST_TIMEOUT = 0.15
+MIN_TIMEOUT = 0.15
 MEBIBYTE = 1024 * 1024
 BODY = json.dumps({"ref": REF, "status": {"code": "error", "log": PRESIGNED_URL}}).encode()
 URL = "http://127.0.0.1:1"
@@ -255,7 +255,7 @@ def test_a_server_that_never_ends_does_not_hold_a_request(
     new_client: NewClient, beginning: bytes, repeated: bytes, interval: float | None
 ) -> None:
     with flooding(beginning, repeated, interval) as server:
-        new_client(server.url, timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
+        new_client(server.url, timeout=MIN_TIMEOUT).fail(Reason.TIMEOUT)
 
 
 def test_the_status_counts_though_its_body_never_comes(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from tools.sandbox import Sandbox
 NewClient = Callable[..., Client]
 
 # For requests that are never answered.
-SHORTEST_TIMEOUT = 0.15
+MIN_TIMEOUT = 0.15
 BODY = b'{"status": {"code": "processing"}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
@@ -73,7 +73,7 @@ def test_a_resolver_that_hangs_is_a_timeout_and_holds_one_thread(
 ) -> None:
     resolver = FakeResolver()
     use_resolver(resolver)
-    client = new_client("https://api.example", timeout=SHORTEST_TIMEOUT)
+    client = new_client("https://api.example", timeout=MIN_TIMEOUT)
     with ThreadPoolExecutor(16) as executor:
         failing = [executor.submit(client.fail, Reason.TIMEOUT) for _ in range(16)]
         for each in failing:
@@ -173,7 +173,7 @@ def test_addresses_that_are_all_dead_share_one_timeout(
     for resolver in (silent, closed, none):
         resolver.open.set()
     use_resolver(silent)
-    new_client("http://localhost:1", timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
+    new_client("http://localhost:1", timeout=MIN_TIMEOUT).fail(Reason.TIMEOUT)
     for resolver in (closed, none):
         use_resolver(resolver)
         new_client("http://localhost:1").fail(Reason.CONNECTION)

@@ -30,7 +30,7 @@ from tools.sandbox import Sandbox
 NewClient = Callable[..., Client]
 
 # For requests that may be answered, and for those that never are.
-SHORTEST_TIMEOUT = 0.15
+MIN_TIMEOUT = 0.15
 BODY = b'{"status": {"code": "processing"}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
@@ -273,7 +273,7 @@ def test_a_proxy_that_hangs_or_drips_is_a_timeout(
             "https://127.0.0.1:1",
             proxy_url=SecretStr(proxy.url),
             tls_config=certificates.trusted(),
-            timeout=SHORTEST_TIMEOUT,
+            timeout=MIN_TIMEOUT,
         )
         client.fail(Reason.TIMEOUT)
 

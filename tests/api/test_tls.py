@@ -27,7 +27,7 @@ from tools.sandbox import Sandbox, faults
 NewClient = Callable[..., Client]
 
 # For requests that are never answered.
-SHORTEST_TIMEOUT = 0.15
+MIN_TIMEOUT = 0.15
 BODY = b'{"status": {"code": "processing"}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
@@ -141,13 +141,13 @@ def test_a_handshake_that_never_ends_is_a_timeout(
 ) -> None:
     with flooding(beginning, repeated, 0.01) as server:
         url = server.url.replace("http:", "https:")
-        new_client(url, tls_config=certificates.trusted(), timeout=SHORTEST_TIMEOUT).fail(Reason.TIMEOUT)
+        new_client(url, tls_config=certificates.trusted(), timeout=MIN_TIMEOUT).fail(Reason.TIMEOUT)
 
 
 def test_a_server_that_drips_over_tls_is_a_timeout(
     tls_sandbox: Sandbox, new_client: NewClient, certificates: Certificates
 ) -> None:
-    client = new_client(tls_sandbox.base_url, tls_config=certificates.trusted(), timeout=SHORTEST_TIMEOUT)
+    client = new_client(tls_sandbox.base_url, tls_config=certificates.trusted(), timeout=MIN_TIMEOUT)
     for fault in (faults.DripHeaders(0.01), faults.DripBody(0.01)):
         tls_sandbox.set_fault(fault)
         client.fail(Reason.TIMEOUT)

@@ -9,7 +9,7 @@ from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 
 DAY = 86400.0
 WALL_CLOCK = 1.75e9
@@ -33,7 +33,7 @@ def watch(watchlist: Lists, *numbers: int) -> None:
     watchlist.replace(WatchedBatch(ref=ref(number)) for number in numbers)
 
 
-def poll(poller: Poller, clock: Clock, seconds: float = LONGEST_WAIT) -> Snapshot:
+def poll(poller: Poller, clock: Clock, seconds: float = MAX_WAIT) -> Snapshot:
     return poller.poll(clock.now + seconds)
 
 
@@ -42,11 +42,11 @@ class Scrape:
 
     def __init__(self, background: ThreadPoolExecutor, clock: Clock, scrape: Callable[[float], Snapshot]) -> None:
         self._clock = clock
-        self._deadline = clock.now + LONGEST_WAIT
+        self._deadline = clock.now + MAX_WAIT
         self._result = background.submit(scrape, self._deadline)
 
     def result(self) -> Snapshot:
-        return self._result.result(LONGEST_WAIT)
+        return self._result.result(MAX_WAIT)
 
     def out_of_time(self) -> Snapshot:
         """Move the clock to the deadline, and return what there is then."""
@@ -68,5 +68,5 @@ def poll_threads() -> list[threading.Thread]:
 
 def wait_for_poll_threads_to_end() -> None:
     for thread in poll_threads():
-        thread.join(LONGEST_WAIT)
+        thread.join(MAX_WAIT)
     assert not poll_threads()

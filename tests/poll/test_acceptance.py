@@ -13,7 +13,7 @@ from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, newest_accepted
 from sitecore_cdp_exporter.poll.poller import Poller
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put
 
 PREFIX = "5a0c2f0e"
@@ -191,7 +191,7 @@ class TestASuccessNeedsNoDetails:
         polling = background.submit(poller.poll, clock.now + 10)
         api.wait_until_asked([key])
         clock.now += 10
-        (state,) = polling.result(LONGEST_WAIT).feeds
+        (state,) = polling.result(MAX_WAIT).feeds
         assert state.last_accepted == NOW - 300
         api.shut.clear()
 

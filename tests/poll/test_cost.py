@@ -15,7 +15,7 @@ from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
-from tests.fake_api import LONGEST_WAIT, Clock, Lists
+from tests.fake_api import MAX_WAIT, Clock, Lists
 from tools.sandbox import Sandbox
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,7 +120,7 @@ def requests_in(hours: int, organisation: Organisation, *, discovery: bool) -> i
     for scrape in range(int(hours * HOUR / SIMULATED_SCRAPE_INTERVAL)):
         if not discovery:
             lists.replace(organisation.refs_of(days=1))
-        poller.poll(clock.now + LONGEST_WAIT)
+        poller.poll(clock.now + MAX_WAIT)
         if scrape == 0:
             of_the_start = organisation.requests
         clock.now += SIMULATED_SCRAPE_INTERVAL
@@ -171,8 +171,8 @@ def test_the_batches_that_are_shown(uploads: int) -> None:
     organisation = Organisation(uploads, clock)
     poller = make_poller(organisation, lists, discovery=False)
     lists.replace(organisation.refs_of(days=9))
-    poller.poll(clock.now + LONGEST_WAIT)
-    shown = len(poller.poll(clock.now + LONGEST_WAIT).batches)
+    poller.poll(clock.now + MAX_WAIT)
+    shown = len(poller.poll(clock.now + MAX_WAIT).batches)
     assert shown == pytest.approx(cost("batches shown at once", uploads), rel=0.01, abs=1)
 
 

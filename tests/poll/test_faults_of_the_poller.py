@@ -20,7 +20,7 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.queue import Queue
 from sitecore_cdp_exporter.poll.request import AskBatch, AskPage
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, ref
 from tests.poll.test_poller_discovery import by_ref, make_poller, poll, put
 
 STEPS: list[tuple[Any, str]] = [
@@ -114,10 +114,10 @@ def test_a_fault_at_any_step_frees_what_it_held(
     api.list_error = None
     clock.now += 60
     thrown = throw_once(*step, fault)
-    polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+    polling = background.submit(poller.poll, clock.now + MAX_WAIT)
     wait_until(lambda: thrown.is_set() and (polling.done() or queue_is_empty(poller)))
-    clock.now += LONGEST_WAIT
-    error = polling.exception(LONGEST_WAIT)
+    clock.now += MAX_WAIT
+    error = polling.exception(MAX_WAIT)
     assert error is None or isinstance(error, fault)
     wait_until(lambda: queue_is_empty(poller))
     clock.now += 60

@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.poll.plan import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put, requests_of
 
 RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0.1}]
@@ -48,8 +48,8 @@ class SlowApi(FakeApi):
         self, statuses: tuple[BatchStatus, ...], offset: int, limit: int, credentials: Credentials
     ) -> BatchPage:
         page = super().read_page(statuses, offset, limit, credentials)
-        assert self.list_open.wait(LONGEST_WAIT)
-        assert not offset or self.rest_open.wait(LONGEST_WAIT)
+        assert self.list_open.wait(MAX_WAIT)
+        assert not offset or self.rest_open.wait(MAX_WAIT)
         self.clock.now += self.page_pause
         return page
 
@@ -81,7 +81,7 @@ class TestASlowList:
                 polling = background.submit(poller.poll, begun + 10)
                 wait_until(partial(has_poll_begun_at, poller, begun))
                 clock.now += 5
-                snapshot = polling.result(LONGEST_WAIT)
+                snapshot = polling.result(MAX_WAIT)
                 assert failure_of_list(snapshot) is Reason.DEADLINE
                 assert {state.watched.ref: state.failure for state in snapshot.batches} == {key: None, ref(9): None}
         finally:
@@ -119,13 +119,13 @@ class TestASlowList:
         api.largest_page = 1
         api.rest_open.clear()
         pages = api.pages
-        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        patient = background.submit(poller.poll, clock.now + MAX_WAIT)
         wait_until(lambda: api.pages == pages + 2)
         early = poller.poll(clock.now)
         assert failure_of_list(early) is Reason.DEADLINE
         assert sorted(state.failure is None for state in early.batches) == [False, True]
         api.rest_open.set()
-        assert failure_of_list(patient.result(LONGEST_WAIT)) is None
+        assert failure_of_list(patient.result(MAX_WAIT)) is None
         assert poller.latest == patient.result()
 
     def test_a_restart_reads_details_over_several_polls_newest_first_and_asks_nothing_twice(self, clock: Clock) -> None:
@@ -157,12 +157,12 @@ class TestListAndBatchDisagree:
         key = put(api, 1, BatchStatus.UPLOADING)
         poll(poller, clock)
         put(api, 1, BatchStatus.PROCESSING)
-        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        (state,) = poller.probe(key, clock.now + MAX_WAIT).batches
         assert state.reading is not None
         assert state.reading.batch.status is BatchStatus.PROCESSING
         assert state.reading.batch.details_read
         api.answers[key] = PollError.of_status(500)
-        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        (state,) = poller.probe(key, clock.now + MAX_WAIT).batches
         assert (state.reading, state.failure) == (None, Reason.SERVER_ERROR)
 
     def test_a_batch_that_is_finished_in_the_list_only_is_asked_until_both_agree(
@@ -338,7 +338,7 @@ class TestEdges:
         poller = make_poller(api, clock)
         assert poll(poller, clock).batches == ()
         for _ in range(2):
-            (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+            (state,) = poller.probe(key, clock.now + MAX_WAIT).batches
             assert state.accepted is True
         assert poll(poller, clock).batches == ()
         assert api.take_asked() == [key]
@@ -367,7 +367,7 @@ class TestEdges:
             poller.reconfigure(api, make_config(discovery={"enabled": False}))
             # Too late for the list, and before anybody has noticed.
             clock.now += 0.6
-            assert poller.poll(clock.now + LONGEST_WAIT).discovery is None
+            assert poller.poll(clock.now + MAX_WAIT).discovery is None
             assert failure_of_list(polling.result()) is Reason.DEADLINE
             api.rest_open.set()
 

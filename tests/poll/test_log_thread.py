@@ -15,7 +15,7 @@ from sitecore_cdp_exporter.poll.error_logs import SECONDS_TO_RETRIES, ErrorLogQu
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll import test_poller_discovery
 from tests.poll.polling import WALL_CLOCK, poll, watch
 
@@ -164,16 +164,16 @@ def test_a_fault_of_the_queue_stops_no_later_log(
     watch(watchlist, 1, 2)
     api.answers[ref(2)] = failed(2)
     api.logs[ref(2)] = LogReading(READ)
-    clock.now += LONGEST_WAIT
+    clock.now += MAX_WAIT
     assert scrape(poller, clock)[1].error_log == READ
 
 
 def test_a_probed_batch_has_its_log_read_too(poller: Poller, api: FakeApi, clock: Clock) -> None:
     api.answers[ref(1)] = failed(1)
     api.logs[ref(1)] = LogReading(READ)
-    poller.probe(ref(1), clock.now + LONGEST_WAIT)
+    poller.probe(ref(1), clock.now + MAX_WAIT)
     wait_until(lambda: not log_threads())
-    (state,) = poller.probe(ref(1), clock.now + LONGEST_WAIT).batches
+    (state,) = poller.probe(ref(1), clock.now + MAX_WAIT).batches
     assert state.error_log == READ
 
 

@@ -31,7 +31,7 @@ from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.watch.watchlist import Source
-from tests.fake_api import LONGEST_WAIT
+from tests.fake_api import MAX_WAIT
 from tools.sandbox import Sandbox, faults
 
 CLIENT_KEY, API_TOKEN = "model-client", "model-token"
@@ -398,7 +398,7 @@ class ExporterMachine(RuleBasedStateMachine):
         assert self.service is not None
         self.tick()
         self.sandbox.clear_requests()
-        snapshot = self.service.poller.poll(self.time[0] + LONGEST_WAIT)
+        snapshot = self.service.poller.poll(self.time[0] + MAX_WAIT)
         # The files are read before the list.
         self.load_files()
         self.forget_what_is_watched_no_more()
@@ -615,7 +615,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self.sandbox.clear_requests()
         ref = data.draw(st.sampled_from(list(self.world)))
         self.probed.add(ref)
-        (state,) = self.service.poller.probe(ref, self.time[0] + LONGEST_WAIT).batches
+        (state,) = self.service.poller.probe(ref, self.time[0] + MAX_WAIT).batches
         if state.reading is not None and state.reading.batch.status.finished and state.reading.batch.details_read:
             self.probed_finished.add(ref)
         assert len(self.sandbox.requests) <= 1

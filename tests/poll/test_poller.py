@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.poll.poll import MAX_AGE_TO_JOIN
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
 from tests.poll.polling import (
     DAY,
     WALL_CLOCK,
@@ -150,7 +150,7 @@ class TestRechecks:
         for _ in range(96):
             clock.now += DAY / 96
             # Keeps the five-minute check away, which would ask for one in every poll.
-            poller.probe(ref(9999), clock.now + LONGEST_WAIT)
+            poller.probe(ref(9999), clock.now + MAX_WAIT)
             poll(poller, clock)
             asked.append([key for key in api.take_asked() if key != ref(9999)])
         assert not any(asked[:47])
@@ -397,7 +397,7 @@ class TestDeadlines:
         assert failures(scrape.out_of_time()) == [Reason.DEADLINE]
         api.open.set()
         wait_for_poll_threads_to_end()
-        assert statuses(poller.poll(clock.now + LONGEST_WAIT)) == [BatchStatus.SUCCESS]
+        assert statuses(poller.poll(clock.now + MAX_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
 
     def test_a_request_under_way_is_waited_for_and_not_sent_twice(
@@ -409,8 +409,8 @@ class TestDeadlines:
         first = Scrape(background, clock, poller.poll)
         api.wait_until_asked([ref(1)])
         first.out_of_time()
-        second = background.submit(poller.poll, clock.now + LONGEST_WAIT)
-        third = background.submit(poller.probe, ref(1), clock.now + LONGEST_WAIT)
+        second = background.submit(poller.poll, clock.now + MAX_WAIT)
+        third = background.submit(poller.probe, ref(1), clock.now + MAX_WAIT)
         api.open.set()
         assert statuses(second.result()) == statuses(third.result()) == [BatchStatus.PROCESSING]
         # The second poll may have begun after the answer to the first.
@@ -438,7 +438,7 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, 1, 2, 3)
         api.open.clear()
-        deadline = clock.now + LONGEST_WAIT
+        deadline = clock.now + MAX_WAIT
         first = background.submit(poller.poll, deadline)
         api.wait_until_asked([ref(1), ref(2), ref(3)])
         others = [background.submit(poller.poll, deadline) for _ in range(20)]
@@ -453,12 +453,12 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.open.clear()
-        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        patient = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_asked([ref(1)])
         assert failures(poller.poll(clock.now - 0.4)) == [Reason.DEADLINE] * 2
         hasty = background.submit(poller.poll, clock.now + 1)
         clock.now += 1
-        assert failures(hasty.result(LONGEST_WAIT)) == [Reason.DEADLINE] * 2
+        assert failures(hasty.result(MAX_WAIT)) == [Reason.DEADLINE] * 2
         api.open.set()
         assert failures(patient.result()) == [None, None]
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
@@ -474,7 +474,7 @@ class TestSharing:
         clock.now += 1
         (poll_of_both,) = poller._polls
         patient = Scrape(background, clock, poller.poll)
-        wait_until(lambda: poll_of_both.deadline == clock.now + LONGEST_WAIT)
+        wait_until(lambda: poll_of_both.deadline == clock.now + MAX_WAIT)
         assert failures(hasty.out_of_time()) == [Reason.DEADLINE] * 2
         api.open.set()
         assert failures(patient.result()) == [None, None]
@@ -486,7 +486,7 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock, concurrency=2)
         watch(watchlist, 1, 2, 3)
         api.open.clear()
-        deadline = clock.now + LONGEST_WAIT
+        deadline = clock.now + MAX_WAIT
         first = background.submit(poller.poll, deadline)
         api.wait_until_at_once(2)
         clock.now += MAX_AGE_TO_JOIN
@@ -505,7 +505,7 @@ class TestSharing:
         api.open.clear()
         polls = []
         for _ in range(3):
-            polls.append(background.submit(poller.poll, clock.now + LONGEST_WAIT))
+            polls.append(background.submit(poller.poll, clock.now + MAX_WAIT))
             api.wait_until_at_once(1)
             wait_until(lambda: len(poller._polls) == len(polls))
             clock.now += MAX_AGE_TO_JOIN
@@ -519,7 +519,7 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
         api.open.clear()
-        patient = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        patient = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_asked([ref(1)])
         assert poller.poll(clock.now).api_up is None
         api.open.set()
@@ -531,7 +531,7 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(20))
         api.open.clear()
-        deadline = clock.now + LONGEST_WAIT
+        deadline = clock.now + MAX_WAIT
         scrapes = [background.submit(poller.poll, deadline)]
         scrapes += [background.submit(poller.probe, ref(100 + number), deadline) for number in range(10)]
         api.wait_until_at_once(4)
@@ -543,7 +543,7 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock, concurrency=16)
         watch(watchlist, *range(50))
         for _ in range(5):
-            poller.poll(clock.now + LONGEST_WAIT)
+            poller.poll(clock.now + MAX_WAIT)
         wait_for_poll_threads_to_end()
 
     def test_stop_lets_everybody_go_with_what_is_there(
@@ -552,13 +552,13 @@ class TestSharing:
         poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
         api.open.clear()
-        scrape = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        scrape = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_asked([ref(1)])
-        probe = background.submit(poller.probe, ref(3), clock.now + LONGEST_WAIT)
+        probe = background.submit(poller.probe, ref(3), clock.now + MAX_WAIT)
         poller.stop()
         assert failures(scrape.result()) == [Reason.DEADLINE] * 2
         assert failures(probe.result()) == [Reason.DEADLINE]
-        stopped = poller.poll(clock.now + LONGEST_WAIT)
+        stopped = poller.poll(clock.now + MAX_WAIT)
         assert failures(stopped) == [Reason.DEADLINE] * 2
         assert stopped.api_up is None, "to stop says nothing of the API"
         api.open.set()
@@ -645,7 +645,7 @@ class TestNoMoreThreads:
     ) -> None:
         watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
         grant(1)
-        snapshot = poller.poll(clock.now + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + MAX_WAIT)
         assert [state.failure for state in snapshot.batches] == [None] * 5
 
     def test_without_any_the_poll_ends_at_once_and_the_next_one_is_well(
@@ -653,16 +653,16 @@ class TestNoMoreThreads:
     ) -> None:
         watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
         grant(0)
-        snapshot = poller.poll(clock.now + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + MAX_WAIT)
         assert [state.failure for state in snapshot.batches] == [Reason.INTERNAL] * 5
         grant(5)
-        snapshot = poller.poll(clock.now + LONGEST_WAIT)
+        snapshot = poller.poll(clock.now + MAX_WAIT)
         assert [state.failure for state in snapshot.batches] == [None] * 5
 
 
 def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists, clock: Clock) -> None:
     def watched() -> list[Watched]:
-        return [state.watched for state in poller.poll(clock.now + LONGEST_WAIT).batches]
+        return [state.watched for state in poller.poll(clock.now + MAX_WAIT).batches]
 
     watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(3))
     before = watched()

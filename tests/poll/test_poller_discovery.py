@@ -20,7 +20,7 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, PRESIGNED_URL, Client, assert_no_secret
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tools.raw_server import answering
 
 DAY = 86400.0
@@ -70,7 +70,7 @@ def put(
 
 def poll(poller: Poller, clock: Clock) -> Snapshot:
     clock.now += 15
-    return poller.poll(clock.now + LONGEST_WAIT)
+    return poller.poll(clock.now + MAX_WAIT)
 
 
 def by_ref(snapshot: Snapshot) -> dict[str, BatchState]:
@@ -201,7 +201,7 @@ class TestABrokenList:
     ) -> None:
         poller = make_poller(api, clock)
         api.answers[ref(1)] = PollError.of_status(401)
-        poller.probe(ref(1), clock.now + LONGEST_WAIT)
+        poller.probe(ref(1), clock.now + MAX_WAIT)
         snapshot = poll(poller, clock)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is Reason.SKIPPED
@@ -460,7 +460,7 @@ class TestReconfigure:
         put(api, 1)
         poller = make_poller(api, clock)
         api.open.clear()
-        polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        polling = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_at_once(1)
         poller.reconfigure(api, make_config(discovery={"enabled": False}))
         api.open.set()
@@ -476,13 +476,13 @@ class TestReconfigure:
         late = background.submit(poller.poll, clock.now + 10)
         api.wait_until_at_once(1)
         clock.now += 10
-        assert late.result(LONGEST_WAIT).discovery is not None
+        assert late.result(MAX_WAIT).discovery is not None
         for enabled in (False, True):
             poller.reconfigure(api, make_config(discovery={"enabled": enabled}))
-        polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        polling = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_at_once(2)
         api.open.set()
-        snapshot = polling.result(LONGEST_WAIT)
+        snapshot = polling.result(MAX_WAIT)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is None
         assert len(snapshot.batches) == 1
@@ -494,12 +494,12 @@ class TestReconfigure:
         poller = make_poller(api, clock, batches=[key, ref(2)])
         poll(poller, clock)
         api.open.clear()
-        polling = background.submit(poller.poll, clock.now + LONGEST_WAIT)
+        polling = background.submit(poller.poll, clock.now + MAX_WAIT)
         api.wait_until_at_once(1)
         other = FakeApi({key: PollError.of_status(404)})
         section = {"base_url": "https://other.example", "endpoint": "inspect"}
         poller.reconfigure(other, make_config(api=section, batches=[key]))
-        (state,) = poller.probe(key, clock.now + LONGEST_WAIT).batches
+        (state,) = poller.probe(key, clock.now + MAX_WAIT).batches
         assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
         api.open.set()
         snapshot = polling.result()

@@ -13,7 +13,7 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 
 
 def make_poller(batch_files: BatchFiles | Lists, clock: Clock) -> Poller:
@@ -32,7 +32,7 @@ def test_probes_look_at_batch_files_as_scrapes_do(tmp_path: Path, clock: Clock, 
     entry = {"ref": ref(1), "feed": "nightly", "labels": {"team": "crm"}}
     (tmp_path / "today.yaml").write_text(yaml.safe_dump([entry]), encoding="utf-8")
     listed = Watched(ref(1), "nightly", {"team": "crm"}, Source.FILE)
-    deadline = clock.now + LONGEST_WAIT
+    deadline = clock.now + MAX_WAIT
     if first == "poll":
         assert watched(poller.poll(deadline)) == [listed]
     assert watched(poller.probe(ref(1), deadline)) == [listed]

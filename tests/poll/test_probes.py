@@ -13,7 +13,7 @@ from sitecore_cdp_exporter.poll.memory import MAX_REMEMBERED_PROBES
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
 from tests.poll.polling import (
     Scrape,
     failures,
@@ -27,7 +27,7 @@ from tests.poll.polling import (
 class TestProbes:
     def test_a_probe_asks_for_one_batch(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1, 2)
-        snapshot = poller.probe(ref(7), clock.now + LONGEST_WAIT)
+        snapshot = poller.probe(ref(7), clock.now + MAX_WAIT)
         assert [state.watched for state in snapshot.batches] == [Watched(ref(7))]
         assert statuses(snapshot) == [BatchStatus.PROCESSING]
         assert api.take_asked() == [ref(7)]
@@ -39,7 +39,7 @@ class TestProbes:
         watchlist.replace([listed])
         api.answers[ref(10)] = batch(10, BatchStatus.SUCCESS)
         poll(poller, clock)
-        snapshot = poller.probe(ref(10).upper(), clock.now + LONGEST_WAIT)
+        snapshot = poller.probe(ref(10).upper(), clock.now + MAX_WAIT)
         assert snapshot.batches[0].watched == Watched(ref(10), "nightly-guests", {"team": "crm"}, Source.FILE)
         assert statuses(snapshot) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(10)]
@@ -49,7 +49,7 @@ class TestProbes:
     ) -> None:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
         for _ in range(3):
-            assert statuses(poller.probe(ref(1), clock.now + LONGEST_WAIT)) == [BatchStatus.SUCCESS]
+            assert statuses(poller.probe(ref(1), clock.now + MAX_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
 
     def test_what_is_not_listed_fails_in_silence(
@@ -60,10 +60,10 @@ class TestProbes:
         caplog.set_level(logging.INFO)
         for number in (1, 2):
             api.answers[ref(number)] = PollError.of_status(404)
-            poller.probe(ref(number), clock.now + LONGEST_WAIT)
+            poller.probe(ref(number), clock.now + MAX_WAIT)
         api.answers.clear()
         for number in (1, 2):
-            poller.probe(ref(number), clock.now + LONGEST_WAIT)
+            poller.probe(ref(number), clock.now + MAX_WAIT)
         told = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
         assert told == [("a batch cannot be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
 
@@ -73,7 +73,7 @@ class TestProbes:
         poll(poller, clock)
         caplog.set_level(logging.WARNING)
         api.answers[ref(1)] = PollError.of_status(404)
-        poller.probe(ref(1), clock.now + LONGEST_WAIT)
+        poller.probe(ref(1), clock.now + MAX_WAIT)
         watch(watchlist, 1)
         for _ in range(3):
             poll(poller, clock)
@@ -84,20 +84,20 @@ class TestProbes:
     ) -> None:
         for number in range(MAX_REMEMBERED_PROBES + 1):
             api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
-            poller.probe(ref(number), clock.now + LONGEST_WAIT)
+            poller.probe(ref(number), clock.now + MAX_WAIT)
         api.take_asked()
-        poller.probe(ref(1), clock.now + LONGEST_WAIT)
-        poller.probe(ref(0), clock.now + LONGEST_WAIT)
+        poller.probe(ref(1), clock.now + MAX_WAIT)
+        poller.probe(ref(0), clock.now + MAX_WAIT)
         assert api.take_asked() == [ref(0)]
 
     def test_a_probe_never_changes_whether_the_api_is_up(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answers[ref(1)] = PollError(Reason.CONNECTION)
-        assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is None
+        assert poller.probe(ref(1), clock.now + MAX_WAIT).api_up is None
         watch(watchlist, 2)
         assert poll(poller, clock).api_up is True
-        assert poller.probe(ref(1), clock.now + LONGEST_WAIT).api_up is True
+        assert poller.probe(ref(1), clock.now + MAX_WAIT).api_up is True
 
     def test_a_probe_waits_for_the_request_of_the_same_batch(
         self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
@@ -105,7 +105,7 @@ class TestProbes:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, 1)
         api.open.clear()
-        deadline = clock.now + LONGEST_WAIT
+        deadline = clock.now + MAX_WAIT
         scrape = background.submit(poller.poll, deadline)
         api.wait_until_asked([ref(1)])
         assert failures(poller.probe(ref(1), clock.now)) == [Reason.DEADLINE]

@@ -6,7 +6,7 @@ from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.poller import Poller
-from tests.fake_api import LONGEST_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
 from tests.poll.polling import failures, make_poller, poll, watch
 
 
@@ -52,7 +52,7 @@ class TestRefusals:
         watch(watchlist, 1)
         api.answers[ref(1)] = PollError.of_status(401)
         poll(poller, clock)
-        assert failures(poller.probe(ref(2), clock.now + LONGEST_WAIT)) == [Reason.SKIPPED]
+        assert failures(poller.probe(ref(2), clock.now + MAX_WAIT)) == [Reason.SKIPPED]
 
     def test_three_403_at_the_start_of_a_poll_are_a_refusal_of_us(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
@@ -183,7 +183,7 @@ class TestAnApiInTrouble:
     ) -> None:
         api.answers |= {ref(number): PollError.of_status(500) for number in range(9)}
         for number in range(4):
-            assert failures(poller.probe(ref(number), clock.now + LONGEST_WAIT)) == [Reason.SERVER_ERROR]
+            assert failures(poller.probe(ref(number), clock.now + MAX_WAIT)) == [Reason.SERVER_ERROR]
         watch(watchlist, 1, 2, 3)
         poll(poller, clock)
-        assert failures(poller.probe(ref(8), clock.now + LONGEST_WAIT)) == [Reason.SKIPPED]
+        assert failures(poller.probe(ref(8), clock.now + MAX_WAIT)) == [Reason.SKIPPED]

@@ -18,7 +18,7 @@ from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
-from tests.fake_api import LONGEST_WAIT, ref
+from tests.fake_api import MAX_WAIT, ref
 from tools.exporter_program import API_TOKEN, CLIENT_KEY
 from tools.sandbox import Sandbox
 
@@ -45,7 +45,7 @@ def scraping(service: Service) -> Iterator[Counter[Reason | None]]:
 
     def scrape() -> None:
         while not stopping.is_set():
-            snapshot = service.poller.poll(time.monotonic() + LONGEST_WAIT)
+            snapshot = service.poller.poll(time.monotonic() + MAX_WAIT)
             counts.update(state.failure for state in snapshot.batches)
 
     scraper = threading.Thread(target=scrape, name="scraper")
