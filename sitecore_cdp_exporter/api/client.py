@@ -43,7 +43,7 @@ from sitecore_cdp_exporter.api.transport import DeadlineAdapter
 from sitecore_cdp_exporter.config.model import ApiConfig, ErrorLogs
 
 Parsed = TypeVar("Parsed")
-# Takes the endpoint, the HTTP status or `error`, and the seconds of a request that has ended.
+# Called with the endpoint, the HTTP status or `error`, and the duration in seconds of each finished request.
 ObserveRequest: TypeAlias = Callable[[str, str, float], None]
 
 MAX_RETRY_AFTER = 300
@@ -103,7 +103,7 @@ class BatchApi:
         return self._ask(f"v2/batches/inspect?{query}", "list", credentials, parse_batch_page)
 
     def read_credentials(self) -> Credentials:
-        """Read user name and password from where the config says, anew each time, so that they can be rotated.
+        """Read user name and password from where the config says, at each call, so that they can be rotated.
 
         Raises:
             PollError: Something is missing or cannot be sent by basic auth; the message names all of it.
@@ -174,7 +174,7 @@ class BatchApi:
             failure = poll_error(error)
         finally:
             self._observe(endpoint, code, self._clock() - started)
-        # It is raised out here, so that the causes are not chained: they hold URLs, bodies and the credentials.
+        # Raised out here so that the causes are not chained: they hold URLs, bodies and the credentials.
         raise failure
 
     def _open_session(self) -> "_Session":
@@ -239,6 +239,6 @@ def _retry_after(response: requests.Response) -> float | None:
         return None
     try:
         return min(Retry().parse_retry_after(value), MAX_RETRY_AFTER)
-    # An unreadable value asks for nothing: a word, a number of too many digits, a date beyond the calendar.
+    # Ignore an unreadable value: a word, a number with too many digits, a date beyond the calendar.
     except (InvalidHeader, ValueError, OverflowError):
         return None

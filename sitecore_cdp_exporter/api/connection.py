@@ -27,9 +27,9 @@ from sitecore_cdp_exporter.api.wire import connect
 if TYPE_CHECKING:
     from requests import PreparedRequest
 
-# A batch is about 1 KB of JSON. What is a thousand times that is no batch.
+# A batch is about 1 KB of JSON. Anything a thousand times larger is not a batch.
 MAX_BODY = 1024 * 1024
-# The body of another answer than a 200 is read only to use the connection again.
+# Other bodies than that of a 200 are read only to reuse the connection.
 MAX_ERROR_BODY = 64 * 1024
 _BUFFER_SIZE = 64 * 1024
 # These have no body by definition. Some servers send one all the same, and late.
@@ -38,7 +38,7 @@ _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that was read as far as anybody needs it.
+    """An answer, read as far as it is needed.
 
     Attributes:
         body: Unpacked; empty unless the status is 200.
@@ -140,7 +140,7 @@ class Connection:
         self._has_answered = True
 
     def is_quiet(self) -> bool:
-        """Say whether the connection is open, and nothing has come that nobody asked for."""
+        """Return whether the connection is open and has no unexpected data."""
         self._wire.deadline = None
         try:
             self._reader.read(1)
@@ -176,7 +176,7 @@ class Connection:
     def _read_head(self, method: str) -> http.client.HTTPResponse:
         """Read status line and headers of the answer, past the interim ones (1xx) before it."""
         while True:
-            # It takes the reader for a socket.
+            # It uses the reader as a socket.
             answer = http.client.HTTPResponse(self._reader, method=method)  # type: ignore[arg-type]
             answer.begin()
             assert_header_parsing(answer.headers)
@@ -216,7 +216,7 @@ class _Reader(io.BufferedReader):
         return line
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return so many bytes, fewer at the end. To http.client a chunk of -1 bytes would be all that ever comes."""
+        """Return so many bytes, fewer at the end. http.client would read a chunk of -1 bytes without end."""
         if size is None or size < 0:
             raise http.client.HTTPException("a chunk has a negative size")
         data = super().read(size)
@@ -245,7 +245,7 @@ def _failures_of(proxy: Proxy | None) -> Iterator[None]:
 
 @contextmanager
 def _failures_of_http(reader: _Reader) -> Iterator[None]:
-    """Tell an answer that was cut from one that is malformed."""
+    """Distinguish a truncated answer from a malformed one."""
     try:
         yield
     except (http.client.HTTPException, HeaderParsingError, ValueError) as error:
@@ -255,7 +255,7 @@ def _failures_of_http(reader: _Reader) -> Iterator[None]:
 
 
 def _check_framing(answer: http.client.HTTPResponse) -> None:
-    """Refuse an answer whose end is a matter of opinion. http.client ignores a length that it cannot read."""
+    """Reject an answer with ambiguous framing. http.client ignores a length that it cannot read."""
     lengths = {value.strip() for value in answer.headers.get_all("Content-Length", [])}
     if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
         raise BadAnswerError("the answer has no clear Content-Length")

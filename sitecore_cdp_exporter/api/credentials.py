@@ -1,4 +1,4 @@
-"""Where the user name and the password for the Batch API come from."""
+"""The credentials for the Batch API, and where they come from."""
 
 import re
 import unicodedata
@@ -20,14 +20,14 @@ MAX_SECRET = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What basic auth sends: the client key and the API token."""
+    """The client key and the API token, as basic auth sends them."""
 
     username: str = field(repr=False)
     password: str = field(repr=False)
 
 
 def read_credentials(auth: BasicAuth, environ: Mapping[str, str]) -> Credentials:
-    """Read user name and password from where the config says, anew each time, so that they can be rotated.
+    """Read user name and password from where the config says, at each call, so that they can be rotated.
 
     Raises:
         PollError: Something is missing or cannot be sent by basic auth; the message names all of it.
@@ -41,7 +41,7 @@ def read_credentials(auth: BasicAuth, environ: Mapping[str, str]) -> Credentials
 
 
 def credential_problems(auth: BasicAuth, environ: Mapping[str, str]) -> list[str]:
-    """Return all that keeps user name and password from being read now, one message each; none if all is well."""
+    """Return a message for each reason why user name and password cannot be read now; empty if they can."""
     problems: list[str] = []
     _read(auth, environ, problems)
     return problems
@@ -65,12 +65,12 @@ def _read(auth: BasicAuth, environ: Mapping[str, str], problems: list[str]) -> C
 
 
 class _SecretError(Exception):
-    """A secret cannot be read or sent. The message says which, and why, and nothing of it."""
+    """A secret cannot be read or sent. The message says which and why, without quoting it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Secret:
-    """The first of these counts that is there: the value in the config, the file, the environment variable."""
+    """The sources of a secret, in order of precedence: the value in the config, the file, the environment variable."""
 
     key: str
     value: SecretStr | None
@@ -115,7 +115,7 @@ def _read_file(path: Path, source: str) -> str:
     else:
         # What is not UTF-8 becomes surrogates, as Python does it with the environment.
         return _stripped(content.decode(errors="surrogateescape"))
-    # It is raised out here, so that no other error is chained.
+    # Raised out here so that no other error is chained.
     raise _SecretError(f"{source}: {problem}")
 
 
@@ -125,14 +125,14 @@ def _stripped(text: str) -> str:
 
 
 def _problem(secret: str, *, may_hold_colon: bool) -> str | None:
-    """Say why a secret cannot be sent, or cannot be what was meant."""
+    """Return why a secret cannot be sent, or cannot be what was meant."""
     if not secret:
         return "is empty"
     categories = [unicodedata.category(character) for character in secret]
     # Bytes that are not UTF-8 have become surrogates.
     if "Cs" in categories:
         return "is not UTF-8"
-    # What stands in the config is refused likewise when it is loaded.
+    # A secret in the config itself is rejected in the same way on load.
     if "Cc" in categories:
         return "holds a line break or another control character"
     for character, place in ((secret[0], "begins"), (secret[-1], "ends")):

@@ -1,11 +1,11 @@
-"""The moment by which a request has to be over."""
+"""The deadline of a request."""
 
 import time
 from collections.abc import Callable
 
 
 class Deadline:
-    """Counts down the time of one request, whatever it is spent on.
+    """Counts down the time of one request, across all its steps.
 
     Args:
         seconds: How long the request may take.

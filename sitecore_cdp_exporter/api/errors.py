@@ -1,6 +1,6 @@
-"""Why the Batch API gave no data: one exception, and the closed list of reasons that it can have.
+"""The exception for a failed request to the Batch API, and the closed list of its reasons.
 
-Plain data: it imports nothing of ours, and nothing but the standard library.
+Plain data: imports only the standard library.
 """
 
 import enum
@@ -34,7 +34,7 @@ class LogReason(enum.StrEnum):
     HOST_NOT_ALLOWED = "host_not_allowed"  # the URL, or what its host resolves to, is none that error_logs allows
 
 
-# The batch's own: most other reasons would have met any batch.
+# Specific to the batch: most other reasons would affect any batch.
 BATCH_REASONS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 # No request was sent.
 NOT_ASKED_REASONS = frozenset({Reason.CREDENTIALS, Reason.DEADLINE, Reason.SKIPPED})

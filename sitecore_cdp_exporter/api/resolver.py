@@ -27,7 +27,7 @@ class Resolver:
             lookup = self._lookups.get((host, port))
             if lookup is None:
                 lookup = Future()
-                # Remember the look-up only once its thread runs: there may be no more threads to have.
+                # Remember the look-up only once its thread runs: starting a thread may fail.
                 threading.Thread(target=self._look_up, args=(host, port, lookup), name="resolver", daemon=True).start()
                 self._lookups[host, port] = lookup
         return lookup.result(deadline.left())

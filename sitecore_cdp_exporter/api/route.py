@@ -1,4 +1,4 @@
-"""Where requests go: to their server, through a proxy if the config names one."""
+"""The route of a request: directly to its server, or through a proxy."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from sitecore_cdp_exporter.config.values import check_proxy_url, is_loopback
 
 
 def find_proxy(config: ApiConfig, environ: Mapping[str, str], url: str) -> Proxy | None:
-    """Return the proxy that stands before a URL, of the config or of the environment.
+    """Return the proxy for a URL, from the config or the environment.
 
     Raises:
         ProxyError: The variable of the environment does not name an HTTP proxy.
@@ -21,7 +21,7 @@ def find_proxy(config: ApiConfig, environ: Mapping[str, str], url: str) -> Proxy
     if config.proxy_url is not None:
         return Proxy.of(config.proxy_url.get_secret_value())
     server = Server.of(url)
-    # As in Go and curl: what stays on this machine needs no proxy, which would get to see the token.
+    # As in Go and curl: requests to this machine need no proxy, which would see the token.
     if not config.proxy_from_environment or is_loopback(server.host):
         return None
     variable = next(
@@ -38,5 +38,5 @@ def find_proxy(config: ApiConfig, environ: Mapping[str, str], url: str) -> Proxy
         problem = f"{error}"
     else:
         return Proxy.of(proxy_url)
-    # It is raised out here, so that no other error is chained: it may hold the URL.
+    # Raised out here so that no other error is chained: it may hold the URL.
     raise ProxyError(f"the environment variable {variable}: {problem}")

@@ -1,8 +1,8 @@
 """The transport under `requests`: it keeps a deadline for the whole request, and its connections in step.
 
-`requests` bounds each wait on a socket, not the request, and uses a connection again though something may have come by
-it that nobody asked for. Here look-up, connect, proxy, TLS handshakes, headers and body share one deadline, and a
-connection is used again only after an answer that was read whole, made sense, and has nothing behind it.
+`requests` bounds each wait on a socket, not the request, and reuses a connection even if it has unexpected data on it.
+Here look-up, connect, proxy, TLS handshakes, headers and body share one deadline, and a
+connection is reused only after an answer that was complete and valid, with nothing after it.
 """
 
 import io
@@ -23,8 +23,8 @@ class DeadlineAdapter(BaseAdapter):
     """Sends GET requests over connections that it keeps; safe for use by many threads.
 
     Args:
-        proxy: What stands before all servers; None: nothing.
-        ssl_context: Whom to trust and what to present.
+        proxy: The proxy for all servers; None: no proxy.
+        ssl_context: The authorities to trust and the certificate to present.
         max_idle: How many idle connections are kept open.
 
     """
@@ -38,7 +38,7 @@ class DeadlineAdapter(BaseAdapter):
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
 
-    def send(  # type: ignore[override]  # The signature is that of requests, save for what it has no name for.
+    def send(  # type: ignore[override]  # The signature is that of requests, except for unnamed arguments.
         self, request: requests.PreparedRequest, *, deadline: Deadline, fresh: bool, **_: object
     ) -> requests.Response:
         """Send a GET over an idle connection, or over a fresh one, and return the answer with its body read.
@@ -65,7 +65,7 @@ class DeadlineAdapter(BaseAdapter):
         return _response(request, answer, connection)
 
     def keep(self, response: requests.Response) -> None:
-        """Keep the connection of a response for further requests, if it is fit for that."""
+        """Keep the connection of a response for further requests, if it can be reused."""
         body: _Body = response.raw
         with self._lock:
             if body.is_whole and len(self._idle) < self._max_idle:
@@ -92,7 +92,7 @@ class DeadlineAdapter(BaseAdapter):
 
 
 class _Body(io.BytesIO):
-    """The body of an answer, with the connection that it came by."""
+    """The body of an answer, with its connection."""
 
     def __init__(self, answer: Answer, connection: Connection) -> None:
         super().__init__(answer.body)
@@ -101,7 +101,7 @@ class _Body(io.BytesIO):
         self.is_kept = False
 
     def release_conn(self) -> None:
-        """Let go of the connection; requests calls it when the response is closed."""
+        """Release the connection; requests calls this when the response is closed."""
         if not self.is_kept:
             self.connection.close()
 

@@ -30,7 +30,7 @@ class Wire(io.RawIOBase):
         self.deadline = deadline
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Encrypt what is sent from now on; a second time, inside the TLS of a proxy.
+        """Start TLS; a second call starts TLS inside the TLS of a proxy.
 
         Raises:
             ssl.SSLError: The handshake failed.
@@ -46,11 +46,11 @@ class Wire(io.RawIOBase):
             self._socket.do_handshake()
 
     def readable(self) -> bool:
-        """Say that BufferedReader may read from it."""
+        """Return True: BufferedReader may read from it."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  As in RawIOBase.
-        """Receive what there is; 0 at the end."""
+        """Receive available bytes; 0 at the end."""
         self._set_timeout()
         return cast("int", self._socket.recv_into(buffer))
 
@@ -65,12 +65,12 @@ class Wire(io.RawIOBase):
         super().close()
 
     def recv(self, size: int) -> bytes:
-        """Receive for the TLS inside of this one, which takes it for a socket."""
+        """Receive for the inner TLS, which uses this object as a socket."""
         self._set_timeout()
         return cast("bytes", self._socket.recv(size))
 
     def settimeout(self, seconds: float) -> None:
-        """Set the deadline for the TLS inside of this one, all of whose reads and writes here share it."""
+        """Set the deadline for the inner TLS, whose reads and writes all share it."""
         self.deadline = Deadline(seconds) if seconds else None
 
     def _set_timeout(self) -> None:

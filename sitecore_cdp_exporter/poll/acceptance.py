@@ -1,4 +1,4 @@
-"""Which batches count as loaded, and what the accepted ones of each feed say. Derived anew for every config."""
+"""Which batches count as loaded, and the newest accepted one of each feed. Recomputed for every config."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,14 +66,14 @@ def replaced(replacing: Iterable[tuple[Watched, Batch | None]], feeds: Mapping[s
 class PastBatches:
     """Batches of feeds that are no longer watched, as far as they may still be the newest accepted one of theirs.
 
-    They are kept as they answered, not as they were judged: another `max_failed_ratio` judges them anew.
+    The answers are kept, not the verdicts: another `max_failed_ratio` may judge them differently.
     """
 
     def __init__(self) -> None:
         self._by_feed: dict[str, list[Batch]] = {}
 
     def add(self, feed: str, batch: Batch) -> None:
-        """Keep a batch unless one that is kept outdoes it under every rule."""
+        """Keep a batch unless a kept one is at least as good under every rule."""
         if _share_of_failures(batch) is None:
             return
         kept = self._by_feed.get(feed, [])

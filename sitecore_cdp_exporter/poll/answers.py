@@ -1,4 +1,4 @@
-"""What is learned from an answer: of the API, of a batch, and of the list.
+"""Update what is known about the API, a batch and the list from each answer.
 
 Moments are of the monotonic clock, in seconds. The first of the polls is the one that the request was sent for.
 """
@@ -19,9 +19,9 @@ from sitecore_cdp_exporter.poll.retention import Kept
 
 logger = logging.getLogger(__name__)
 
-# One 403 is a batch of somebody else's; three in a row before anything else is the API refusing us.
+# One 403 means somebody else's batch; three in a row before anything else mean that the API refuses the credentials.
 ANSWERS_THAT_SHOW_A_REFUSAL = 3
-# Likewise a 5xx may be a batch's own. A poll of fewer requests than this is no burden.
+# Likewise a 5xx may concern a single batch. A poll of fewer requests than this puts no load on the API.
 MIN_ANSWERS_OF_TROUBLE = 3
 
 
@@ -33,7 +33,7 @@ def learn_of_api(
     now: float,
     wall_now: float,
 ) -> None:
-    """Learn from the end of a request whether the API is up, and whether it may be asked."""
+    """Learn from a finished request whether the API is up, and whether it may be asked."""
     memory = polls[0].memory
     error = answer if isinstance(answer, PollError) else None
     memory.last_request = now

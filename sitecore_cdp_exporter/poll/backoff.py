@@ -1,4 +1,4 @@
-"""When the API may be asked: what its refusals, its Retry-After and its outages ask of a client.
+"""Backoff: when the API may be asked, after refusals, Retry-After and outages.
 
 Moments are of the monotonic clock, in seconds. Not safe for use by several threads: the poller calls it under its lock.
 """
@@ -9,7 +9,7 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.reading import is_answer
 
-# A token that was switched off must not be tried in every scrape: refused log-ins may lock a client key.
+# A revoked token must not be tried in every scrape: failed log-ins may lock the client key.
 SECONDS_BETWEEN_TRIALS = 60.0
 # How long an API in trouble, which answers 429 or 5xx to everything, is left alone; then twice as long each time.
 FIRST_PAUSE = 1.0
@@ -17,7 +17,7 @@ MAX_PAUSE = 60.0
 
 
 def is_trouble(error: PollError | None) -> bool:
-    """Return whether an answer is one of an API in trouble, which does not say how long to wait."""
+    """Return whether an answer comes from an API in trouble and has no Retry-After."""
     return (
         error is not None and error.reason in {Reason.RATE_LIMITED, Reason.SERVER_ERROR} and error.retry_after is None
     )
@@ -54,7 +54,7 @@ class Backoff:
         return now >= self._not_before and (not self.tries or now >= self._next_trial)
 
     def begin_trial(self, now: float) -> None:
-        """Take note that a trial is sent."""
+        """Note that a trial is sent."""
         self._pause = min(2 * self._pause, MAX_PAUSE)
         self._next_trial = now + (self._pause if self._refused is None else SECONDS_BETWEEN_TRIALS)
 
@@ -74,7 +74,7 @@ class Backoff:
             self._not_before = max(self._not_before, now + error.retry_after)
 
     def pause(self, now: float) -> None:
-        """Take note that a whole poll got nothing but the answers of an API in trouble."""
+        """Note that a whole poll got only answers of an API in trouble."""
         if not self._pause:
             self._pause = FIRST_PAUSE
             self._next_trial = now + FIRST_PAUSE

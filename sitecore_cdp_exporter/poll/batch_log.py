@@ -1,4 +1,4 @@
-"""What is logged when a batch changes, so that nothing is logged in every scrape."""
+"""Log a batch when it changes, not in every scrape."""
 
 import logging
 
@@ -22,12 +22,12 @@ def log_status(watched: Watched, status: BatchStatus) -> None:
 
 
 def log_end() -> None:
-    """Log that a poll has logged as many batches as it may."""
+    """Log that a poll has reached its limit of logged batches."""
     logger.warning("this poll logs no more batches; the metrics name them all")
 
 
 def log_change(watched: Watched, record: Record, outcome: Outcome, feed: FeedConfig | None, *, listed: bool) -> bool:
-    """Log what an outcome says that the record does not know yet.
+    """Log what is new in an outcome.
 
     Args:
         watched: The batch.

@@ -1,4 +1,4 @@
-"""Which batches the organisation has, by the API's list of the past 30 days. No I/O: the poller sends the requests.
+"""Discovery of the organisation's batches from the API's list of the past 30 days. No I/O: the poller sends requests.
 
 In each poll the unfinished are read to the end of their list, then the first page of the finished. The other pages of
 the finished are read only when that page does not explain what has changed, and at least every ten minutes: a batch
@@ -106,7 +106,7 @@ class Discovery:
         """
         if not self.wants(request):
             return []
-        # The server may not heed the filter. Then each walk is shown what belongs to the other.
+        # The server may ignore the filter. Then each walk sees batches that belong to the other.
         readings = {
             batch.ref.lower(): Reading(batch, polled)
             for batch in page.batches
@@ -136,7 +136,7 @@ class Discovery:
     def _receive_first_of_finished(
         self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading], now: float
     ) -> list[PageRequest]:
-        """Go on to the other pages, or be content with this one."""
+        """Continue with the other pages, or stop after this one."""
         self._walking = self._must_walk(page, readings, now)
         more = self._finished.receive(request, page)
         if self._walking:

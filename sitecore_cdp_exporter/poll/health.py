@@ -27,8 +27,8 @@ class ApiHealth:
         self._failures: list[PollError] = []
 
     def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
-        """Take note of how a request ended, for a batch or for the list of batches; no error is a success."""
-        # A batch that is not there is a failure of its own; most others would have met any batch.
+        """Note how a request for a batch or the list ended; no error means success."""
+        # A missing batch is a failure of that batch; most other failures would affect any batch.
         if error is None or (of_batch and error.reason is Reason.NOT_FOUND):
             self._works = True
         elif of_batch and error.reason is Reason.FORBIDDEN:
@@ -37,7 +37,7 @@ class ApiHealth:
             self._failures.append(error)
 
     def judge(self, *, over: bool, credentials_refused: bool, skipped: bool) -> None:
-        """Decide whether the API is up, and log it if that or its cause is news.
+        """Decide whether the API is up, and log it if that or its cause has changed.
 
         Args:
             over: Whether the poll is over. Before that, only good news is believed.
@@ -63,7 +63,7 @@ class ApiHealth:
             elif self.up is None:
                 logger.info("the Batch API is up")
             self.failure = None
-        # What was skipped has no cause of its own; the one that was logged still holds.
+        # Skipped requests have no cause of their own; the last logged one still applies.
         elif self.up is not False or (cause is not None and cause != self.failure):
             text = next((str(failure) for failure in self._failures if failure.reason == cause), "it refuses us")
             what = "the Batch API is not asked" if cause is Reason.CREDENTIALS else "the Batch API is down"

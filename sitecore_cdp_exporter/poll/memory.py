@@ -1,6 +1,6 @@
 """What is remembered of one organisation of Sitecore CDP: its batches, its list, and how its API has answered.
 
-Another organisation begins with a clean sheet. Moments are of the monotonic clock, in seconds; times are seconds since
+Another organisation starts from scratch. Moments are of the monotonic clock, in seconds; times are seconds since
 the Unix epoch. Nothing here locks: the poller calls it under its own lock.
 """
 
@@ -33,7 +33,7 @@ from sitecore_cdp_exporter.watch.watchlist import BatchLists, Source, Watched, o
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED_PROBES = 1000
-# What an API that is always slow answers between two scrapes is shown by the second one; in seconds.
+# Seconds. An answer of a slow API that arrives between two scrapes is shown by the second one.
 MAX_AGE_OF_A_LATE_ANSWER = 120
 
 
@@ -197,7 +197,7 @@ class Memory:
     def watch(self, config: Config, batch_files: BatchLists, now: float) -> Kept:
         """Bring the watch list up to date and return what is shown of it.
 
-        What is watched no more is forgotten, save what is past its retention but still listed.
+        Batches that are no longer watched are forgotten, except those past their retention but still listed.
 
         Args:
             config: What is watched, and how.
@@ -206,7 +206,7 @@ class Memory:
 
         """
         self.error_logs.use(config.error_logs)
-        # What is listed changes with an upload, not with a poll. Mostly these are the same objects as before.
+        # The list changes with an upload, not with a poll. Usually these are the same objects as before.
         lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
         if lists != self._lists:
             self._lists = lists
@@ -253,7 +253,7 @@ class Memory:
         return record
 
     def forget_refusals(self) -> None:
-        """Let the details that were refused be asked for again in the next plan, however long ago they were asked."""
+        """Let the next plan ask again for details that were refused, however recently they were asked for."""
         for record in self._records.values():
             record.refused = None
 
@@ -298,5 +298,5 @@ def _is_listed_no_more(before: Watched, now: Watched | None) -> bool:
 
 
 def _identity(config: Config) -> tuple[object, ...]:
-    """Return what organisations differ by: the region and the client key."""
+    """Return what identifies an organisation: the region and the client key."""
     return config.api.base_url, config.api.basic_auth.username, config.api.basic_auth.username_file

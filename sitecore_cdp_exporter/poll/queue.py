@@ -1,4 +1,4 @@
-"""What is to be asked of one organisation: each thing once, whoever waits for it.
+"""The queue of requests to one organisation: each is sent once, however many polls wait for it.
 
 It does not lock: the poller calls it under its own lock.
 """

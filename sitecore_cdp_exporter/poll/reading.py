@@ -1,4 +1,4 @@
-"""What the API answered, and when."""
+"""The API's answers, and when they were read."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,5 +20,5 @@ Outcome: TypeAlias = Reading | PollError
 
 
 def is_answer(error: PollError | None) -> bool:
-    """Return whether the API answered, be it with an error; None is a success."""
+    """Return whether the API answered, even with an error; None means success."""
     return error is None or error.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS | {Reason.INTERNAL}

@@ -1,4 +1,4 @@
-"""What can be asked of the API: a batch, or a page of the list."""
+"""Requests to the API: for a batch, or a page of the list."""
 
 import logging
 import traceback
@@ -73,11 +73,11 @@ Request: TypeAlias = AskBatch | AskPage
 
 
 def answer_of(ask: Callable[[], Answer]) -> Answer | PollError:
-    """Return an answer, or what kept it from coming."""
+    """Return an answer, or the PollError instead of it."""
     try:
         return ask()
     except PollError as error:
-        # Let go of the frames and causes of an error that is kept: they hold sockets, URLs and credentials.
+        # Drop the frames and causes of an error that is kept: they hold sockets, URLs and credentials.
         error.__context__ = None
         return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001  One faulty batch must not take the others with it.

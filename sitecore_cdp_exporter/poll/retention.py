@@ -1,4 +1,4 @@
-"""Which batches of files and of discovery are still shown, and which are over."""
+"""Retention: which batches of files and discovery are still shown."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ def _beyond(
 ) -> list[str]:
     """Return the discovered batches that have to go: old successes first, then old failures.
 
-    Unfinished ones never go, nor the newest ones of the feeds: a feed must not look overdue for want of room.
+    Unfinished ones never go, nor the newest of each feed: a feed must not look overdue because of the limit.
     """
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:

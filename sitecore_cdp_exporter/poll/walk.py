@@ -12,7 +12,7 @@ from sitecore_cdp_exporter.api.batch import BatchPage, BatchStatus
 UNFINISHED = (BatchStatus.UPLOADING, BatchStatus.FILE_UPLOADED, BatchStatus.PROCESSING)
 FINISHED = (BatchStatus.SUCCESS, BatchStatus.CORRUPTED, BatchStatus.ERROR)
 PAGE_SIZE = 100
-# The API keeps 30 days. A larger count is no count of batches, and must not become as many requests.
+# The API keeps 30 days. A larger count is wrong, and must not cause that many requests.
 MAX_BATCHES = 100_000
 
 

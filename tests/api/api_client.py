@@ -21,7 +21,7 @@ from tests.conditions import wait_until
 from tools.sandbox import Sandbox, faults
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
-# Beyond Latin-1, because requests encodes credentials in that unless told otherwise.
+# Beyond Latin-1, because requests encodes credentials as Latin-1 by default.
 CLIENT_KEY = "schlüssel-клиент"
 API_TOKEN = "tökén-секрет"
 PROXY_USER = "proxy-nützer"

@@ -144,7 +144,7 @@ class TestAnApiInTrouble:
         assert not backoff.allows(OLD, 6.9)
         assert backoff.allows(OLD, 7)
 
-    def test_more_bad_news_does_not_begin_it_anew(self, backoff: Backoff) -> None:
+    def test_more_bad_news_does_not_restart_it(self, backoff: Backoff) -> None:
         backoff.pause(0)
         backoff.begin_trial(5)
         backoff.pause(5)

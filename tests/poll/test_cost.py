@@ -158,7 +158,7 @@ def test_the_requests_a_day_for_discovery(uploads: int, hours: int) -> None:
     assert a_day == pytest.approx(requests_for_discovery(uploads, SIMULATED_SCRAPE_INTERVAL), rel=0.02)
 
 
-def test_the_formulas_give_what_is_told() -> None:
+def test_the_formulas_give_what_is_documented() -> None:
     for uploads in UPLOADS_A_DAY:
         assert cost("requests a day, discovery", uploads) == requests_for_discovery(uploads, SCRAPE_INTERVAL)
         listed = requests_for_listed(uploads, SCRAPE_INTERVAL) + cost("batches shown at once", uploads)

@@ -350,7 +350,7 @@ def test_a_walk_that_is_cut_goes_on_in_the_next_poll() -> None:
     assert read(discovery, server) == 2
 
 
-def test_a_walk_that_was_cut_long_ago_begins_anew() -> None:
+def test_a_walk_that_was_cut_long_ago_starts_over() -> None:
     server = Server([listed(number) for number in range(250)])
     discovery = Discovery()
     cut(discovery, server, requests=3)

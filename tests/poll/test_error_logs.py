@@ -153,7 +153,7 @@ def test_a_retry_that_succeeds_ends_the_failure() -> None:
     assert (state.log, state.failure) == (READ, None)
 
 
-def test_an_expired_url_is_asked_for_anew_once() -> None:
+def test_an_expired_url_is_asked_for_again_once() -> None:
     logs = Logs()
     state = logs.answer(failed(1))
     assert logs.read(LogReason.EXPIRED) == ref(1)
@@ -178,7 +178,7 @@ def test_a_host_that_is_not_allowed_is_tried_again_only_by_another_config() -> N
     assert (logs.wanted(), state.failure) == ([ref(1)], None)
 
 
-def test_a_url_that_has_waited_too_long_is_asked_for_anew() -> None:
+def test_a_url_that_has_waited_too_long_is_asked_for_again() -> None:
     logs = Logs()
     logs.answer(failed(1))
     logs.now += MAX_AGE_OF_A_URL + 1
@@ -243,7 +243,7 @@ def test_a_newer_failure_takes_the_place_of_the_oldest() -> None:
     assert logs.skipped() == {ref(0)}
 
 
-def test_few_batches_are_asked_anew_at_a_time() -> None:
+def test_few_batches_are_asked_again_at_a_time() -> None:
     logs = Logs()
     for number in range(20):
         logs.answer(failed(number), url=False)
@@ -254,7 +254,7 @@ def test_few_batches_are_asked_anew_at_a_time() -> None:
     assert logs.wanted() == [ref(16), ref(15)]
 
 
-def test_only_batches_that_a_poll_shows_are_asked_anew() -> None:
+def test_only_batches_that_a_poll_shows_are_asked_again() -> None:
     logs = Logs()
     logs.answer(failed(1), url=False)
     assert logs.queue.wanted({}, logs.now) == []

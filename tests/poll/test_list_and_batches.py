@@ -108,7 +108,7 @@ class TestASlowList:
         assert snapshot.discovery.totals is not None
         assert snapshot.discovery.totals[BatchStatus.SUCCESS] == 60
 
-    def test_a_scrape_that_leaves_early_tells_what_the_list_has_shown(
+    def test_a_scrape_that_leaves_early_shows_what_the_list_has_shown(
         self, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
         api = SlowApi(clock)
@@ -150,7 +150,7 @@ class TestASlowList:
 
 
 class TestListAndBatchDisagree:
-    def test_a_probe_tells_the_answer_of_the_batch_and_not_the_list_of_an_older_poll(
+    def test_a_probe_shows_the_answer_of_the_batch_and_not_the_list_of_an_older_poll(
         self, api: FakeApi, clock: Clock
     ) -> None:
         poller = make_poller(api, clock)

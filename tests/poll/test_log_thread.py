@@ -194,7 +194,7 @@ def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
     assert state.reading is not None
 
 
-def test_a_reload_breaks_a_reading_off_and_begins_it_anew(
+def test_a_reload_breaks_a_reading_off_and_restarts_it(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
     watch(watchlist, 1)

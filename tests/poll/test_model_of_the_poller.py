@@ -1,7 +1,7 @@
 """The whole exporter behind its web server, driven with random sequences of what may happen, against a simple model.
 
-The model knows the world: which batches there are and what they are. Whatever the exporter tells of a batch must be
-true of the world at that moment; the rest is which batches it tells of, and why it tells nothing of some.
+The model knows the world: which batches there are and what they are. Whatever the exporter shows of a batch must be
+true of the world at that moment; the rest is which batches it shows, and why it shows nothing of some.
 """
 
 import json
@@ -134,7 +134,7 @@ class ExporterMachine(RuleBasedStateMachine):
         # Finished batches that were shown, and whether their details were.
         self.remembered: dict[str, bool] = {}
         self.probed: set[str] = set()
-        # Those of them that the list has told too, so that nothing about them is left to be asked.
+        # Those of them that the list has shown too, so that nothing about them is left to be asked.
         self.settled: set[str] = set()
         # Those that were probed, and answered that they are finished.
         self.probed_finished: set[str] = set()
@@ -381,7 +381,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self.remembered = {
             ref: details
             for ref, details in self.remembered.items()
-            # What only the list has told goes with the list.
+            # What only the list has shown goes with the list.
             if ref in watched and (details or ref in self.known)
         }
         self.settled &= self.remembered.keys()
@@ -461,9 +461,9 @@ class ExporterMachine(RuleBasedStateMachine):
     def judge_what_was_asked(self, remembered: dict[str, bool], *, list_was_read: bool) -> None:
         asked = {path.rpartition("/")[2].lower() for path in (request.path for request in self.sandbox.requests)}
         if list_was_read:
-            assert not asked & self.settled, "what the list and the batch have told is not asked again"
-            told = {ref for ref in self.in_list if not self.world[ref].finished} - set(remembered)
-            assert not asked & told, "what the list tells to be unfinished is not asked"
+            assert not asked & self.settled, "what the list and the batch have shown is not asked again"
+            shown = {ref for ref in self.in_list if not self.world[ref].finished} - set(remembered)
+            assert not asked & shown, "what the list shows to be unfinished is not asked"
         elif not self.applied.discovery and len(self.sandbox.requests) > 1:
             assert not asked & {ref for ref, details in remembered.items() if details}, "finished is finished"
 
@@ -543,7 +543,7 @@ class ExporterMachine(RuleBasedStateMachine):
         for ref, state in states.items():
             if state.reading is not None and state.reading.batch.status.finished:
                 self.remembered[ref] = state.reading.batch.details_read
-        # What the list has told is known, shown or not.
+        # What the list has shown is known, whether it is exposed or not.
         for ref in self.in_list:
             if self.world[ref].finished:
                 self.remembered.setdefault(ref, False)
@@ -609,7 +609,7 @@ class ExporterMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world)
     @rule(data=st.data())
     def probe(self, data: st.DataObject) -> None:
-        """A probe tells the truth of any batch, retired or listed or not."""
+        """A probe shows the truth about any batch, retired or listed or not."""
         assert self.service is not None
         self.tick()
         self.sandbox.clear_requests()

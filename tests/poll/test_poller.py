@@ -365,7 +365,7 @@ class TestDeadlines:
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
 
     @pytest.mark.parametrize(("answer", "up"), [(batch(1), True), (PollError(Reason.TIMEOUT), False)])
-    def test_a_request_that_outlives_its_poll_tells_of_the_api_when_it_ends(
+    def test_a_request_that_outlives_its_poll_counts_for_the_api_when_it_ends(
         self,
         api: FakeApi,
         watchlist: Lists,
@@ -416,7 +416,7 @@ class TestDeadlines:
         # The second poll may have begun after the answer to the first.
         assert len(api.take_asked()) <= 2
 
-    def test_a_deadline_that_has_passed_asks_nothing_and_tells_what_is_known(
+    def test_a_deadline_that_has_passed_asks_nothing_and_shows_what_is_known(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
@@ -588,7 +588,7 @@ outcomes = st.sampled_from(
         max_size=12,
     )
 )
-def test_whatever_happens_a_snapshot_tells_only_what_was_seen(
+def test_whatever_happens_a_snapshot_shows_only_what_was_seen(
     steps: list[tuple[float, list[tuple[int, object]], set[int]]],
 ) -> None:
     """Drive the poller with random answers, times and watch lists, and compare it with a model of a few lines."""

@@ -1,4 +1,4 @@
-"""A poll that begins with the API's list of batches: what it still asks for, and what it may tell."""
+"""A poll that begins with the API's list of batches: what it still asks for, and what it may show."""
 
 import json
 import logging

@@ -64,8 +64,8 @@ class TestProbes:
         api.answers.clear()
         for number in (1, 2):
             poller.probe(ref(number), clock.now + MAX_WAIT)
-        told = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
-        assert told == [("a batch cannot be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
+        logged = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
+        assert logged == [("a batch cannot be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
 
     def test_what_was_probed_before_it_was_listed_is_told_when_it_is(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
