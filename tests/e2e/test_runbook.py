@@ -89,7 +89,7 @@ def test_a_query_shows_why_while_the_exporter_waits(
 @pytest.mark.parametrize("name", ALERT_NAMES)
 def test_the_line_silences_this_alert_and_no_other(name: str, alertmanager: Alertmanager, tmp_path: Path) -> None:
     # The job of this test stands in for the one that the runbook names, so that tests do not meet.
-    script = f"{ALERT_NAMES}JOB={name}\nREF={name}\nALERTMANAGER={alertmanager.url}\n{SILENCES[name]}"
+    script = f"{NAMES}JOB={name}\nREF={name}\nALERTMANAGER={alertmanager.url}\n{SILENCES[name]}"
     program("amtool")
     silenced = alert(name.removeprefix("SitecoreCdp"), job=name, ref=name)
     others = [
