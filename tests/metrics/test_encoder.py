@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.metrics import encoder as encoder_module
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition, compress
 from sitecore_cdp_exporter.metrics.family import Families
@@ -126,11 +127,12 @@ def test_what_has_changed_is_reported_anew(before: BatchState, after: BatchState
 
 
 @pytest.mark.parametrize("accept", ACCEPTED)
-def test_many_batches_have_the_bytes_of_prometheus_client(accept: str) -> None:
+def test_many_batches_have_the_bytes_of_prometheus_client(accept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # So many that a family has several blocks; every seventh is not known, so that families have gaps.
+    monkeypatch.setattr(encoder_module, "_BATCHES_OF_A_BLOCK", 50)
     polled = snapshot(
         BatchState(watched=Watched(ref(number)), failure=Reason.NOT_FOUND) if number % 7 == 0 else finished(number)
-        for number in range(1100)
+        for number in range(130)
     )
     encoder, exposition = encoder_for(accept), Exposition()
     assert by_us(exposition, polled, encoder) == by_prometheus_client(polled, encoder)
@@ -221,11 +223,11 @@ def test_no_block_holds_the_lines_of_more_than_a_thousand_batches() -> None:
 
 def test_threads_share_what_is_remembered() -> None:
     exposition = Exposition()
-    scrapes = [snapshot(map(finished, range(start, start + 200))) for start in range(0, 100, 5)]
+    scrapes = [snapshot(map(finished, range(start, start + 100))) for start in range(0, 50, 5)]
     encoder = encoder_for(OPENMETRICS)
     with ThreadPoolExecutor(8) as threads:
-        encoded = list(threads.map(lambda polled: by_us(exposition, polled, encoder), scrapes * 3))
-    assert encoded == [by_prometheus_client(polled, encoder) for polled in scrapes] * 3
+        encoded = list(threads.map(lambda polled: by_us(exposition, polled, encoder), scrapes * 5))
+    assert encoded == [by_prometheus_client(polled, encoder) for polled in scrapes] * 5
 
 
 @unhurried

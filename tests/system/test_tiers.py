@@ -24,8 +24,12 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize("arguments", [[], ["--numprocesses=2"]], ids=["one process", "two workers"])
-def test_what_is_left_out_is_said_with_the_command_that_runs_it(suite: pytest.Pytester, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-p", "xdist", "--numprocesses=2"]], ids=["one process", "two workers"])
+def test_what_is_left_out_is_said_with_the_command_that_runs_it(
+    suite: pytest.Pytester, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The plugins that are installed take seconds to import.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     suite.makepyfile("""
         import pytest
 
