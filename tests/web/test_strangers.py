@@ -30,7 +30,14 @@ from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
 from tests.web.test_server import faults_logged, has_been_asked, read_all
-from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread, exporter_of, large_snapshot
+from tests.web.web_server_thread import (
+    LARGE_ANSWER,
+    PATIENCE,
+    ScriptedPoller,
+    WebServerThread,
+    exporter_of,
+    large_snapshot,
+)
 from tools.exporter_program import COMMAND
 from tools.program import running, wait_for_address
 from tools.sandbox import Sandbox, faults
@@ -240,18 +247,18 @@ def test_a_head_of_usual_size_is_no_matter(server: WebServerThread) -> None:
 
 
 @pytest.mark.parametrize(
-    ("web_config", "answers", "fewer_than"),
+    ("web_config", "bound", "answers", "fewer_than"),
     [
-        pytest.param("", 1, 15, id="plain"),
-        pytest.param(TLS, 1, 15, id="TLS"),
+        pytest.param("", 4, 1, 15, id="plain"),
+        pytest.param(TLS, 10, 1, 15, id="TLS"),
         # What is written after the first answer waits above TLS, and not below it.
-        pytest.param(TLS, 2, 8, id="TLS, two answers each"),
+        pytest.param(TLS, 10, 2, 8, id="TLS, two answers each"),
     ],
 )
 def test_clients_that_read_nothing_bound_what_is_kept_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str, answers: int, fewer_than: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str, bound: int, answers: int, fewer_than: int
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 80_000_000)
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", bound * LARGE_ANSWER)
     folder, poller = Folder(tmp_path), ScriptedPoller(large_snapshot())
     folder.write(web_config)
     most = 0
@@ -263,19 +270,19 @@ def test_clients_that_read_nothing_bound_what_is_kept_for_them(
             most = max(most, server.connections())
         # The system's buffers hold a part of each.
         assert connections.NEWEST_KEPT < most < fewer_than
-        assert len(server.get("/metrics").content) > 10_000_000
+        assert len(server.get("/metrics").content) > LARGE_ANSWER
 
 
 @pytest.mark.parametrize(("web_config", "stay"), [("", 20), (TLS, 7)], ids=["plain", "TLS"])
 def test_clients_that_stay_after_a_large_answer_bound_what_tls_keeps_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web_config: str, stay: int
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 80_000_000)
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 8 * LARGE_ANSWER)
     folder = Folder(tmp_path)
     folder.write(web_config)
     with secure_server(folder, ScriptedPoller(large_snapshot())) as server, ExitStack() as stack:
         for _ in range(20):
-            left = 10_000_000
+            left = LARGE_ANSWER
             reader = stack.enter_context(server.open(SCRAPE))
             while left > 0:
                 left -= len(reader.recv(1_000_000))
@@ -292,7 +299,7 @@ def test_small_answers_to_others_drop_nobody_who_is_still_reading(
     folder.write(web_config)
     with secure_server(folder, ScriptedPoller(large_snapshot())) as server, ExitStack() as stack:
         slow = stack.enter_context(server.open(SCRAPE, receive_buffer=65536))
-        left = 10_000_000 - len(slow.recv(1))
+        left = LARGE_ANSWER - len(slow.recv(1))
         for _ in range(2 * connections.NEWEST_KEPT):
             other = stack.enter_context(server.open(HEALTHY))
             assert other.recv(1000).startswith(b"HTTP/1.1 200")

@@ -138,9 +138,13 @@ class NoApi:
         raise AssertionError(f"no log is expected, but there is {url}, for {seconds} s")
 
 
+# Of each, Linux buffers up to 4 MB in the sender's socket, and the rest waits in the server.
+LARGE_ANSWER = 6_000_000
+
+
 def large_snapshot() -> Snapshot:
     """Make a snapshot whose answer is more than the buffers of a socket take: who does not read keeps it waiting."""
-    batch = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * 10_000_000})
+    batch = Watched("12af3453-62da-4b31-b646-631b7b5f3009", labels={"a": "x" * LARGE_ANSWER})
     return Snapshot(batches=(BatchState(watched=batch),), api_up=None, api_last_success=None, poll_duration=0.0)
 
 

@@ -28,7 +28,7 @@ from tests.web.security.web_config_server import (
     write,
 )
 from tests.web.test_server import faults_logged, read_all
-from tests.web.web_server_thread import PATIENCE, ScriptedPoller, large_snapshot
+from tests.web.web_server_thread import LARGE_ANSWER, PATIENCE, ScriptedPoller, large_snapshot
 
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
 REFUSED = (requests.ConnectionError, ssl.SSLError, ConnectionError)
@@ -207,7 +207,7 @@ def test_a_request_right_behind_the_handshake_is_answered(server: SecureServerTh
 
 def test_a_large_answer_arrives_whole(folder: Folder) -> None:
     with secure_server(folder, ScriptedPoller(large_snapshot())) as server:
-        assert len(server.get("/metrics", headers={"Accept-Encoding": "identity"}).content) > 10_000_000
+        assert len(server.get("/metrics", headers={"Accept-Encoding": "identity"}).content) > LARGE_ANSWER
 
 
 def test_a_client_that_is_slow_to_read_its_last_answer_gets_all_of_it(folder: Folder) -> None:
@@ -222,7 +222,7 @@ def test_a_client_that_is_slow_to_read_its_last_answer_gets_all_of_it(folder: Fo
         # Most of the time that a connection may be idle goes by, and the loop does what is due.
         server.run_in_loop(lambda: setattr(server._loop, "time", lambda: time.monotonic() + 50))
         assert is_served(server)
-        assert len(beginning + read_all(slow)) > 10_000_000
+        assert len(beginning + read_all(slow)) > LARGE_ANSWER
 
 
 # Rotation
