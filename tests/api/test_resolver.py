@@ -140,7 +140,7 @@ def silent_address(nothing_is_left: None) -> Iterator[tuple[str, int]]:  # noqa:
 
 
 class Countdown(Deadline):
-    """A deadline that says what is left as told, whatever the time is."""
+    """A deadline with a fixed time left, whatever the time is."""
 
     def __init__(self, *left: float) -> None:
         self._left = iter(left)

@@ -265,7 +265,7 @@ def test_a_message_says_why_a_batch_failed_and_what_to_do(
         sandbox.set_fault(faults.Body(json.dumps(times | answer).encode()), ref=refs[name])
     exporter.write_config(batches=[{"ref": ref, "feed": "nightly-guests"} for ref in refs.values()])
 
-    def told() -> dict[str, str] | None:
+    def notified() -> dict[str, str] | None:
         descriptions = {
             alert["labels"]["ref"]: alert["annotations"]["description"]
             for alert in people.notifications()
@@ -275,7 +275,7 @@ def test_a_message_says_why_a_batch_failed_and_what_to_do(
         return descriptions if descriptions.keys() >= set(refs.values()) else None
 
     with exporter.running() as running, prometheus(exporter, running.program, people):
-        descriptions = wait_for("a message of each batch", told, programs=[people.alertmanager.program])
+        descriptions = wait_for("a message of each batch", notified, programs=[people.alertmanager.program])
 
     why = {
         "identity": causes(identity_missing=24),

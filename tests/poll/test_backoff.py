@@ -124,7 +124,7 @@ class TestAnApiInTrouble:
         assert backoff.allows(OLD, 5)
         assert not backoff.tries
         backoff.pause(6)
-        assert backoff.allows(OLD, 7), "it begins anew"
+        assert backoff.allows(OLD, 7), "it starts over"
 
     @pytest.mark.parametrize(
         "outcome",
