@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from sitecore_cdp_exporter import __version__, systemd
 from sitecore_cdp_exporter.check import check, missing_config
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.config.reload import ConfigReloader
+from sitecore_cdp_exporter.config.reload import Reloader
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
@@ -206,7 +206,7 @@ async def _serve(flags: argparse.Namespace, demo: "Demo | None") -> int:
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file, registry)
+        web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file)
         service = Service(flags.config_file if demo is None else demo.config, registry)
         settings = WebSettings(
             telemetry_path=flags.telemetry_path,
@@ -263,7 +263,7 @@ def _handling(actions: Mapping[int, Callable[[], object]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _reload(reloader: ConfigReloader) -> None:
+def _reload(reloader: Reloader) -> None:
     # The reloader has logged it.
     with suppress(ConfigError):
         reloader.reload()

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.config.model import Config, load_config
-from sitecore_cdp_exporter.config.reload import ConfigReloader
+from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
 from sitecore_cdp_exporter.metrics.collector import EXPORTER_GAUGES, ExporterState, RequestMetrics
 from sitecore_cdp_exporter.metrics.family import GaugeCollector
 from sitecore_cdp_exporter.poll.poller import Poller
@@ -47,13 +47,13 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        # The reloader looks at the file first, so that it notices a change during startup.
         path = config if isinstance(config, Path) else None
-        self.reloader = ConfigReloader(path, self._apply, clock=wall_clock)
+        self.reloader = Reloader("config", path, self._reload, clock=wall_clock)
         if isinstance(config, Path):
-            config = load_config(config)
+            config = load_config(config, self.reloader.read)
         self._observe = RequestMetrics(registry).observe
-        self._batch_files = BatchFiles(config.batch_files, Path() if path is None else path.parent)
+        self._path = path or Path()
+        self._batch_files = BatchFiles(config.batch_files, self._path.parent)
         self._batch_files.refresh()
         self._api = self._connect(config)
         self.poller = Poller(self._api, config, self._batch_files, clock=clock, wall_clock=wall_clock)
@@ -63,6 +63,11 @@ class Service:
     def close(self) -> None:
         """Close the connections to the API, and end the reading of an error log."""
         self._api.close()
+
+    def _reload(self, read: ReadFile) -> Mapping[str, object]:
+        config = load_config(self._path, read)
+        self._apply(config)
+        return {"batches": len(config.batches)}
 
     def _apply(self, config: Config) -> None:
         """Switch to a new config with the next poll, and close the old one's connections as they become idle."""

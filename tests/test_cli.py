@@ -17,7 +17,7 @@ import requests
 from sitecore_cdp_exporter import __version__, cli, systemd
 from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.config.model import Config, load_config
-from sitecore_cdp_exporter.config.reload import ConfigReloader
+from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
 from sitecore_cdp_exporter.web.address import ListenAddress
 from sitecore_cdp_exporter.web.server import WebServer
 from tests.conditions import wait_until
@@ -424,14 +424,14 @@ def test_systemd_learns_when_it_listens_and_when_it_stops(
 def test_a_sighup_while_the_config_is_read_loads_it_again(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = load_config
 
-    def load_then_change(path: Path) -> Config:
-        loaded = load(path)
+    def load_then_change(path: Path, read: ReadFile) -> Config:
+        loaded = load(path, read)
         os.kill(os.getpid(), signal.SIGHUP)
         return loaded
 
-    reloaded: list[ConfigReloader] = []
+    reloaded: list[Reloader] = []
 
-    def reload(reloader: ConfigReloader) -> None:
+    def reload(reloader: Reloader) -> None:
         reloaded.append(reloader)
         os.kill(os.getpid(), signal.SIGTERM)
 

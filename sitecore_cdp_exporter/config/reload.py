@@ -1,50 +1,62 @@
-"""Loading the config again, whatever asks for it: SIGHUP, `POST /-/reload`, or a changed file."""
+"""Loading a file again that the exporter was started with, whoever asks: a signal, HTTP, or the file has changed."""
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from sitecore_cdp_exporter.config.files import BackgroundLook, ReadFiles
-from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, Config, ConfigError, load_config
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, ConfigError
 
 logger = logging.getLogger(__name__)
+
+# Reads a file; raises OSError.
+ReadFile: TypeAlias = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadState:
-    """Whether the last attempt to load the config succeeded, and when one last did, since the Unix epoch."""
+    """Whether the last attempt to load the file succeeded, and when one last did, since the Unix epoch."""
 
     successful: bool
     last_success: float
 
 
-class ConfigReloader:
-    """Loads the config file again, and applies it if it has no error. Safe for use by many threads.
+class Reloader:
+    """Loads a file again, together with the files that it names. Safe for use by many threads.
+
+    The caller loads it the first time, with `read`.
 
     Args:
-        path: The config file. The caller loads it for the first time, next. None: there is none, and reloading does
-            nothing.
-        apply: Puts a config to use.
+        name: What the file is called in the log.
+        path: The file. None: there is none, and reloading does nothing.
+        load: Loads the file, puts it to use, and returns what to log; or raises ConfigError and changes nothing.
+        max_bytes: How large a file may be.
         clock: Seconds since the Unix epoch.
 
     """
 
     def __init__(
-        self, path: Path | None, apply: Callable[[Config], None], *, clock: Callable[[], float] = time.time
+        self,
+        name: str,
+        path: Path | None,
+        load: Callable[[ReadFile], Mapping[str, object]],
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._name = name
         self._path = path
-        self._apply = apply
+        self._load = load
+        self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._look = BackgroundLook(self._reload_if_changed)
-        self._files = ReadFiles(MAX_FILE_BYTES)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                self._files.read(path)
+        self._files = ReadFiles(max_bytes)
         self._state = ReloadState(successful=True, last_success=clock())
 
     @property
@@ -52,8 +64,12 @@ class ConfigReloader:
         """What came of the last attempt."""
         return self._state
 
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file, whose changes count from now on. Raises OSError."""
+        return self._files.read(path)
+
     def reload(self) -> None:
-        """Load the config and swap it whole; on an error the current one stays, and the error is logged and raised.
+        """Load the file; on an error what was loaded before stays in use, and the error is logged and raised.
 
         Raises:
             ConfigError: The file cannot be used.
@@ -63,7 +79,7 @@ class ConfigReloader:
             self._reload()
 
     def reload_if_changed(self, timeout: float | None = None) -> None:
-        """Load the config if the content of the file has changed. An error is logged, once for each content.
+        """Load the file if the content of one that was read has changed. An error is logged, once for each content.
 
         Args:
             timeout: How many seconds to wait for a slow disk. None: as long as it takes.
@@ -80,14 +96,13 @@ class ConfigReloader:
     def _reload(self) -> None:
         if self._path is None:
             return
-        self._files = ReadFiles(MAX_FILE_BYTES)
+        self._files = ReadFiles(self._max_bytes)
         try:
-            config = load_config(self._path, self._files.read)
+            loaded = self._load(self._files.read)
         except ConfigError as error:
             self._state = ReloadState(successful=False, last_success=self._state.last_success)
             for line in error.errors:
-                logger.error("the config is not reloaded: %s", line)  # noqa: TRY400  The line says all; a traceback says nothing more.
+                logger.error("the %s is not reloaded: %s", self._name, line)  # noqa: TRY400  The line says it all; a traceback adds nothing.
             raise
-        self._apply(config)
         self._state = ReloadState(successful=True, last_success=self._clock())
-        logger.info("the config is reloaded", extra={"file": str(self._path), "batches": len(config.batches)})
+        logger.info("the %s is reloaded", self._name, extra={"file": str(self._path), **loaded})

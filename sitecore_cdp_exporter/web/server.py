@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -22,9 +22,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
-from sitecore_cdp_exporter.metrics.collector import poll_families
+from sitecore_cdp_exporter.config.reload import Reloader
+from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
-from sitecore_cdp_exporter.metrics.family import Families
+from sitecore_cdp_exporter.metrics.family import Families, GaugeCollector
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, listen
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
@@ -54,16 +55,6 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "deny",
 }
-
-
-class Reloader(Protocol):
-    """What the server needs of `reload.ConfigReloader`."""
-
-    def reload(self) -> None:
-        """Load the config again, or raise ConfigError."""
-
-    def reload_if_changed(self, timeout: float | None = None) -> None:
-        """Load the config again if its file has changed; wait at most `timeout` seconds for a slow disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +105,9 @@ class WebServer:
         self._registry = registry
         self._settings = settings or WebSettings()
         self._web_config = web_config
+        if web_config is not None:
+            reloader_of_web_config = web_config.reloader
+            registry.register(GaugeCollector(WEB_CONFIG_GAUGES, lambda: reloader_of_web_config.state))
         self._scrape_threads = ThreadPoolExecutor(self._settings.max_requests, thread_name_prefix="scrape")
         self._page_threads = ThreadPoolExecutor(1, thread_name_prefix="page")
         self._scrapes: set[asyncio.Future[web.Response]] = set()

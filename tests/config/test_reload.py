@@ -8,8 +8,8 @@ import pytest
 
 from sitecore_cdp_exporter.config import files
 from sitecore_cdp_exporter.config.files import read_regular_file
-from sitecore_cdp_exporter.config.model import Config, ConfigError
-from sitecore_cdp_exporter.config.reload import ConfigReloader, ReloadState
+from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.config.reload import ReadFile, Reloader, ReloadState
 
 GOOD = "api:\n  base_url: https://api.example\nbatches:\n  - 12af3453-62da-4b31-b646-631b7b5f3009\n"
 OTHER = "api:\n  base_url: https://other.example\n"
@@ -19,11 +19,14 @@ BAD = "api:\n  base_url: https://api.example\n  timeout: 5\n"
 class Exporter:
     """Remembers the configs that it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.configs: list[Config] = []
 
-    def apply(self, config: Config) -> None:
+    def load(self, read: ReadFile) -> dict[str, object]:
+        config = load_config(self.path, read)
         self.configs.append(config)
+        return {"batches": len(config.batches)}
 
     @property
     def hosts(self) -> list[str]:
@@ -38,17 +41,19 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def exporter() -> Exporter:
-    return Exporter()
+def exporter(path: Path) -> Exporter:
+    return Exporter(path)
 
 
 @pytest.fixture
-def reloader(path: Path, exporter: Exporter) -> ConfigReloader:
+def reloader(path: Path, exporter: Exporter) -> Reloader:
     times = iter([100.0, 200.0, 300.0])
-    return ConfigReloader(path, exporter.apply, clock=lambda: next(times))
+    reloader = Reloader("config", path, exporter.load, clock=lambda: next(times))
+    load_config(path, reloader.read)
+    return reloader
 
 
-def test_a_good_config_is_swapped_in(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+def test_a_good_config_is_swapped_in(path: Path, exporter: Exporter, reloader: Reloader) -> None:
     assert reloader.state == ReloadState(successful=True, last_success=100.0)
     path.write_text(OTHER, encoding="utf-8")
     reloader.reload()
@@ -57,7 +62,7 @@ def test_a_good_config_is_swapped_in(path: Path, exporter: Exporter, reloader: C
 
 
 def test_a_bad_config_leaves_the_one_before(
-    path: Path, exporter: Exporter, reloader: ConfigReloader, caplog: pytest.LogCaptureFixture
+    path: Path, exporter: Exporter, reloader: Reloader, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text(BAD, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.yaml:3: api\.timeout"):
@@ -70,7 +75,7 @@ def test_a_bad_config_leaves_the_one_before(
     assert reloader.state == ReloadState(successful=True, last_success=200.0)
 
 
-def test_a_file_that_is_gone_leaves_the_config(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+def test_a_file_that_is_gone_leaves_the_config(path: Path, exporter: Exporter, reloader: Reloader) -> None:
     path.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         reloader.reload()
@@ -79,7 +84,7 @@ def test_a_file_that_is_gone_leaves_the_config(path: Path, exporter: Exporter, r
     assert not reloader.state.successful
 
 
-def test_a_change_is_noticed_by_its_content(path: Path, exporter: Exporter, reloader: ConfigReloader) -> None:
+def test_a_change_is_noticed_by_its_content(path: Path, exporter: Exporter, reloader: Reloader) -> None:
     path.touch()
     reloader.reload_if_changed()
     assert exporter.configs == []
@@ -90,7 +95,7 @@ def test_a_change_is_noticed_by_its_content(path: Path, exporter: Exporter, relo
 
 
 def test_a_bad_change_is_logged_once_for_its_content(
-    path: Path, reloader: ConfigReloader, caplog: pytest.LogCaptureFixture
+    path: Path, reloader: Reloader, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     path.write_text(BAD, encoding="utf-8")
@@ -104,7 +109,7 @@ def test_a_bad_change_is_logged_once_for_its_content(
 
 
 def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait(
-    path: Path, exporter: Exporter, reloader: ConfigReloader, monkeypatch: pytest.MonkeyPatch
+    path: Path, exporter: Exporter, reloader: Reloader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, go_on = threading.Event(), threading.Event()
 
@@ -126,7 +131,7 @@ def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait(
 
 
 def test_a_config_without_a_file_is_never_looked_at(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    reloader = ConfigReloader(None, exporter.apply)
+    reloader = Reloader("config", None, exporter.load)
     monkeypatch.setattr(threading.Thread, "start", pytest.fail)
     reloader.reload_if_changed()
     reloader.reload()

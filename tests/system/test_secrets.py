@@ -51,7 +51,7 @@ from tests.system.secrets_walk import (
     basic,
     closed_port,
 )
-from tests.web.security.web_config_server import TLS, Folder
+from tests.web.security.web_config_server import TLS, Folder, current
 from tests.web.web_server_thread import PATIENCE
 from tools.program import wait_for
 from tools.sandbox import Sandbox, faults
@@ -357,7 +357,7 @@ def shown_by_kind(values: Iterable[object]) -> Mapping[str, list[str]]:
 
 
 async def let_in(web_config: WebConfigFile) -> bool:
-    passwords = web_config.current().passwords
+    passwords = current(web_config).passwords
     assert passwords is not None
     return await passwords.accept(WEB_USER, planted.WEB_PASSWORD)
 
@@ -384,7 +384,7 @@ def test_no_object_shows_a_secret(folder: Folder) -> None:
         read_yaml(f"[{core('misplaced')}, {{{core('misplaced')}: 1, {core('misplaced')}: 2}}]"),
         parse_web_config(folder.web_config, with_key.encode()),
     ]
-    web_config = WebConfigFile(folder.web_config, CollectorRegistry())
+    web_config = WebConfigFile(folder.web_config)
     assert asyncio.run(let_in(web_config))
     with Sandbox(client_key=planted.CLIENT_KEY, api_token=planted.API_TOKEN) as sandbox:
         sandbox.put_batch(GOOD_REF, status="error", log=True)

@@ -20,13 +20,14 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.error_log import LogReading
 from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
+from sitecore_cdp_exporter.config.reload import Reloader
 from sitecore_cdp_exporter.metrics.collector import RequestMetrics
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.address import ListenAddress
-from sitecore_cdp_exporter.web.server import Reloader, WebServer, WebSettings
+from sitecore_cdp_exporter.web.server import WebServer, WebSettings
 from tests.fake_api import Lists
 from tools.sandbox import Sandbox
 
@@ -110,8 +111,11 @@ class WebServerThread:
         await server.stop()
 
 
-class NoReloader:
-    """Stands in for ConfigReloader where nothing may be loaded again."""
+class NoReloader(Reloader):
+    """Stands in for Reloader where nothing may be loaded again."""
+
+    def __init__(self) -> None:
+        super().__init__("config", None, lambda _: {})
 
     def reload(self) -> None:
         raise AssertionError("no reload is expected")

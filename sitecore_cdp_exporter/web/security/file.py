@@ -3,19 +3,14 @@
 import asyncio
 import logging
 import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from sitecore_cdp_exporter.config.errors import one_line
-from sitecore_cdp_exporter.config.files import BackgroundLook, ReadFiles, read_regular_file, why_unread
+from sitecore_cdp_exporter.config.files import read_regular_file, why_unread
 from sitecore_cdp_exporter.config.model import ConfigError
-from sitecore_cdp_exporter.config.reload import ReloadState
-from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES
-from sitecore_cdp_exporter.metrics.family import GaugeCollector
+from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
 from sitecore_cdp_exporter.web.security.model import WebConfig, parse_web_config, web_config_error
 from sitecore_cdp_exporter.web.security.passwords import Comparisons, Passwords
 from sitecore_cdp_exporter.web.security.rate_limit import TokenBucket
@@ -35,7 +30,7 @@ def read_file(path: Path) -> bytes:
 
 def load_web_config(
     path: Path,
-    read: Callable[[Path], bytes] = read_file,
+    read: ReadFile = read_file,
     *,
     before: WebConfig | None = None,
     files_may_be_missing: bool = False,
@@ -105,25 +100,22 @@ class WebConfigFile:
     A file that is invalid, or that asks less of clients than before, changes nothing: the last good settings stay in
     use. This is logged once, and a metric shows it.
 
+    Attributes:
+        reloader: Loads it again.
+
     Args:
         path: The web config.
-        registry: Where its metrics are registered.
-        clock: Seconds since the Unix epoch.
 
     Raises:
         ConfigError: The web config, or a certificate or key that it names, cannot be used.
 
     """
 
-    def __init__(self, path: Path, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._clock = clock
-        self._look = BackgroundLook(self._reload_if_changed)
         self._comparisons = Comparisons()
-        self._files = ReadFiles(MAX_FILE_BYTES)
-        self._security = self._load()
-        self._state = ReloadState(successful=True, last_success=clock())
-        registry.register(GaugeCollector(WEB_CONFIG_GAUGES, lambda: self._state))
+        self.reloader = Reloader("web config", path, self._reload, max_bytes=MAX_FILE_BYTES)
+        self._security = self._load(self.reloader.read)
 
     @property
     def last(self) -> WebSecurity:
@@ -143,42 +135,23 @@ class WebConfigFile:
     async def watch(self) -> None:
         """Check the files every second, on a thread because a disk may be slow, until cancelled."""
         while True:
-            await asyncio.to_thread(self._look.wait, SECONDS_BETWEEN_LOOKS)
+            await asyncio.to_thread(self.reloader.reload_if_changed, SECONDS_BETWEEN_LOOKS)
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-
-    def current(self) -> WebSecurity:
-        """Return the settings in the files, or those loaded last if the files are invalid. Raises nothing."""
-        self._look.wait(None)
-        return self._security
-
-    def _reload_if_changed(self) -> None:
-        if self._files.changed():
-            self._reload()
 
     def close(self) -> None:
         """Stop the thread that compares passwords."""
         self._comparisons.close()
 
-    def _reload(self) -> None:
-        try:
-            self._security = self._load_again()
-        except ConfigError as error:
-            self._state = replace(self._state, successful=False)
-            for line in error.errors:
-                logger.error("the web config is not reloaded: %s", line)  # noqa: TRY400  The line says it all; a traceback adds nothing.
-            return
-        self._state = ReloadState(successful=True, last_success=self._clock())
-        logger.info("the web config is reloaded", extra={"file": str(self._path)})
-
-    def _load_again(self) -> WebSecurity:
-        security = self._load(self._security.config)
-        if refused := list(_need_a_restart(self._security.config, security.config)):
+    def _reload(self, read: ReadFile) -> Mapping[str, object]:
+        before = self._security.config
+        security = self._load(read, before)
+        if refused := list(_need_a_restart(before, security.config)):
             raise ConfigError([one_line(f"{self._path}: {change} without a restart") for change in refused])
-        return security
+        self._security = security
+        return {}
 
-    def _load(self, before: WebConfig | None = None) -> WebSecurity:
-        self._files = ReadFiles(MAX_FILE_BYTES)
-        config, tls = load_web_config(self._path, self._files.read, before=before)
+    def _load(self, read: ReadFile, before: WebConfig | None = None) -> WebSecurity:
+        config, tls = load_web_config(self._path, read, before=before)
         users, limit = config.basic_auth_users, config.rate_limit
         return WebSecurity(
             config=config,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.web.security.file import WebConfigFile, WebSecurity
 from tests.web.security.web_config_server import (
@@ -20,6 +19,7 @@ from tests.web.security.web_config_server import (
     USERS,
     Folder,
     SecureServerThread,
+    current,
     secure_server,
 )
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture
 def web_config(folder: Folder, request: pytest.FixtureRequest) -> Iterator[WebConfigFile]:
     """A web config that begins with the text that the test names."""
-    web_config = WebConfigFile(folder.write(request.param), CollectorRegistry())
+    web_config = WebConfigFile(folder.write(request.param))
     yield web_config
     web_config.close()
 
@@ -74,10 +74,10 @@ def answers(server: SecureServerThread, auth: tuple[str, str] | None, certificat
 def test_no_part_of_an_example_asks_for_less(web_config: WebConfigFile, folder: Folder, text: str) -> None:
     # No password is asked whether it is right more often than it has to be.
     checked = set()
-    whole = web_config.current()
+    whole = current(web_config)
     for length in range(len(text) + 1):
         folder.write(text[:length])
-        part = web_config.current()
+        part = current(web_config)
         assert part.passwords is not None, text[:length]
         assert part.tls is not None
         assert whole.tls is not None
@@ -89,7 +89,7 @@ def test_no_part_of_an_example_asks_for_less(web_config: WebConfigFile, folder: 
             assert let_in(part) == listed
         if part is not whole:
             folder.write(text)
-            whole = web_config.current()
+            whole = current(web_config)
     # The file counts as soon as its last user is whole, and so does the one with one user of two.
     assert checked >= {frozenset(user for user in PASSWORDS if f"{user}: " in text)}
 
@@ -127,10 +127,10 @@ def test_a_server_whose_file_is_cut_asks_as_before(folder: Folder, last: str) ->
 def test_what_is_weaker_is_refused_and_told_once(
     web_config: WebConfigFile, folder: Folder, weaker: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = web_config.current()
+    before = current(web_config)
     folder.write(weaker)
     for _ in range(3):
-        assert web_config.current() is before
+        assert current(web_config) is before
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert messages == [f"the web config is not reloaded: {folder.web_config}: {message}"]
 
@@ -140,11 +140,11 @@ def test_all_that_is_weaker_is_reported(
     web_config: WebConfigFile, folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write(TLS)
-    web_config.current()
+    current(web_config)
     assert len([record for record in caplog.records if "without a restart" in record.getMessage()]) == 3
     caplog.clear()
     folder.write("")
-    web_config.current()
+    current(web_config)
     assert len([record for record in caplog.records if "without a restart" in record.getMessage()]) == 2
 
 
@@ -152,12 +152,12 @@ def test_all_that_is_weaker_is_reported(
 def test_what_is_stronger_counts_at_once(web_config: WebConfigFile, folder: Folder) -> None:
     for text, expected in ((VERIFY, ssl.CERT_OPTIONAL), (MUTUAL_TLS, ssl.CERT_REQUIRED)):
         folder.write(text)
-        context = web_config.current().tls
+        context = current(web_config).tls
         assert context is not None
         assert context.verify_mode is expected
-    assert web_config.current().passwords is None
+    assert current(web_config).passwords is None
     folder.write(f"{MUTUAL_TLS}  min_version: TLS13\n{USERS}")
-    security = web_config.current()
+    security = current(web_config)
     assert security.tls is not None
     assert security.tls.minimum_version is ssl.TLSVersion.TLSv1_3
     assert let_in(security) == {"prometheus"}
@@ -166,15 +166,15 @@ def test_what_is_stronger_counts_at_once(web_config: WebConfigFile, folder: Fold
 @pytest.mark.parametrize("web_config", [USERS], indirect=True)
 def test_users_come_and_go_as_long_as_there_is_one(web_config: WebConfigFile, folder: Folder) -> None:
     folder.write(f"{USERS}  on-call: {HASH}\n")
-    assert let_in(web_config.current()) == {"prometheus"}
+    assert let_in(current(web_config)) == {"prometheus"}
     folder.write(f"basic_auth_users: {{on-call: {HASH}}}")
-    assert let_in(web_config.current()) == set()
+    assert let_in(current(web_config)) == set()
 
 
 @pytest.mark.parametrize("web_config", [f"{USERS}rate_limit: {{interval: 1h, burst: 1}}\n"], indirect=True)
 def test_a_rate_limit_may_end_because_it_lets_nobody_in(web_config: WebConfigFile, folder: Folder) -> None:
     folder.write(USERS)
-    assert web_config.current().rate_limit is None
+    assert current(web_config).rate_limit is None
 
 
 # What is remembered
@@ -183,8 +183,8 @@ def test_a_rate_limit_may_end_because_it_lets_nobody_in(web_config: WebConfigFil
 @pytest.mark.parametrize("change", ["certificate", "another user", "headers"])
 def test_a_right_password_stays_remembered_while_its_hash_is_the_same(folder: Folder, change: str) -> None:
     folder.write(f"{MUTUAL_TLS}{USERS}")
-    web_config = WebConfigFile(folder.web_config, CollectorRegistry())
-    before = web_config.current()
+    web_config = WebConfigFile(folder.web_config)
+    before = current(web_config)
     assert let_in(before) == {"prometheus"}
     match change:
         case "certificate":
@@ -193,7 +193,7 @@ def test_a_right_password_stays_remembered_while_its_hash_is_the_same(folder: Fo
             folder.write(f"{MUTUAL_TLS}{USERS}  other: {HASH}\n")
         case _:
             folder.write(f"{MUTUAL_TLS}{USERS}http_server_config: {{headers: {{X-Frame-Options: deny}}}}\n")
-    after = web_config.current()
+    after = current(web_config)
     web_config.close()
     assert after is not before
     # No thread is left to compare anything.
@@ -203,8 +203,8 @@ def test_a_right_password_stays_remembered_while_its_hash_is_the_same(folder: Fo
 
 def test_what_was_right_for_another_hash_is_compared_again(folder: Folder) -> None:
     folder.write(USERS)
-    web_config = WebConfigFile(folder.web_config, CollectorRegistry())
-    assert let_in(web_config.current()) == {"prometheus"}
+    web_config = WebConfigFile(folder.web_config)
+    assert let_in(current(web_config)) == {"prometheus"}
     other = "$2b$04$5BX2rrXvZTM9hmoB9AHVw.tSJrlAw/k2LR3ABKnoyTJsHyI7L6pTD"
     for users, expected in (
         (f"prometheus: {other}", set()),
@@ -212,7 +212,7 @@ def test_what_was_right_for_another_hash_is_compared_again(folder: Folder) -> No
         (f"prometheus: {HASH}", {"prometheus"}),
     ):
         folder.write(f"basic_auth_users: {{{users}}}")
-        assert let_in(web_config.current()) == expected
+        assert let_in(current(web_config)) == expected
     web_config.close()
 
 
@@ -224,12 +224,12 @@ def test_http2_is_warned_of_when_it_comes_and_not_at_each_change(
 ) -> None:
     http2 = f"{TLS}http_server_config: {{http2: true}}\n"
     folder.write(http2)
-    web_config = WebConfigFile(folder.web_config, CollectorRegistry())
+    web_config = WebConfigFile(folder.web_config)
     for text, expected in ((http2, 1), (f"{http2}# changed", 0), ("# cut", 0), (http2, 0), (TLS, 0), (http2, 1)):
         folder.write(text)
-        web_config.current()
+        current(web_config)
         folder.renew_server()
-        web_config.current()
+        current(web_config)
         assert [record.levelname for record in caplog.records].count("WARNING") == expected
         caplog.clear()
     web_config.close()

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from requests.adapters import HTTPAdapter
 
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.web.security.file import WebConfigFile
+from sitecore_cdp_exporter.web.security.file import WebConfigFile, WebSecurity
 from tests.web.web_server_thread import PATIENCE, ScriptedPoller, WebServerThread
 from tools.exporter_program import ROOT
 
@@ -25,6 +25,12 @@ HASH = "$2b$04$5BX2rrXvZTM9hmoB9AHVw.tSJrlAw/k2LR3ABKnoyTJsHyI7L6pTC"
 TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
 MUTUAL_TLS = f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client_ca.crt\n"
 USERS = f"basic_auth_users:\n  {USER}: {HASH}\n"
+
+
+def current(web_config: WebConfigFile) -> WebSecurity:
+    """Return the settings in the files, or those loaded last if the files are invalid."""
+    web_config.reloader.reload_if_changed()
+    return web_config.last
 
 
 class Folder:
@@ -40,7 +46,7 @@ class Folder:
     def changed(self) -> None:
         """Have the server look at the files now, instead of within a second."""
         if self.served is not None:
-            self.served.current()
+            self.served.reloader.reload_if_changed()
 
     def write(self, text: str) -> Path:
         self.web_config.write_text(text, encoding="utf-8")
@@ -99,7 +105,7 @@ class SecureServerThread(WebServerThread):
     def __init__(self, folder: Folder, poller: Poller | None = None, **settings: Any) -> None:  # noqa: ANN401  As there.
         super().__init__(poller or ScriptedPoller(), **settings)
         self.registry = CollectorRegistry()
-        self.web_config = WebConfigFile(folder.web_config, self.registry)
+        self.web_config = WebConfigFile(folder.web_config)
         # What a server without a web config is made of, and the web config.
         arguments: Any = (*self._arguments[:2], self.registry, self._arguments[3], self.web_config)
         self._arguments = arguments
