@@ -1,5 +1,6 @@
 """The first lines of the command, however it is started: signals first, then the imports that take time."""
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if ONE_SHOT_FLAGS.intersection(sys.argv) else _end)
+    # What the imports create stays. Searching it for garbage takes an eighth of the startup, and 30 ms each time later.
+    gc.disable()
     try:
         from sitecore_cdp_exporter import cli  # noqa: PLC0415  It imports everything, which takes a third of a second.
     except ModuleNotFoundError as error:
@@ -24,6 +27,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    gc.freeze()
+    gc.enable()
     return cli.main()
 
 

@@ -57,6 +57,14 @@ def test_signals_are_set_before_the_imports(command: list[str], number: signal.S
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "set()\n", "")
 
 
+def test_garbage_is_collected_again_after_the_imports_but_not_among_what_they_made() -> None:
+    code = (
+        "import gc; from sitecore_cdp_exporter import __main__, cli; "
+        "cli.main = lambda: print(gc.isenabled(), gc.get_freeze_count() > 100_000) or 0; __main__.main()"
+    )
+    assert run([sys.executable, "-c", code]).stdout == "True True\n"
+
+
 def test_a_check_that_is_interrupted_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
     environment = {"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(signal.SIGINT))}
