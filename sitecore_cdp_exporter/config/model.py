@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -146,6 +146,14 @@ class WatchedBatch(Section):
         if not isinstance(data, dict | WatchedBatch):
             raise ValueError("expected a ref, or a mapping with ref, feed, labels and replaces")  # noqa: TRY004  Pydantic's rule.
         return data
+
+    def agrees_with(self, other: Self) -> bool:
+        """Whether two entries for the same ref say the same of it."""
+
+        def content(batch: WatchedBatch) -> tuple[object, ...]:
+            return batch.feed, batch.labels, frozenset(map(str.lower, batch.replaces))
+
+        return content(self) == content(other)
 
 
 class Retention(Section):

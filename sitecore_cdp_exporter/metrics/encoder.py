@@ -9,8 +9,7 @@ encoders. If they differ, prometheus_client encodes it all: so it does for the e
 a later version of it may bring.
 """
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from prometheus_client import Metric
@@ -23,12 +22,6 @@ from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 
 # What `prometheus_client.exposition.choose_encoder` chooses.
 Encoder: TypeAlias = Callable[[Collector], bytes]
-# `Exposition.encode` of what is collected already.
-Encode: TypeAlias = Callable[[Encoder], Iterator[bytes]]
-
-# Better compression would take more time than it saves.
-_COMPRESSION_LEVEL = 1
-_GZIP = 31
 # A block is joined in one go, and nothing else runs meanwhile.
 _BATCHES_OF_A_BLOCK = 1000
 _OPENMETRICS_END = b"# EOF\n"
@@ -70,14 +63,6 @@ class Exposition:
             rows.append(known[1])
         self._cached = cached
         return rows
-
-
-def compress(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Pack blocks with gzip, one after the other, so that they need not be there all at once."""
-    compressor = zlib.compressobj(_COMPRESSION_LEVEL, wbits=_GZIP)
-    for block in blocks:
-        yield compressor.compress(block)
-    yield compressor.flush()
 
 
 def _row(state: BatchState) -> tuple[bytes, ...]:

@@ -56,15 +56,6 @@ def parse_batch_file(path: Path, content: bytes) -> BatchFile:
     return BatchFile(tuple(watched.values()), tuple(error_lines(path, [*document.problems, *problems])))
 
 
-def is_same(batch: WatchedBatch, other: WatchedBatch) -> bool:
-    """Whether two entries for a ref agree."""
-    return _content(batch) == _content(other)
-
-
-def _content(batch: WatchedBatch) -> tuple[object, ...]:
-    return batch.feed, batch.labels, frozenset(map(str.lower, batch.replaces))
-
-
 def _fatal_problem(document: YamlDocument) -> YamlProblem | None:
     for problem in document.problems:
         if not problem.path:
@@ -96,7 +87,7 @@ def _contradictions(document: YamlDocument, batches: dict[int, WatchedBatch]) ->
     first: dict[str, int] = {}
     for index, batch in batches.items():
         earlier = first.setdefault(batch.ref.lower(), index)
-        if not is_same(batch, batches[earlier]):
+        if not batch.agrees_with(batches[earlier]):
             path, place = document.locate((index, "ref"))
             line = document.locate((earlier, "ref"))[1].line
             message = f"duplicate ref with a different feed, labels or replaces; line {line} counts"
@@ -258,7 +249,7 @@ class BatchFiles:
             name = self._name(path)
             for batch in file.content.batches:
                 ref = batch.ref.lower()
-                if not is_same(batch, batches.setdefault(ref, batch)):
+                if not batch.agrees_with(batches.setdefault(ref, batch)):
                     conflicts[_Conflict(ref, origins[ref], name)] = None
                 origins.setdefault(ref, name)
         _warn([str(conflict) for conflict in conflicts if conflict not in self._conflicts])

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sitecore_cdp_exporter.config.model import Config, FeedConfig, WatchedBatch
-from sitecore_cdp_exporter.watch.batch_files import is_same
 
 
 class Source(enum.StrEnum):
@@ -65,7 +64,7 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
 def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
     """Return the refs, in lower case, that files list with a different feed, labels or replaces than the config."""
     listed = ((batch.ref.lower(), batch) for batch in config.batches)
-    return {ref for ref, batch in listed if ref in of_files and not is_same(batch, of_files[ref])}
+    return {ref for ref, batch in listed if ref in of_files and not batch.agrees_with(of_files[ref])}
 
 
 def _labels(feed: FeedConfig | None) -> Mapping[str, str]:

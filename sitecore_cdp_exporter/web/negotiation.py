@@ -1,13 +1,20 @@
 """Content negotiation of a scrape: the format and compression that the client prefers (RFC 9110, section 12.5)."""
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from prometheus_client.exposition import choose_encoder
-
-from sitecore_cdp_exporter.metrics.encoder import Encode, compress
+from prometheus_client.registry import Collector
 
 # What the exporter can write. Any other media type, `*/*` included, gets the text format.
 FORMATS = ("application/openmetrics-text", "text/plain")
+# Encodes a scrape with what `choose_encoder` chooses.
+Encode: TypeAlias = Callable[[Callable[[Collector], bytes]], Iterator[bytes]]
+
+# Better compression would take more time than it saves.
+_COMPRESSION_LEVEL = 1
+_GZIP = 31
 
 
 def encode_as_asked(encode: Encode, request_headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
@@ -31,6 +38,14 @@ def encode_as_asked(encode: Encode, request_headers: Mapping[str, str]) -> tuple
         blocks = compress(blocks)
         headers["Content-Encoding"] = "gzip"
     return b"".join(blocks), headers
+
+
+def compress(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Pack blocks with gzip, one after the other, so that they need not be there all at once."""
+    compressor = zlib.compressobj(_COMPRESSION_LEVEL, wbits=_GZIP)
+    for block in blocks:
+        yield compressor.compress(block)
+    yield compressor.flush()
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:

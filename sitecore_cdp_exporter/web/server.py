@@ -24,14 +24,14 @@ from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.config.reload import Reloader
 from sitecore_cdp_exporter.metrics.collector import WEB_CONFIG_GAUGES, poll_families
-from sitecore_cdp_exporter.metrics.encoder import Encode, Exposition
+from sitecore_cdp_exporter.metrics.encoder import Exposition
 from sitecore_cdp_exporter.metrics.family import Families, GaugeCollector
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, listen
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
 from sitecore_cdp_exporter.web.connections import Connections
 from sitecore_cdp_exporter.web.deadline import SCRAPE_TIMEOUT_HEADER, seconds_to_collect
-from sitecore_cdp_exporter.web.negotiation import encode_as_asked
+from sitecore_cdp_exporter.web.negotiation import Encode, encode_as_asked
 from sitecore_cdp_exporter.web.pages import render_landing_page
 from sitecore_cdp_exporter.web.security.access import AccessControl
 from sitecore_cdp_exporter.web.security.file import WebConfigFile

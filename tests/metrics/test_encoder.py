@@ -1,6 +1,5 @@
 """What is encoded here has the bytes of prometheus_client, in each format that a client can ask for."""
 
-import gzip
 import string
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.metrics import encoder as encoder_module
 from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
-from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition, compress
+from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
@@ -228,9 +227,3 @@ def test_threads_share_what_is_remembered() -> None:
     with ThreadPoolExecutor(8) as threads:
         encoded = list(threads.map(lambda polled: by_us(exposition, polled, encoder), scrapes * 5))
     assert encoded == [by_prometheus_client(polled, encoder) for polled in scrapes] * 5
-
-
-@unhurried
-@given(st.lists(st.binary(max_size=200)))
-def test_what_is_compressed_can_be_unpacked(blocks: list[bytes]) -> None:
-    assert gzip.decompress(b"".join(compress(blocks))) == b"".join(blocks)

@@ -2,9 +2,11 @@ import gzip
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.metrics.encoder import Encoder
-from sitecore_cdp_exporter.web.negotiation import encode_as_asked
+from sitecore_cdp_exporter.web.negotiation import compress, encode_as_asked
 
 TEXT = "text/plain; version=0.0.4"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -71,3 +73,9 @@ def test_an_answer_is_packed_if_the_client_wants_it(accept_encoding: str, *, pac
 def test_caches_are_sent_what_the_answer_depends_on() -> None:
     _, headers = encode_as_asked(encode, {})
     assert headers["Vary"] == "Accept, Accept-Encoding"
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=200)))
+def test_what_is_compressed_can_be_unpacked(blocks: list[bytes]) -> None:
+    assert gzip.decompress(b"".join(compress(blocks))) == b"".join(blocks)

@@ -16,9 +16,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.metrics.collector import poll_families
-from sitecore_cdp_exporter.metrics.encoder import Exposition, compress
+from sitecore_cdp_exporter.metrics.encoder import Exposition
 from sitecore_cdp_exporter.metrics.family import Families
 from sitecore_cdp_exporter.service import Service
+from sitecore_cdp_exporter.web.negotiation import compress
 from tools.bench.exporter_process import running_exporter, write_config
 from tools.bench.figures import Group, Measured, Settings, take_turns
 from tools.bench.scrape import CONCURRENCY
