@@ -95,6 +95,11 @@ def test_the_output_is_that_of_a_real_scrape(tmp_path: Path) -> None:
     assert set(shown) <= set(exposed)
 
 
+def test_the_commands_need_no_more_than_make_run_has_installed() -> None:
+    # Only `make test` installs the project itself, and with it the command.
+    assert set(re.findall(r"\.venv/bin/([\w.-]+)", README)) == {"python"}
+
+
 def test_the_errors_are_those_of_a_real_check(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "api:\n  base_url: https://api-engage-eu.sitecorecloud.io\n  endpont: inspect\nbatches:\n  - 12af3453\n",
@@ -102,6 +107,7 @@ def test_the_errors_are_those_of_a_real_check(tmp_path: Path) -> None:
     )
     shown = block("The config by example", "").splitlines()
     command = block("The config by example", "sh").replace(".venv/bin", BIN)
+    command = command.replace("exporter.py", shlex.quote(str(ROOT / "exporter.py")))
     check = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert check.returncode == 1
     assert [line for line in shown if line not in check.stderr] == []
