@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return as soon as the condition holds. Each test has a time limit, which ends a wait in vain."""
+def wait_until(condition: Callable[[], object], *, pause: float = 0.002) -> None:
+    """Return as soon as the condition holds. Each test has a time limit, which ends a wait in vain.
+
+    A longer pause, in seconds, is for what is costly to look at and takes long to come.
+    """
     while not condition():
-        time.sleep(0.002)
+        time.sleep(pause)

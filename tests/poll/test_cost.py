@@ -149,7 +149,7 @@ def test_the_requests_a_day_for_listed_batches(uploads: int, hours: int, others:
 
 
 # An hour of 500 a day would take a minute.
-@pytest.mark.parametrize(("uploads", "hours"), [(3, 6), (100, 1)])
+@pytest.mark.parametrize(("uploads", "hours"), [(3, 6), (40, 1)])
 def test_the_requests_a_day_for_discovery(uploads: int, hours: int) -> None:
     organisation = Organisation(uploads, Clock())
     # The first scrape reads the whole list, too, and is not counted.

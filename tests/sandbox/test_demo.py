@@ -157,7 +157,7 @@ def test_two_rounds_show_every_status_each(watcher: Watcher) -> None:
         # A busy machine misses a state that lasts a quarter of a second; then a later round shows it.
         return sum(set().union(*(seen[ref] for ref in refs)) >= STATUSES for refs in rounds) >= 2
 
-    wait_until(all_seen)
+    wait_until(all_seen, pause=0.03)
     assert all(uuid.UUID(ref).version == 4 for ref in watcher.announced)
     assert set(watcher.announced.values()) == {feed.name for feed in FEEDS}
 
@@ -169,7 +169,7 @@ def test_the_failures_are_those_that_the_demo_means_to_show(watcher: Watcher) ->
         done = {ref: statuses.get(ref, "") for ref in first_round}
         return done if len(done) == 8 and set(done.values()) <= set(FINAL_STATUSES.values()) else {}
 
-    wait_until(lambda: bool(finished()))
+    wait_until(lambda: bool(finished()), pause=0.1)
     bodies = [watcher.get(f"inspect/{ref}") for ref in finished()]
     outcomes = sorted((body["status"]["code"], "log" in body["status"], "summaryStats" in body) for body in bodies)
     assert outcomes == [
