@@ -35,7 +35,6 @@ from sitecore_cdp_exporter.config.values import (
     HostPattern,
     Interval,
     LabelName,
-    LabelValue,
     Password,
     ProxyUrl,
     Ratio,
@@ -113,7 +112,7 @@ class ApiConfig(Section):
     )
 
 
-Labels = Annotated[Mapping[LabelName, LabelValue], Field(json_schema_extra={"propertyNames": LABEL_NAME_SCHEMA})]
+Labels = Annotated[Mapping[LabelName, str], Field(json_schema_extra={"propertyNames": LABEL_NAME_SCHEMA})]
 
 
 class WatchedBatch(Section):

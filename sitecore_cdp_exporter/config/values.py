@@ -182,13 +182,6 @@ def _check_label_name(name: str) -> str:
     return name
 
 
-def _check_label_value(value: str) -> str:
-    """Refuse what cannot be written as UTF-8. A file cannot hold it, but code can."""
-    if _has(value, "Cs"):
-        raise ValueError("expected valid Unicode")
-    return value
-
-
 def _check_feed(feed: str) -> str:
     """Refuse names that a dashboard cannot show."""
     if not feed or _has(feed, "Cc", "Cs"):
@@ -283,4 +276,3 @@ Feed = Annotated[
     str, AfterValidator(_check_feed), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"})
 ]
 LabelName = Annotated[str, AfterValidator(_check_label_name)]
-LabelValue = Annotated[str, AfterValidator(_check_label_value)]

@@ -478,9 +478,9 @@ def test_a_reserved_or_malformed_label_name_is_refused(name: str, tmp_path: Path
     assert error.isprintable()
 
 
-@pytest.mark.parametrize("value", ["lone \ud800 surrogate", 7, None, True, b"crm"])
-def test_a_label_value_is_a_string_of_valid_unicode(value: object) -> None:
-    with pytest.raises(ValidationError, match=r"expected valid Unicode|valid string"):
+@pytest.mark.parametrize("value", [7, None, True, b"crm"])
+def test_a_label_value_is_a_string(value: object) -> None:
+    with pytest.raises(ValidationError, match="valid string"):
         WatchedBatch.model_validate({"ref": REF, "labels": {"team": value}})
 
 

@@ -32,7 +32,6 @@ def load_web_config(
     path: Path,
     read: ReadFile = read_file,
     *,
-    before: WebConfig | None = None,
     files_may_be_missing: bool = False,
 ) -> tuple[WebConfig, ssl.SSLContext | None]:
     """Load a web config and the certificates and keys that it names. Logs a warning for settings without effect.
@@ -40,7 +39,6 @@ def load_web_config(
     Args:
         path: The web config.
         read: Reads a file, as `read_file` does.
-        before: The previous web config. Its settings cause no new warnings.
         files_may_be_missing: Whether missing certificates and keys are allowed.
 
     Returns:
@@ -56,7 +54,7 @@ def load_web_config(
         failure = ConfigError([one_line(f"{path}: {why_unread(error)}")])
     else:
         config, document = parse_web_config(path, content)
-        if _names_http2(config) and not (before and _names_http2(before)):
+        if config.http_server_config.http2 is not None:
             logger.warning("http_server_config.http2 has no effect: the exporter speaks HTTP/1.1 only")
         if config.tls_server_config is None:
             return config, None
@@ -68,10 +66,6 @@ def load_web_config(
             failure = web_config_error(path, document, error.problems)
     # Raised out here so that no other error is chained.
     raise failure
-
-
-def _names_http2(config: WebConfig) -> bool:
-    return config.http_server_config.http2 is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +137,14 @@ class WebConfigFile:
         self._comparisons.close()
 
     def _reload(self, read: ReadFile) -> Mapping[str, object]:
-        before = self._security.config
-        security = self._load(read, before)
-        if refused := list(_need_a_restart(before, security.config)):
+        security = self._load(read)
+        if refused := list(_need_a_restart(self._security.config, security.config)):
             raise ConfigError([one_line(f"{self._path}: {change} without a restart") for change in refused])
         self._security = security
         return {}
 
-    def _load(self, read: ReadFile, before: WebConfig | None = None) -> WebSecurity:
-        config, tls = load_web_config(self._path, read, before=before)
+    def _load(self, read: ReadFile) -> WebSecurity:
+        config, tls = load_web_config(self._path, read)
         users, limit = config.basic_auth_users, config.rate_limit
         return WebSecurity(
             config=config,
