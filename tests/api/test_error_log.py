@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -266,17 +265,11 @@ def test_many_empty_lines_take_no_memory() -> None:
 
 @pytest.mark.slow(reason="reads ten million lines, as far as the bounds let it")
 def test_ten_million_lines_are_counted_up_to_the_bound() -> None:
-    started = time.process_time()
     log = count_causes(packed(GOOD * 10_000 for _ in range(1000)))
     assert log == ErrorLog({RecordCause.VALIDATION: BOUNDS.unpacked // len(GOOD)}, truncated=True)
-    assert time.process_time() - started < 120
 
 
-@pytest.mark.slow(reason="measures a million lines")
-def test_a_million_lines_take_less_than_ten_seconds_of_processor_time() -> None:
-    chunks = list(packed(GOOD * 10_000 for _ in range(100)))
-    started = time.process_time()
-    assert count_causes(iter(chunks)) == ErrorLog({RecordCause.VALIDATION: 1_000_000})
-    assert time.process_time() - started < 10
-    _, peak = peak_of(iter(chunks[:20]))
-    assert peak < 8 * MIB
+def test_many_records_take_no_memory() -> None:
+    log, peak = peak_of(packed(GOOD * 10_000 for _ in range(5)))
+    assert log == ErrorLog({RecordCause.VALIDATION: 50_000})
+    assert peak < 3 * MIB
