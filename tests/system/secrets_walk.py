@@ -31,6 +31,7 @@ from tools.sandbox import Sandbox, faults
 
 PATIENCE = 60.0
 WEB_USER = "prometheus"
+NOT_RELOADED = "the web config is not reloaded"
 LEVELS = (("debug", "logfmt"), ("info", "json"), ("warn", "logfmt"), ("error", "json"))
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 GOOD_REF, UNKNOWN_REF = "00000000-0000-4000-8000-0000000000ff", "00000000-0000-4000-8000-0000000000fe"
@@ -525,19 +526,27 @@ class Walk:
         assert "The config is not reloaded" in response.text
 
     def _bad_web_configs(self) -> None:
-        good = self._folder.web_config.read_text(encoding="utf-8")
+        web_config, key = self._folder.web_config, self._directory / "server.key"
+        good, right = web_config.read_text(encoding="utf-8"), key.read_text(encoding="ascii")
         for text in BAD_WEB_CONFIGS.values():
-            self._folder.write(text)
-            self._everywhere(Exporter.scrape)
-        self._folder.web_config.unlink()
-        self._everywhere(Exporter.scrape)
+            self._web_config_is_refused(lambda text=text: self._folder.write(text))  # type: ignore[misc]
+        self._web_config_is_refused(web_config.unlink)
         self._folder.write(good)
-        key = self._directory / "server.key"
-        right = key.read_text(encoding="ascii")
         for wrong in (f"{right[:60]}{MISPLACED}{right[60:]}", (self._directory / "client.key").read_text("ascii"), ""):
-            key.write_text(wrong, encoding="ascii")
-            self._everywhere(Exporter.scrape)
+            self._web_config_is_refused(lambda wrong=wrong: key.write_text(wrong, encoding="ascii"))  # type: ignore[misc]
         key.write_text(right, encoding="ascii")
+        self._everywhere(Exporter.scrape)
+
+    def _web_config_is_refused(self, change: Callable[[], object]) -> None:
+        """Change a file, and wait until each exporter has seen that. It looks at its files by itself."""
+        counts = [exporter.program.output().count(NOT_RELOADED) for exporter in self._exporters]
+        change()
+        for exporter, count in zip(self._exporters, counts, strict=True):
+            wait_for(
+                "the web config to be refused",
+                lambda exporter=exporter, count=count: exporter.program.output().count(NOT_RELOADED) > count,  # type: ignore[misc]
+                programs=[exporter.program],
+            )
         self._everywhere(Exporter.scrape)
 
     def _unauthorized(self) -> None:

@@ -44,6 +44,7 @@ from tests.system.secrets_walk import (
     GOOD_REF,
     HASH,
     LEVELS,
+    NOT_RELOADED,
     UNKNOWN_REF,
     WEB_USER,
     Evidence,
@@ -129,7 +130,7 @@ def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> 
     for level, form in LEVELS:
         log = evidence.logs[level, form]
         assert log.count("the config is not reloaded") > len(BAD_CONFIGS)
-        assert log.count("the web config is not reloaded") > len(BAD_WEB_CONFIGS)
+        assert log.count(NOT_RELOADED) > len(BAD_WEB_CONFIGS)
         faults_logged = [line for line in log.splitlines() if "a fault of the exporter: please report it" in line]
         assert {found for line in faults_logged for found in re.findall(r"\w+Error\b", line)} == {"RuntimeError"}
         assert ("level=debug" in log) is (level == "debug")
