@@ -1,6 +1,7 @@
 """An answer of the API as a Batch: what is tolerated, what is refused."""
 
 import json
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from sitecore_cdp_exporter.api.batch import (
     parse_batch,
     parse_batch_page,
 )
+from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from tests.finished_batch import FINISHED_WITH_ERRORS, REF
 
 SECRET = "presigned-signature"
@@ -106,9 +108,26 @@ def test_every_status_code_is_a_status(code: str, status: BatchStatus, finished:
     assert batch.status.finished is finished
 
 
+@pytest.mark.parametrize("value", [None, 5, b"success"])
+def test_what_is_no_text_is_no_status(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a valid BatchStatus"):
+        BatchStatus(value)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("log", "available"), [("https://bucket.example/log", True), ("", False), (None, False)])
 def test_an_error_log_is_available_if_there_is_a_url(log: str | None, available: bool) -> None:  # noqa: FBT001  A column.
     assert parse(with_field("status.log", log)).error_log_available is available
+
+
+@pytest.mark.parametrize(("log", "url"), [("https://bucket.example/log", "https://bucket.example/log"), ("", None)])
+def test_the_url_of_an_error_log_is_handed_over_beside_the_batch(log: str, url: str | None) -> None:
+    answer = parse_batch(REF, json.dumps(with_field("status.log", log)).encode())
+    assert answer.log_url == (None if url is None else LogUrl(url))
+
+
+@pytest.mark.parametrize(("ref", "names_itself"), [(REF, True), (None, False)])
+def test_an_answer_says_whether_it_names_its_batch(ref: str | None, names_itself: bool) -> None:  # noqa: FBT001  A column.
+    assert parse_batch(REF, json.dumps(with_field("ref", ref)).encode()).names_itself is names_itself
 
 
 @pytest.mark.parametrize(
@@ -165,20 +184,42 @@ def test_any_time_is_read_as_the_moment_it_names(naive: datetime, hours: int) ->
     assert read == pytest.approx((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds(), abs=1e-4)
 
 
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_utc")
+@pytest.mark.parametrize("text", ["2025-04-24T08:33:00", "2025-04-24T08:33:00Z", "2025-04-24T10:33:00+02:00"])
+def test_a_time_without_an_offset_is_utc_wherever_the_machine_stands(text: str) -> None:
+    assert parse(with_field("createdAt", text)).created == 1745483580
+
+
 COUNTS = ["size", "summaryStats.totalCount", "summaryStats.succeededCount", "summaryStats.failedCount"]
 TIMES = ["createdAt", "modifiedAt", "location.expiry"]
+
+
+@pytest.mark.parametrize("count", [0, 0.0, 1, MAX_COUNT])
+def test_a_count_may_be_anything_from_0_up_to_a_signed_long(count: float) -> None:
+    batch = parse(with_field("summaryStats", dict.fromkeys(ANSWER["summaryStats"], count)))  # type: ignore[call-overload]
+    assert (batch.total_records, batch.succeeded_records, batch.failed_records) == (count, count, count)
+    assert batch.time_to_process_seconds == count / 1000
 
 
 @pytest.mark.parametrize("field", [*COUNTS, "summaryStats.timeToProcessMillis"])
 @pytest.mark.parametrize("value", ["12", "", True, False, -1, -0.5, [], {}, 2**63, 10**400, 1e300])
 def test_what_is_not_a_number_from_0_up_is_refused(field: str, value: object) -> None:
-    with pytest.raises(MalformedBatchError, match=rf"^{field} is not"):
+    with pytest.raises(MalformedBatchError, match=rf"^{field} is not a number from 0 up$"):
         parse(with_field(field, value))
 
 
 @pytest.mark.parametrize("field", COUNTS)
 def test_a_fraction_is_no_count(field: str) -> None:
-    with pytest.raises(MalformedBatchError, match="whole number"):
+    with pytest.raises(MalformedBatchError, match=rf"^{field} is not a whole number$"):
         parse(with_field(field, 1.5))
 
 
@@ -190,10 +231,16 @@ def test_what_json_does_not_know_is_refused(field: str, constant: str) -> None:
         parse_batch(REF, body.encode())
 
 
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_does_not_know_is_refused_wherever_it_stands(constant: str) -> None:
+    with pytest.raises(MalformedBatchError, match=r"^the body is not JSON$"):
+        parse_batch(REF, f'{{"status": {{"code": "success"}}, "unknown": [{constant}]}}'.encode())
+
+
 @pytest.mark.parametrize("field", TIMES)
 @pytest.mark.parametrize("value", [1745483580770, True, "", "yesterday", "2025-04-24", "2025-13-01T00:00:00Z", [], {}])
 def test_what_is_not_a_time_is_refused(field: str, value: object) -> None:
-    with pytest.raises(MalformedBatchError, match=rf"^{field} is not"):
+    with pytest.raises(MalformedBatchError, match=rf"^{field} is not (a string|an ISO 8601 time)$"):
         parse(with_field(field, value))
 
 
@@ -241,7 +288,7 @@ def test_the_ref_may_come_back_in_the_other_case() -> None:
     ],
 )
 def test_what_is_not_an_object_is_refused(body: bytes) -> None:
-    with pytest.raises(MalformedBatchError, match="the body is not"):
+    with pytest.raises(MalformedBatchError, match=r"^the body is not (JSON|an object)$"):
         parse_batch(REF, body)
 
 

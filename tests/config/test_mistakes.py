@@ -173,6 +173,10 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "5: api.tls_config.key_file: expected the path of a file, not its content",
         ),
         (
+            "  tls_config:\n    ca_file: -----BEGIN CERTIFICATE----- not-a-secret",
+            "4: api.tls_config.ca_file: expected the path of a file, not its content",
+        ),
+        (
             "  proxy_url: http://key:hunter2@proxy.example:3128\n  proxy_from_environment: true",
             "4: api.proxy_from_environment: not together with proxy_url; remove one of the two",
         ),

@@ -276,7 +276,7 @@ finished = st.builds(
     st.sampled_from(
         [(0, 100), (1, 100), (2, 100), (5, 10), (51, 100), (100, 100), (9, 1000), (7, 7), (None, 7), (3, 0)]
     ),
-    st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    st.sampled_from([None, 0.5, 1.0, 2.0, 3.0]),
     st.sampled_from([None, 0.5, 1.0, 2.0, 3.0]),
 )
 
@@ -290,6 +290,15 @@ def test_what_is_kept_of_past_batches_is_enough_for_every_rule(batches: list[Bat
     assert newest_accepted(past.of_feed("guests"), rule) == newest_accepted(batches, rule)
 
 
+def test_a_large_batch_with_few_failures_is_kept_beside_a_newer_small_one_with_a_larger_share_of_them() -> None:
+    large = Batch(ref=ref(1), status=BatchStatus.ERROR, failed_records=9, total_records=1000, created=1.0, modified=1.0)
+    small = replace(large, ref=ref(2), failed_records=5, total_records=10, created=2.0, modified=2.0)
+    past = PastBatches()
+    for batch in (large, small):
+        past.add("guests", batch)
+    assert list(past.of_feed("guests")) == [large, small]
+
+
 def test_a_batch_that_comes_and_goes_is_kept_once() -> None:
     past = PastBatches()
     for _ in range(3):
@@ -301,7 +310,9 @@ def test_a_batch_that_comes_and_goes_is_kept_once() -> None:
 def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
     failed = Batch(ref=ref(1), status=BatchStatus.CORRUPTED, error_log_available=False, created=1.0, modified=2.0)
     rule = FeedConfig(name="guests")
-    assert newest_accepted([failed], rule) == newest_accepted([], rule) == NewestAccepted(modified=0.0, created=0.0)
+    undated = Batch(ref=ref(2), status=BatchStatus.SUCCESS)
+    none = NewestAccepted(modified=0.0, created=0.0)
+    assert [newest_accepted(batches, rule) for batches in ([failed], [], [undated])] == [none] * 3
 
 
 def test_an_accepted_batch_whose_allocation_is_not_known_supersedes_nothing() -> None:
