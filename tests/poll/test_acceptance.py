@@ -153,6 +153,14 @@ class TestABatchThatReplacesOthers:
         assert [state.superseded for state in snapshot.batches] == [True, None, None]
         assert snapshot.retired == 1
 
+    def test_it_supersedes_although_the_next_success_of_the_feed_would_and_has_not_come(
+        self, api: FakeApi, clock: Clock, lists: Lists
+    ) -> None:
+        put(api, 3, BatchStatus.SUCCESS, age=901)
+        section = [{"name": "orders", "next_success_resolves": True}]
+        poller = make_poller(api, clock, lists, discovery={"enabled": False}, feeds=section)
+        assert self.superseded(poller, clock) == [True, False, None]
+
     def test_one_of_the_config_may_replace_one_that_discovery_found(self, api: FakeApi, clock: Clock) -> None:
         failed, new = put(api, 1, BatchStatus.ERROR, age=900, failed=5), put(api, 2)
         poller = make_poller(api, clock, batches=[{"ref": new, "replaces": [failed]}])

@@ -190,6 +190,21 @@ def test_a_batch_that_finishes_between_two_pages_is_finished_and_counted_once() 
     assert sum(discovery.totals.values()) == 2
 
 
+def test_a_batch_whose_status_changes_is_reported_once_unless_it_is_gone() -> None:
+    server = Server([listed(1, BatchStatus.PROCESSING), listed(2, BatchStatus.PROCESSING), listed(3)])
+    discovery = Discovery()
+    read(discovery, server)
+    assert discovery.take_changed() == [], "what is new has not changed"
+    server.change(1, status=BatchStatus.ERROR)
+    server.change(2, status=BatchStatus.SUCCESS)
+    read(discovery, server)
+    del server.batches[1]
+    read(discovery, server, now=SECONDS_BETWEEN_WALKS)
+    read(discovery, server, now=2 * SECONDS_BETWEEN_WALKS)
+    assert discovery.take_changed() == [listed(1, BatchStatus.ERROR)]
+    assert discovery.take_changed() == []
+
+
 def test_a_batch_is_gone_when_two_walks_have_not_seen_it() -> None:
     server = Server([listed(number) for number in range(5)])
     discovery = Discovery()
