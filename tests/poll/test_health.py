@@ -91,3 +91,17 @@ def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) ->
         "the Batch API is down: no answer",
         "the Batch API is up again",
     ]
+
+
+def test_a_log_line_has_the_reason_where_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    health = ApiHealth()
+    judged(health, PollError(Reason.TIMEOUT, "no answer"))
+    assert [record.__dict__.get("reason") for record in caplog.records] == ["timeout"]
+    assert health.failure is Reason.TIMEOUT
+    judged(health, None)
+    assert health.failure is None
+    caplog.clear()
+    judged(health, refused=True)
+    (record,) = caplog.records
+    assert record.getMessage() == "the Batch API is down: it refuses us"
+    assert "reason" not in record.__dict__

@@ -363,6 +363,11 @@ class TestWhatIsKept:
         assert set(by_ref(snapshot)) == {unfinished, *newer}
         assert old_success not in by_ref(snapshot)
 
+    def test_beyond_the_limit_the_oldest_goes_first_whatever_its_ref(self, api: FakeApi, clock: Clock) -> None:
+        poller = make_poller(api, clock, discovery={"enabled": True, "max_batches": 2})
+        ages = {put(api, number, age=age): age for number, age in ((1, 20.0), (2, 9000.0), (3, 10.0), (4, 8000.0))}
+        assert {ages[key] for key in by_ref(poll(poller, clock))} == {10.0, 20.0}
+
     def test_a_batch_of_a_file_retires_by_its_own_answer(self, api: FakeApi, clock: Clock) -> None:
         lists = Lists()
         lists.replace(

@@ -1,0 +1,60 @@
+"""What one scrape says of a poll."""
+
+from dataclasses import replace
+
+import pytest
+
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.config.model import ApiConfig, Config, FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.poll.cause import FailureCause
+from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.poll.snapshot import Snapshot
+from tests.fake_api import Clock, FakeApi, Lists, ref
+from tests.poll.polling import WALL_CLOCK, poll
+
+EXPIRED = Batch(
+    ref=ref(1), status=BatchStatus.UPLOADING, error_log_available=False, upload_expiry=WALL_CLOCK - 1, created=1.0
+)
+UNREADABLE = replace(EXPIRED, status=BatchStatus.ERROR, upload_expiry=None)
+
+
+def snapshot_of(api: FakeApi, clock: Clock, answer: Batch | PollError, endpoint: str = "batches") -> Snapshot:
+    api.answers[ref(1)] = answer
+    config = Config.model_validate(
+        {
+            "api": ApiConfig.model_validate({"base_url": "https://api.example", "endpoint": endpoint}),
+            "batches": [WatchedBatch(ref=ref(1))],
+            "feeds": [FeedConfig(name="guests")],
+        }
+    )
+    poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    return poll(poller, clock)
+
+
+@pytest.mark.parametrize(
+    ("answer", "endpoint", "cause"),
+    [
+        (UNREADABLE, "batches", FailureCause.FILE_UNREADABLE),
+        (UNREADABLE, "inspect", FailureCause.FILE_UNREADABLE),
+        (EXPIRED, "batches", None),
+        (EXPIRED, "inspect", FailureCause.UPLOAD_EXPIRED),
+        (PollError.of_status(500), "inspect", None),
+    ],
+)
+def test_a_failed_batch_has_its_cause_as_far_as_the_endpoint_lets_it_be_known(
+    api: FakeApi, clock: Clock, answer: Batch | PollError, endpoint: str, cause: FailureCause | None
+) -> None:
+    (state,) = snapshot_of(api, clock, answer, endpoint).batches
+    assert state.cause is cause
+
+
+def test_an_api_that_is_down_has_the_reason_why(api: FakeApi, clock: Clock) -> None:
+    down = snapshot_of(api, clock, PollError(Reason.TIMEOUT, "no answer"))
+    assert (down.api_up, down.api_failure) == (False, Reason.TIMEOUT)
+    up = snapshot_of(api, clock, EXPIRED)
+    assert (up.api_up, up.api_failure) == (True, None)
+
+
+def test_each_feed_of_the_config_has_its_state(api: FakeApi, clock: Clock) -> None:
+    assert [state.feed.name for state in snapshot_of(api, clock, EXPIRED).feeds] == ["guests"]
