@@ -16,6 +16,7 @@ import yaml
 from grafana.evaluation import DASHBOARD_FILE, Prometheus, Result, TimeRange, any_of, evaluate
 from grafana.expressions import NOT_READ
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
+from tools.program import MAX_WAIT
 from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox, faults
 
@@ -79,6 +80,7 @@ READ = LISTED - {MISSING}
 ONLY_THE_MISSING_ONE_IS_UNREAD = (
     "count(sitecore_cdp_batch_poll_success == 0) == 2"
     f' and count(sitecore_cdp_batch_poll_success{{ref="{MISSING}"}} == 0) == 2'
+    " and count(sitecore_cdp_discovery_success == 1) == 1"
 )
 CROWD = {new_ref(number, prefix="22222222") for number in range(500)}
 CROWD_JOB = "crowd (500)"
@@ -214,6 +216,15 @@ class Evaluation:
 
 
 def evaluation(prometheus: PrometheusServer, **chosen: list[str]) -> Evaluation:
+    """Evaluate the dashboard while everything is read: on a busy machine a scrape may run out of time."""
+    while True:
+        prometheus.wait_for_query(ONLY_THE_MISSING_ONE_IS_UNREAD)
+        found = evaluation_now(prometheus, **chosen)
+        if prometheus.query(ONLY_THE_MISSING_ONE_IS_UNREAD):
+            return found
+
+
+def evaluation_now(prometheus: PrometheusServer, **chosen: list[str]) -> Evaluation:
     # The last point of a graph is the last whole minute. This makes it one that is after all scrapes, the newest of
     # which is still what Prometheus finds when it looks back.
     times = TimeRange(end=time.time() + 60, length=600, interval=60)
@@ -305,10 +316,15 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
 def test_every_query_returns_series_of_the_expected_shape(
     scenario: int, jobs: list[str], prometheus: PrometheusServer
 ) -> None:
-    results = evaluation(prometheus, job=jobs).results
-    assert {name: len(result.series) for name, result in results.items()} == {
-        name: counts[scenario] for name, (_, counts) in SHAPES.items()
-    }
+    expected = {name: counts[scenario] for name, (_, counts) in SHAPES.items()}
+    deadline = time.monotonic() + MAX_WAIT
+    while True:
+        results = evaluation(prometheus, job=jobs).results
+        shape = {name: len(result.series) for name, result in results.items()}
+        # A request that failed on a busy machine stays in the rates for a while.
+        if shape == expected or time.monotonic() > deadline:
+            break
+    assert shape == expected
     for name, result in results.items():
         labels = set().union(*(series["metric"] for series in result.series))
         assert labels == (SHAPES[name][0] if result.series else set()), name
@@ -359,8 +375,6 @@ def test_the_table_shows_what_happened_to_each_batch(prometheus: PrometheusServe
 
 
 def test_the_worst_batches_come_first_and_of_these_the_newest(prometheus: PrometheusServer) -> None:
-    # On a busy machine a scrape may run out of time, and then others are not read, either.
-    prometheus.wait_for_query(ONLY_THE_MISSING_ONE_IS_UNREAD)
     found = evaluation(prometheus, job=["listing"])
     rank = found.rows("Batches", "rank", "ref")
     age = found.rows("Batches", "age", "ref")

@@ -38,7 +38,8 @@ def unit_as_installed(directory: Path, **replaced: str) -> Path:
     """Write the unit with the program where it is here, instead of in /opt."""
     text = UNIT_FILE.read_text(encoding="utf-8")
     program = "/opt/sitecore-cdp-batch-exporter/bin/sitecore-cdp-batch-exporter"
-    text = text.replace(f"={program} ", f"={Path(sys.executable).parent / Path(program).name} ")
+    # In quotes, because the path of a clone may have blanks.
+    text = text.replace(f"={program} ", f'="{Path(sys.executable).parent / Path(program).name}" ')
     for name, value in replaced.items():
         text, count = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
         assert count == 1

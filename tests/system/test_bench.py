@@ -115,7 +115,10 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("once")
 def test_a_scrape_is_measured_beside_what_else_one_could_run(tmp_path: Path) -> None:
     program = tmp_path / "json_exporter"
-    program.write_text(f"#!{sys.executable}\n{STAND_IN_FOR_JSON_EXPORTER}", encoding="utf-8")
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN_FOR_JSON_EXPORTER, encoding="utf-8")
+    # The first line of a script cannot name an interpreter whose path has blanks.
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     measured = scrape.measure_scrape(2, settings(program))
     assert measured.keys() == {name for name in names_of(scrape.GROUPS) if name != scrape.START}
