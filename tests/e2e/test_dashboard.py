@@ -18,7 +18,7 @@ from grafana.expressions import NOT_READ
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
 from tools.program import MAX_WAIT
 from tools.prometheus_server import PrometheusServer, running_prometheus
-from tools.sandbox import Sandbox, faults
+from tools.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -498,25 +498,3 @@ def test_the_command_writes_the_table_of_panels(prometheus: PrometheusServer) ->
     assert [tuple(row.split(" | ")[:2]) for row in rows] == [(f"| {panel}", name) for panel, name in SHAPES]
     assert f"| Batches | status | {len(LISTED | CROWD)} | " in ended.stdout
     assert "$" not in ended.stdout
-
-
-def test_while_the_api_fails_nothing_vanishes_and_nothing_looks_well(
-    api: Sandbox, prometheus: PrometheusServer
-) -> None:
-    api.set_fault(faults.Status(500))
-    try:
-        prometheus.wait_for_query('max(sitecore_cdp_up{job=~"discovering|listing"}) == 0')
-        prometheus.wait_for_query("max(sitecore_cdp_discovery_success) == 0")
-        found = evaluation(prometheus, job=["discovering"])
-        assert found.number("Batch API") == 0
-        assert found.number("Discovery") == 0
-        assert found.number("Not read") == 4
-        status = found.rows("Batches", "status", "ref")
-        assert status.keys() == DISCOVERED
-        assert {ref for ref, code in status.items() if code == NOT_READ} == {STUCK, PROCESSING, QUEUED, EXPIRED}
-        reasons = {each["metric"]["reason"] for each in found.results["Batches", "why"].series}
-        assert reasons == {"server_error"}
-        [listing] = found.results["Failing polls by reason", "B"].series
-        assert listing["metric"] == {"reason": "server_error"}
-    finally:
-        api.clear_faults()
