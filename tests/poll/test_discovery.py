@@ -205,6 +205,45 @@ def test_a_batch_whose_status_changes_is_reported_once_unless_it_is_gone() -> No
     assert discovery.take_changed() == []
 
 
+def test_the_revision_grows_with_each_change_of_what_is_known_and_with_nothing_else() -> None:
+    server = Server([listed(number) for number in range(3)])
+    discovery = Discovery()
+    revisions = [discovery.revision]
+
+    def revise(now: float = 0.0) -> bool:
+        read(discovery, server, now)
+        revisions.append(discovery.revision)
+        return revisions[-1] > revisions[-2]
+
+    assert revise(), "batches have come"
+    assert not revise()
+    server.batches.append(listed(10))
+    assert revise(), "one has come"
+    server.change(10, modified=5.0)
+    assert revise(), "one has changed"
+    del server.batches[0]
+    for walk in range(5):
+        revise(walk * SECONDS_BETWEEN_WALKS)
+    del server.batches[0]
+    for walk in range(5, 10):
+        revise(walk * SECONDS_BETWEEN_WALKS)
+    assert revisions == sorted(revisions)
+    assert len(set(revisions)) == 6, "two have gone"
+
+
+def test_a_batch_that_a_walk_missed_counts_again_as_soon_as_a_page_shows_it() -> None:
+    server = Server([listed(number) for number in range(250)])
+    discovery = Discovery()
+    read(discovery, server)
+    hidden = server.batches.pop()
+    read(discovery, server, now=SECONDS_BETWEEN_WALKS)
+    assert discovery.totals[BatchStatus.SUCCESS] == 249
+    server.batches.append(hidden)
+    del server.batches[0]
+    assert read(discovery, server, now=SECONDS_BETWEEN_WALKS + 15) == 2
+    assert discovery.totals[BatchStatus.SUCCESS] == 250, "which one became too old is not known yet"
+
+
 def test_a_batch_is_gone_when_two_walks_have_not_seen_it() -> None:
     server = Server([listed(number) for number in range(5)])
     discovery = Discovery()
@@ -517,18 +556,19 @@ def test_a_list_of_garbage_ends() -> None:
     assert discovery.problem is not None
 
 
-def test_an_unreadable_item_deep_in_the_list_stays_a_problem_until_a_walk_finds_none() -> None:
+@pytest.mark.parametrize("start", [0.0, 1e6])
+def test_an_unreadable_item_deep_in_the_list_stays_a_problem_until_a_walk_finds_none(start: float) -> None:
     server = Liar(
         [listed(number) for number in range(1000)],
         lambda request, page: replace(page, unreadable=int(request.offset == 500)),
     )
     discovery = Discovery()
-    read(discovery, server)
+    read(discovery, server, now=start)
     assert (discovery.unreadable, discovery.problem is None) == (1, False)
-    assert read(discovery, server, now=15) == 2, "nobody reads the whole list at each scrape because of it"
+    assert read(discovery, server, now=start + 15) == 2, "nobody reads the whole list at each scrape because of it"
     assert (discovery.unreadable, discovery.problem is None) == (1, False)
     server.lie = None
-    read(discovery, server, now=SECONDS_AFTER_A_PROBLEM)
+    read(discovery, server, now=start + SECONDS_AFTER_A_PROBLEM)
     assert (discovery.unreadable, discovery.problem) == (0, None)
 
 
@@ -542,6 +582,35 @@ def test_an_item_of_the_first_page_that_becomes_unreadable_is_a_problem_at_once(
     read(discovery, server, now=15)
     assert discovery.unreadable == 1
     assert discovery.problem is not None
+
+
+def test_a_first_page_that_is_empty_although_the_count_says_otherwise_is_a_problem_at_once() -> None:
+    server = Liar([listed(number) for number in range(1000)], None)
+    discovery = Discovery()
+    read(discovery, server)
+    server.lie = lambda _, page: replace(page, length=0, batches=())
+    read(discovery, server, now=15)
+    assert discovery.problem is not None
+
+
+@pytest.mark.parametrize(
+    ("lie", "problem"),
+    [
+        (lambda _, page: replace(page, total=None), "totalCount is missing or wrong"),
+        (
+            lambda request, page: page if request.offset == 0 else BatchPage(page.total, 1, (listed(4), listed(3))),
+            "a page shows nothing but what other pages show",
+        ),
+        (lambda _, page: replace(page, unreadable=page.length), "unreadable items: 5"),
+        (counting(lambda count: count and count + 3), "totalCount is 8, but the pages show 5 batches"),
+    ],
+)
+def test_a_problem_is_said_in_words_that_help(lie: Callable[[PageRequest, BatchPage], BatchPage], problem: str) -> None:
+    server = Liar([listed(number) for number in range(5)], lie)
+    server.largest_page = 2 if "nothing but" in problem else 100
+    discovery = Discovery()
+    read(discovery, server)
+    assert discovery.problem == problem
 
 
 @pytest.mark.parametrize("total", [0, 50, None])
