@@ -23,6 +23,7 @@ from tests.web.security.web_config_server import (
     TLS,
     Folder,
     SecureServerThread,
+    replace_file,
     secure_server,
     serial_number,
     write,
@@ -328,7 +329,7 @@ def test_a_broken_rotation_keeps_the_last_good_certificate_and_shows(
     before = served_certificate(server, folder)
     certificate, key = (folder.path / name for name in ("server.crt", "server.key"))
     good = key.read_bytes()
-    key.write_text("x5ecretx", encoding="ascii")
+    replace_file(key, b"x5ecretx")
     for _ in range(3):
         folder.changed()
         assert served_certificate(server, folder) == before
@@ -339,7 +340,7 @@ def test_a_broken_rotation_keeps_the_last_good_certificate_and_shows(
     assert server.registry.get_sample_value(LOADED) == 0
     # Half a rotation is broken, too: the key is yet to come.
     certificate.unlink()
-    key.write_bytes(good)
+    replace_file(key, good)
     folder.changed()
     assert served_certificate(server, folder) == before
     renewed = folder.renew_server()

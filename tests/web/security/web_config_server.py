@@ -49,7 +49,7 @@ class Folder:
             self.served.reloader.reload_if_changed()
 
     def write(self, text: str) -> Path:
-        self.web_config.write_text(text, encoding="utf-8")
+        replace_file(self.web_config, text.encode())
         self.changed()
         return self.web_config
 
@@ -88,8 +88,15 @@ class Folder:
 
 
 def write(certificate: trustme.LeafCert, stem: Path) -> None:
-    certificate.private_key_pem.write_to_path(str(stem.with_suffix(".key")))
-    certificate.cert_chain_pems[0].write_to_path(str(stem.with_suffix(".crt")))
+    replace_file(stem.with_suffix(".key"), certificate.private_key_pem.bytes())
+    replace_file(stem.with_suffix(".crt"), certificate.cert_chain_pems[0].bytes())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: the server looks by itself, and must not see half of it."""
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_bytes(content)
+    aside.replace(path)
 
 
 def serial_number(pem: bytes) -> int:
