@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import socket
 import ssl
 import subprocess
@@ -122,6 +123,14 @@ def test_a_redirect_is_not_followed() -> None:
         found = reply(b"", "302 Found", f"Location: {elsewhere.url}")
         assert read_from(answering(found)) is Reason.HTTP_ERROR
         assert elsewhere.connections == 0
+
+
+def test_the_processor_time_of_a_job_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of tests has worked for minutes before it reads a log."""
+    monkeypatch.setattr("time.process_time", itertools.count(1000.0, 1.0).__next__)
+    assert read_from(answering(reply(LOG))) == ONE
+    monkeypatch.setattr("time.process_time", itertools.count(1000.0, 60.0).__next__)
+    assert read_from(answering(reply(LOG))) is Reason.TIMEOUT
 
 
 def test_a_server_that_drips_ends_with_the_time() -> None:
