@@ -8,7 +8,7 @@ from functools import partial
 from sitecore_cdp_exporter.api.error_log import LogReading
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.poll.error_logs import Task
-from sitecore_cdp_exporter.poll.queue import Queue
+from sitecore_cdp_exporter.poll.organisation import Organisation
 from sitecore_cdp_exporter.poll.request import answer_of, log_fault
 
 logger = logging.getLogger(__name__)
@@ -18,21 +18,21 @@ class LogThread:
     """Reads the error logs of one organisation, as long as any wait; then its thread ends.
 
     Args:
-        queue: Where they wait, and the API that reads them.
-        lock: Guards the queue and its memory.
+        organisation: Where they wait, and the API that reads them.
+        lock: Guards the organisation and its memory.
         clock: A monotonic clock, in seconds.
 
     """
 
-    def __init__(self, queue: Queue, lock: threading.Lock, clock: Callable[[], float]) -> None:
-        self._queue = queue
+    def __init__(self, organisation: Organisation, lock: threading.Lock, clock: Callable[[], float]) -> None:
+        self._organisation = organisation
         self._lock = lock
         self._clock = clock
 
     def wake(self) -> None:
         """Read the next log, if one waits and none is being read; under the lock."""
         try:
-            task = self._queue.memory.error_logs.take(self._clock())
+            task = self._organisation.memory.error_logs.take(self._clock())
         except Exception as error:  # noqa: BLE001  What is no answer of a batch must not take one with it.
             log_fault(error)
             return
@@ -42,7 +42,7 @@ class LogThread:
             threading.Thread(target=self._work, args=(task,), name="error-log", daemon=True).start()
         except RuntimeError:
             logger.error("no error log can be read: no thread can be started")  # noqa: TRY400  That says it all.
-            self._queue.memory.error_logs.end(task, None, self._clock())
+            self._organisation.memory.error_logs.end(task, None, self._clock())
 
     def _work(self, task: Task | None) -> None:
         try:
@@ -53,12 +53,12 @@ class LogThread:
 
     def _read(self, task: Task) -> Task | None:
         """Read a log, and return the next one that waits."""
-        reading = answer_of(partial(self._queue.api.read_error_log, task.url, task.seconds))
+        reading = answer_of(partial(self._organisation.api.read_error_log, task.url, task.seconds))
         if isinstance(reading, PollError):
             reading = LogReading(reading.reason)
         with self._lock:
             now = self._clock()
-            error_logs = self._queue.memory.error_logs
+            error_logs = self._organisation.memory.error_logs
             error_logs.end(task, reading, now)
             # Nothing more is read by an API that is closed.
             return None if reading is None else error_logs.take(now)

@@ -22,8 +22,8 @@ from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api
 from sitecore_cdp_exporter.poll.log_thread import LogThread
 from sitecore_cdp_exporter.poll.memory import Memory
+from sitecore_cdp_exporter.poll.organisation import Job, Organisation
 from sitecore_cdp_exporter.poll.poll import Poll
-from sitecore_cdp_exporter.poll.queue import Job, Queue
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.request import AskBatch, AskPage, BatchReader, Request, answer_of, log_fault
 from sitecore_cdp_exporter.poll.retention import Kept
@@ -63,14 +63,14 @@ class Poller:
         self._lock = threading.Lock()
         self._config = config
         self._batch_files = batch_files
-        self._queue = Queue(api, Memory(config, clock()))
-        self._error_logs = LogThread(self._queue, self._lock, clock)
+        self._organisation = Organisation(api, Memory(config, clock()))
+        self._error_logs = LogThread(self._organisation, self._lock, clock)
         self._current: Poll | None = None
         self._latest: Snapshot | None = None
         # Those that somebody waits for, which `stop` ends.
         self._polls: weakref.WeakSet[Poll] = weakref.WeakSet()
         self._stopped = False
-        self._watch(self._queue.memory)
+        self._watch(self._organisation.memory)
 
     def poll(self, deadline: float) -> Snapshot:
         """Poll the watch list, or join the poll that is under way; return by `deadline` what is there.
@@ -84,16 +84,16 @@ class Poller:
             now = self._clock()
             if self._current is None or not self._current.may_be_joined(now):
                 self._current = self._begin_poll(now, deadline)
-            queue, poll = self._queue, self._current
+            organisation, poll = self._organisation, self._current
             poll.deadline = max(poll.deadline, deadline)
         if poll.discovering and poll.list_deadline < deadline:
             self._wait(poll.finished, poll.list_deadline)
             with self._lock:
-                self._end_slow_lists(queue, self._clock())
-                self._start_threads(queue)
-        snapshot = self._wait_for(queue, poll, deadline)
+                self._end_slow_lists(organisation, self._clock())
+                self._start_threads(organisation)
+        snapshot = self._wait_for(organisation, poll, deadline)
         with self._lock:
-            if queue is self._queue and (self._latest is None or poll.over(self._clock())):
+            if organisation is self._organisation and (self._latest is None or poll.over(self._clock())):
                 self._latest = snapshot
         return snapshot
 
@@ -107,13 +107,13 @@ class Poller:
         """
         self._look_at_files(deadline)
         with self._lock:
-            queue = self._queue
+            organisation = self._organisation
             if self._watched_files is not self._batch_files.batches:
-                self._watch(queue.memory)
-            poll = Poll(self._config, queue.memory, self._clock(), deadline)
+                self._watch(organisation.memory)
+            poll = Poll(self._config, organisation.memory, self._clock(), deadline)
             poll.begin_probe(ref)
-            self._send_for(queue, poll)
-        return self._wait_for(queue, poll, deadline)
+            self._send_for(organisation, poll)
+        return self._wait_for(organisation, poll, deadline)
 
     @property
     def latest(self) -> Snapshot | None:
@@ -128,7 +128,7 @@ class Poller:
     @property
     def watched(self) -> Mapping[str, Watched]:
         """What is listed, by ref in lower case, past its retention or not."""
-        return self._queue.memory.watched
+        return self._organisation.memory.watched
 
     def reconfigure(self, api: BatchReader, config: Config) -> None:
         """Use another config from the next poll on. A poll under way goes on to show what it began with.
@@ -137,15 +137,15 @@ class Poller:
         """
         with self._lock:
             self._config = config
-            if self._queue.memory.is_of(config):
-                self._queue.api = api
+            if self._organisation.memory.is_of(config):
+                self._organisation.api = api
             else:
                 # A poll under way keeps its own. No scrape may join it, and no probe may learn from it.
-                self._queue = Queue(api, Memory(config, self._clock()))
-                self._error_logs = LogThread(self._queue, self._lock, self._clock)
+                self._organisation = Organisation(api, Memory(config, self._clock()))
+                self._error_logs = LogThread(self._organisation, self._lock, self._clock)
                 self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
-                self._watch(self._queue.memory)
+                self._watch(self._organisation.memory)
 
     def stop(self) -> None:
         """End every poll now: those who wait return with what is there. Requests under way end by themselves."""
@@ -161,7 +161,7 @@ class Poller:
     # How a poll begins and ends; all under the lock.
 
     def _begin_poll(self, now: float, deadline: float) -> Poll:
-        memory = self._queue.memory
+        memory = self._organisation.memory
         kept = self._watch(memory)
         poll = Poll(self._config, memory, now, deadline)
         poll.show(kept)
@@ -169,7 +169,7 @@ class Poller:
             poll.begin_discovery()
         else:
             poll.ask_batches(now)
-        self._send_for(self._queue, poll)
+        self._send_for(self._organisation, poll)
         return poll
 
     def _watch(self, memory: Memory) -> Kept:
@@ -177,35 +177,35 @@ class Poller:
         self._watched_files = self._batch_files.batches
         return memory.watch(self._config, self._batch_files, self._wall_clock())
 
-    def _send_for(self, queue: Queue, poll: Poll) -> None:
+    def _send_for(self, organisation: Organisation, poll: Poll) -> None:
         """Send the requests of a poll, in turn with those of others."""
         self._polls.add(poll)
         if self._stopped:
             poll.finished.set()
-        queue.add(poll)
-        self._start_threads(queue)
+        organisation.add(poll)
+        self._start_threads(organisation)
 
-    def _wait_for(self, queue: Queue, poll: Poll, deadline: float) -> Snapshot:
+    def _wait_for(self, organisation: Organisation, poll: Poll, deadline: float) -> Snapshot:
         """Return by the deadline what a poll has found; takes the lock itself."""
         self._wait(poll.finished, deadline)
         with self._lock:
             now = self._clock()
-            queue.leave(poll)
+            organisation.leave(poll)
             if not poll.is_probe:
                 judge_api(poll, now, over=poll.over(now) and not self._stopped)
             return take_snapshot(poll, now)
 
-    def _end_slow_lists(self, queue: Queue, now: float) -> None:
-        for poll in queue.polls:
+    def _end_slow_lists(self, organisation: Organisation, now: float) -> None:
+        for poll in organisation.polls:
             if poll.discovering and poll.list_deadline <= now < poll.deadline:
                 self._end_list(poll, Reason.DEADLINE, now)
 
     def _end_list(self, poll: Poll, failure: Reason | None, now: float) -> None:
         end_list(poll, failure, now, lambda: poll.memory.watch(poll.config, self._batch_files, self._wall_clock()))
 
-    def _leave_out(self, queue: Queue, error: PollError, now: float) -> None:
+    def _leave_out(self, organisation: Organisation, error: PollError, now: float) -> None:
         """Give up what is still to be asked, because of an error."""
-        for poll in [poll for poll in queue.polls if poll.queue]:
+        for poll in [poll for poll in organisation.polls if poll.queue]:
             poll.skipped |= error.reason is Reason.SKIPPED
             if poll.discovering:
                 self._end_list(poll, error.reason, now)
@@ -213,88 +213,88 @@ class Poller:
 
     # How requests are sent.
 
-    def _start_threads(self, queue: Queue) -> None:
+    def _start_threads(self, organisation: Organisation) -> None:
         """Let as many threads work as there are requests to send, or as the system grants; under the lock."""
         now = self._clock()
-        queue.drop_those_over(now)
-        while queue.threads < queue.wanted_threads():
+        organisation.drop_those_over(now)
+        while organisation.threads < organisation.wanted_threads():
             try:
-                threading.Thread(target=self._work, args=(queue,), name="poll", daemon=True).start()
+                threading.Thread(target=self._work, args=(organisation,), name="poll", daemon=True).start()
             except RuntimeError:
                 # If there are any, they do it all, later.
-                if not queue.threads:
+                if not organisation.threads:
                     logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  That says it all.
-                    self._leave_out(queue, PollError(Reason.INTERNAL, "no thread can be started"), now)
+                    self._leave_out(organisation, PollError(Reason.INTERNAL, "no thread can be started"), now)
                 return
-            queue.threads += 1
+            organisation.threads += 1
 
-    def _work(self, queue: Queue) -> None:
+    def _work(self, organisation: Organisation) -> None:
         """Send requests one after the other until there is nothing more to ask."""
         working = True
         try:
             while working:
-                working = self._send_next(queue)
+                working = self._send_next(organisation)
         except Exception as error:  # noqa: BLE001  Logged without its message.
             log_fault(error)
         finally:
             if working:
                 with self._lock:
-                    queue.threads -= 1
+                    organisation.threads -= 1
 
-    def _send_next(self, queue: Queue) -> bool:
+    def _send_next(self, organisation: Organisation) -> bool:
         """Send the next request and learn from its answer. If there is none, the thread is counted out."""
-        polls_begun = queue.polls_begun
-        credentials = answer_of(queue.api.read_credentials)
+        polls_begun = organisation.polls_begun
+        credentials = answer_of(organisation.api.read_credentials)
         with self._lock:
-            if queue.polls_begun != polls_begun:
+            if organisation.polls_begun != polls_begun:
                 # They may have been replaced before that poll began.
                 return True
-            job = self._take(queue, credentials)
+            job = self._take(organisation, credentials)
             if job is None:
-                queue.threads -= 1
+                organisation.threads -= 1
                 return False
         answer: BatchAnswer | BatchPage | PollError = PollError(Reason.INTERNAL)
         try:
-            if queue.trial is job:
+            if organisation.trial is job:
                 with self._lock:
-                    queue.memory.backoff.begin_trial(self._clock())
+                    organisation.memory.backoff.begin_trial(self._clock())
             if isinstance(credentials, PollError):
                 answer = credentials
             else:
-                answer = answer_of(partial(job.request.send, queue.api, credentials))
+                answer = answer_of(partial(job.request.send, organisation.api, credentials))
         finally:
             with self._lock:
-                self._end(queue, job, answer, credentials)
+                self._end(organisation, job, answer, credentials)
         return True
 
-    def _take(self, queue: Queue, credentials: Credentials | PollError) -> Job | None:
+    def _take(self, organisation: Organisation, credentials: Credentials | PollError) -> Job | None:
         """Begin the next request that the API wants to be sent; None: there is none."""
         now = self._clock()
-        self._end_slow_lists(queue, now)
-        queue.drop_those_over(now)
+        self._end_slow_lists(organisation, now)
+        organisation.drop_those_over(now)
         if isinstance(credentials, PollError):
-            return queue.take()
-        if queue.trial is not None:
+            return organisation.take()
+        if organisation.trial is not None:
             # Its answer decides, and starts threads again.
             return None
-        backoff = queue.memory.backoff
+        backoff = organisation.memory.backoff
         if not backoff.allows(credentials, now):
-            self._leave_out(queue, PollError(Reason.SKIPPED, "the API wants no requests now"), now)
+            self._leave_out(organisation, PollError(Reason.SKIPPED, "the API wants no requests now"), now)
             return None
-        job = queue.take()
+        job = organisation.take()
         if backoff.tries:
-            queue.trial = job
+            organisation.trial = job
         return job
 
     def _end(
         self,
-        queue: Queue,
+        organisation: Organisation,
         job: Job,
         answer: BatchAnswer | BatchPage | PollError,
         credentials: Credentials | PollError,
     ) -> None:
         """Free what a request held, and hand its answer to all polls that wait for it; under the lock."""
-        polls = queue.end(job)
+        polls = organisation.end(job)
         try:
             self._learn(job.request, polls, answer, credentials)
         except Exception as error:  # noqa: BLE001  Logged without its message.
@@ -302,7 +302,7 @@ class Poller:
             for poll in polls:
                 poll.give_up(job.request, PollError(Reason.INTERNAL), self._clock())
         finally:
-            self._start_threads(queue)
+            self._start_threads(organisation)
             self._error_logs.wake()
 
     def _learn(

@@ -15,9 +15,9 @@ from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.health import ApiHealth
 from sitecore_cdp_exporter.poll.memory import Memory, Record
+from sitecore_cdp_exporter.poll.organisation import Organisation
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.poll.queue import Queue
 from sitecore_cdp_exporter.poll.request import AskBatch, AskPage
 from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, ref
@@ -37,10 +37,10 @@ STEPS: list[tuple[Any, str]] = [
     (Discovery, "receive"),
     (Discovery, "wants"),
     (Discovery, "take_changed"),
-    (Queue, "take"),
-    (Queue, "leave"),
-    (Queue, "drop_those_over"),
-    (Queue, "wanted_threads"),
+    (Organisation, "take"),
+    (Organisation, "leave"),
+    (Organisation, "drop_those_over"),
+    (Organisation, "wanted_threads"),
     (Backoff, "allows"),
     (Backoff, "begin_trial"),
     (Backoff, "record"),
@@ -85,8 +85,8 @@ def throw_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, type[Base
 
 
 def queue_is_empty(poller: Poller) -> bool:
-    queue = poller._queue
-    return not (queue.threads or queue.trial or queue._under_way)
+    organisation = poller._organisation
+    return not (organisation.threads or organisation.trial or organisation._under_way)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -259,4 +259,4 @@ def test_a_url_is_dropped_after_its_attempt(poller: Poller, api: FakeApi, watchl
     api.answers[ref(1)] = failed(1)
     (state,) = scrape(poller, clock)
     assert ".example" not in f"{state}"
-    assert poller._queue.memory.error_logs._urls == {}
+    assert poller._organisation.memory.error_logs._urls == {}

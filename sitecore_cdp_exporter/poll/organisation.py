@@ -1,4 +1,4 @@
-"""The queue of requests to one organisation: each is sent once, however many polls wait for it.
+"""One organisation of Sitecore CDP: its polls, and the requests under way, each sent once for all who wait for it.
 
 It does not lock: the poller calls it under its own lock.
 """
@@ -18,7 +18,7 @@ class Job:
     poll: Poll
 
 
-class Queue:
+class Organisation:
     """The requests of all polls of one organisation. Polls take turns, so that none has to wait for all of another.
 
     Attributes:
