@@ -63,7 +63,7 @@ from grafana.panels import (
     value_map,
 )
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.metrics.collector import STATUS_CODES
+from sitecore_cdp_exporter.metrics.definitions import STATUS_CODES
 
 UID: Final = "sitecore-cdp-batches"
 # The schema that the models of grafana-foundation-sdk are made from.

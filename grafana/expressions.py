@@ -7,7 +7,7 @@ ref, which is unique, and nothing is counted twice. `$job` and the like are the 
 from typing import Final
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.metrics.collector import STATUS_CODES
+from sitecore_cdp_exporter.metrics.definitions import STATUS_CODES
 
 # These are the limits of prometheus/alerts.yml, in seconds where they are times.
 FAILED_SHARE: Final = 0.05

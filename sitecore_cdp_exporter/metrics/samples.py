@@ -1,9 +1,9 @@
-"""Samples with labels beyond those of their subject, as they follow from a snapshot. The collector has the metrics."""
+"""Samples with labels beyond those of their subject, as they follow from a snapshot. definitions.py has the metrics."""
 
 from collections import Counter
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.metrics.family import Sample
+from sitecore_cdp_exporter.metrics.collector import Sample
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 

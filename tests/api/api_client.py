@@ -16,7 +16,7 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.api.wire import Wire
 from sitecore_cdp_exporter.config.model import ApiConfig
-from sitecore_cdp_exporter.metrics.collector import RequestMetrics
+from sitecore_cdp_exporter.metrics.definitions import RequestMetrics
 from tests.conditions import wait_until
 from tools.sandbox import Sandbox, faults
 

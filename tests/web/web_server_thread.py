@@ -21,7 +21,7 @@ from sitecore_cdp_exporter.api.error_log import LogReading
 from sitecore_cdp_exporter.api.error_log_url import LogUrl
 from sitecore_cdp_exporter.config.model import ApiConfig, BasicAuth, Config, WatchedBatch
 from sitecore_cdp_exporter.config.reload import Reloader
-from sitecore_cdp_exporter.metrics.collector import RequestMetrics
+from sitecore_cdp_exporter.metrics.definitions import RequestMetrics
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY

@@ -14,9 +14,9 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure, RecordCause
 from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.metrics import collector
-from sitecore_cdp_exporter.metrics.collector import batch_families, poll_families
-from sitecore_cdp_exporter.metrics.family import Families
+from sitecore_cdp_exporter.metrics import definitions
+from sitecore_cdp_exporter.metrics.collector import Families
+from sitecore_cdp_exporter.metrics.definitions import batch_families, poll_families
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
@@ -293,7 +293,7 @@ def test_the_config_in_use_is_named_after_a_reload_too(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_named_in_one_file() -> None:
-    package = Path(collector.__file__).parents[1]
+    package = Path(definitions.__file__).parents[1]
     naming = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
@@ -301,4 +301,4 @@ def test_every_metric_is_named_in_one_file() -> None:
         if isinstance(node, ast.Constant) and re.match("sitecore_cdp_(?!exporter[. ])", str(node.value))
     }
     # The encoder compares a name of its own with what the library makes of it.
-    assert naming - {"metrics/encoder.py"} == {"metrics/collector.py"}
+    assert naming - {"metrics/encoder.py"} == {"metrics/definitions.py"}

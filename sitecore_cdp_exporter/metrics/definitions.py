@@ -1,0 +1,348 @@
+"""Every metric of the exporter: name, type, labels, HELP and where its value is from. No I/O.
+
+What is not in a snapshot has no sample.
+
+# HELP sitecore_cdp_batch_status Whether the batch has this status: one series for each (status.code).
+# TYPE sitecore_cdp_batch_status gauge
+sitecore_cdp_batch_status{feed="nightly-guests",ref="5a0c2f0e-…",status="error",team="crm"} 1.0
+# HELP sitecore_cdp_batch_failed_records Records that were not processed (summaryStats.failedCount).
+# TYPE sitecore_cdp_batch_failed_records gauge
+sitecore_cdp_batch_failed_records{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 316.0
+# HELP sitecore_cdp_batch_poll_success Whether the last poll of the batch succeeded.
+# TYPE sitecore_cdp_batch_poll_success gauge
+sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 1.0
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Metric
+
+from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.config.reload import ReloadState
+from sitecore_cdp_exporter.metrics import samples
+from sitecore_cdp_exporter.metrics.collector import Gauge, families, gauge
+from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
+
+STATUS_CODES: Mapping[BatchStatus, int] = {
+    BatchStatus.UPLOADING: 0,
+    BatchStatus.FILE_UPLOADED: 1,
+    BatchStatus.PROCESSING: 2,
+    BatchStatus.SUCCESS: 3,
+    BatchStatus.CORRUPTED: 4,
+    BatchStatus.ERROR: 5,
+    BatchStatus.UNKNOWN: -1,
+}
+
+_STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
+
+
+def _of_reading(name: str, documentation: str, value: Callable[[Reading], float | None]) -> Gauge[BatchState]:
+    """Declare a gauge of a batch that was read. None: no sample."""
+    return gauge(name, documentation, lambda state: None if state.reading is None else value(state.reading))
+
+
+def _of_list(name: str, documentation: str, value: Callable[[DiscoveryState], float | None]) -> Gauge[Snapshot]:
+    """Declare a gauge of the list of batches, while discovery is on. None: no sample."""
+    return gauge(
+        name, documentation, lambda snapshot: None if snapshot.discovery is None else value(snapshot.discovery)
+    )
+
+
+# In the order in which they are shown.
+BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
+    Gauge(
+        "sitecore_cdp_batch_status",
+        "Whether the batch has this status: one series for each (status.code).",
+        samples.statuses,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_status_code",
+        f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
+        lambda reading: STATUS_CODES[reading.batch.status],
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_total_records",
+        "Records in the batch (summaryStats.totalCount).",
+        lambda reading: reading.batch.total_records,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_succeeded_records",
+        "Records that were processed (summaryStats.succeededCount).",
+        lambda reading: reading.batch.succeeded_records,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_failed_records",
+        "Records that were not processed (summaryStats.failedCount).",
+        lambda reading: reading.batch.failed_records,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_time_to_process_seconds",
+        "Time that Sitecore CDP took to process the batch (summaryStats.timeToProcessMillis / 1000).",
+        lambda reading: reading.batch.time_to_process_seconds,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_size_bytes",
+        "Size of the gzipped file as declared by the uploader (size).",
+        lambda reading: reading.batch.size_bytes,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_created_timestamp_seconds",
+        "When the batch was allocated (createdAt).",
+        lambda reading: reading.batch.created,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_modified_timestamp_seconds",
+        "When the batch last changed (modifiedAt).",
+        lambda reading: reading.batch.modified,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_upload_expiry_timestamp_seconds",
+        "When the upload URL of the batch expires (location.expiry).",
+        lambda reading: reading.batch.upload_expiry,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_error_log_available",
+        "Whether the API offers an error log of the batch (status.log).",
+        lambda reading: reading.batch.error_log_available,
+    ),
+    _of_reading(
+        "sitecore_cdp_batch_polled_timestamp_seconds",
+        "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
+        lambda reading: reading.polled,
+    ),
+    gauge(
+        "sitecore_cdp_batch_accepted",
+        "Whether the finished batch counts as loaded: success, or error within the max_failed_ratio of its feed "
+        "(status.code).",
+        lambda state: state.accepted,
+    ),
+    gauge(
+        "sitecore_cdp_batch_superseded",
+        "Whether a batch was accepted that replaces this failed one or, for feeds with next_success_resolves, that was "
+        "created later.",
+        lambda state: state.superseded,
+    ),
+    gauge(
+        "sitecore_cdp_batch_poll_success",
+        "Whether the last poll of the batch succeeded. Re-checks of finished batches never lower it.",
+        lambda state: state.failure is None,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_poll_failure",
+        "Why the last poll of the batch failed; 1 while it does.",
+        samples.poll_failures,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_failure_cause",
+        "Why the batch failed, or its upload expired (status, checksum, summaryStats and location).",
+        samples.causes,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_error_log_records",
+        "Rejected records by cause, counted in the error log (status.log); only causes that occur.",
+        samples.rejected_records,
+    ),
+    gauge(
+        "sitecore_cdp_batch_error_log_read",
+        "Whether the error log was read; absent until the first attempt has ended (status.log).",
+        samples.log_read,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_error_log_read_failure",
+        "Why the error log could not be read; 1 while it could not.",
+        samples.log_failures,
+    ),
+    gauge(
+        "sitecore_cdp_batch_error_log_truncated",
+        "Whether the error log has more than was counted: it was too long, or a line of it, or the time was over.",
+        lambda state: None if state.error_log is None else state.error_log.truncated,
+    ),
+)
+
+FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
+    gauge(
+        "sitecore_cdp_feed_last_accepted_timestamp_seconds",
+        "When the newest accepted batch of the feed was modified (modifiedAt); 0 if none was seen.",
+        lambda state: state.last_accepted,
+    ),
+    gauge(
+        "sitecore_cdp_feed_expected_interval_seconds",
+        "How often a batch of the feed should be accepted (expect_success_every of the config).",
+        lambda state: state.feed.expect_success_every,
+    ),
+    gauge(
+        "sitecore_cdp_feed_grace_seconds",
+        "How much later is still in time (grace of the config).",
+        lambda state: None if state.feed.expect_success_every is None else state.feed.grace,
+    ),
+    gauge(
+        "sitecore_cdp_feed_max_failed_ratio",
+        "Share of failed records up to which an error counts as accepted (max_failed_ratio of the config).",
+        lambda state: state.feed.max_failed_ratio,
+    ),
+    gauge(
+        "sitecore_cdp_feed_min_records",
+        "How many records a batch of the feed should have at least (min_records of the config).",
+        lambda state: state.feed.min_records,
+    ),
+)
+
+POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
+    Gauge(
+        "sitecore_cdp_batches",
+        "Batches of the past 30 days, watched or not, by status (the list's totalCount and status).",
+        samples.totals,
+    ),
+    _of_list(
+        "sitecore_cdp_discovery_success",
+        "Whether the list of batches was read in the last poll, and added up.",
+        lambda discovery: discovery.failure is None,
+    ),
+    Gauge(
+        "sitecore_cdp_discovery_failure",
+        "Why the list of batches could not be read; 1 while it cannot.",
+        samples.list_failures,
+    ),
+    _of_list(
+        "sitecore_cdp_discovery_dropped_batches",
+        "Discovered batches that are not watched because of discovery.max_batches.",
+        lambda discovery: discovery.dropped,
+    ),
+    _of_list(
+        "sitecore_cdp_discovery_unreadable_items",
+        "Items of the list of batches that could not be read, wholly or in part.",
+        lambda discovery: discovery.unreadable,
+    ),
+    gauge(
+        "sitecore_cdp_up",
+        "Whether the Batch API answers: 0 when every request that ended since the poll before failed for a reason "
+        "that is not the batch's own.",
+        lambda snapshot: snapshot.api_up,
+    ),
+    gauge(
+        "sitecore_cdp_api_last_success_timestamp_seconds",
+        "When the Batch API last answered as it should, with a batch or a page of the list.",
+        lambda snapshot: snapshot.api_last_success,
+    ),
+    Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", samples.sources),
+    gauge(
+        "sitecore_cdp_retired_batches",
+        "Batches that are known but past their retention: they have no series and no requests.",
+        lambda snapshot: snapshot.retired,
+    ),
+    gauge(
+        "sitecore_cdp_unread_batches",
+        "Finished batches that are watched and whose details are still to be read.",
+        lambda snapshot: snapshot.unread,
+    ),
+    gauge(
+        "sitecore_cdp_exporter_poll_duration_seconds",
+        "Time that the poll took whose values are shown.",
+        lambda snapshot: snapshot.poll_duration,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterState:
+    """What the exporter says of itself.
+
+    Attributes:
+        api: The part of the config that is in use.
+        reload: What came of the last attempt to load the config.
+        batch_file_errors: Whether each batch file, by its name, has an error now.
+
+    """
+
+    api: ApiConfig
+    reload: ReloadState
+    batch_file_errors: Mapping[str, bool]
+
+
+EXPORTER_GAUGES: tuple[Gauge[ExporterState], ...] = (
+    gauge(
+        "sitecore_cdp_exporter_config_last_reload_successful",
+        "Whether the last attempt to load the config succeeded.",
+        lambda state: state.reload.successful,
+    ),
+    gauge(
+        "sitecore_cdp_exporter_config_last_reload_success_timestamp_seconds",
+        "When the config was last loaded.",
+        lambda state: state.reload.last_success,
+    ),
+    Gauge(
+        "sitecore_cdp_exporter_batch_file_error",
+        "Whether the batch file, or an entry of it, cannot be used.",
+        lambda state: [({"file": file}, float(has_error)) for file, has_error in state.batch_file_errors.items()],
+    ),
+    Gauge(
+        "sitecore_cdp_exporter_config_info",
+        "Which API the config in use names; always 1.",
+        lambda state: [({"base_url": state.api.base_url, "endpoint": state.api.endpoint}, 1.0)],
+    ),
+    Gauge(
+        "sitecore_cdp_exporter_build_info",
+        "Version of the exporter and of Python; always 1.",
+        lambda _: [({"version": __version__, "python": platform.python_version()}, 1.0)],
+    ),
+)
+
+WEB_CONFIG_GAUGES: tuple[Gauge[ReloadState], ...] = (
+    gauge(
+        "sitecore_cdp_exporter_web_config_last_reload_successful",
+        "Whether the last attempt to load the file of --web.config.file succeeded.",
+        lambda state: state.successful,
+    ),
+    gauge(
+        "sitecore_cdp_exporter_web_config_last_reload_success_timestamp_seconds",
+        "When the file of --web.config.file was last loaded.",
+        lambda state: state.last_success,
+    ),
+)
+
+
+class RequestMetrics:
+    """Counts and times the requests to the API, over all clients that a process has had."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = prometheus_client.Counter(
+            "sitecore_cdp_api_requests_total",
+            "Requests sent to the Batch API, by endpoint and HTTP status; code is error where no whole answer came.",
+            ["endpoint", "code"],
+            registry=registry,
+        )
+        self._duration = prometheus_client.Histogram(
+            "sitecore_cdp_api_request_duration_seconds",
+            "Time from sending a request to the Batch API to the last byte of its answer, by endpoint.",
+            ["endpoint"],
+            registry=registry,
+        )
+
+    def observe(self, endpoint: str, code: str, seconds: float) -> None:
+        """Count a request that has ended."""
+        self._requests.labels(endpoint, code).inc()
+        self._duration.labels(endpoint).observe(seconds)
+
+
+def batch_labels(state: BatchState) -> dict[str, str]:
+    """Return the labels that all series of a batch have."""
+    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
+    return {**state.watched.labels, **feed, "ref": state.watched.ref}
+
+
+def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that have series for each batch."""
+    return families(BATCH_GAUGES, ((state, batch_labels(state)) for state in snapshot.batches))
+
+
+def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that describe the API, the feeds and the poll as a whole."""
+    feeds = ((state, {**state.feed.labels, "feed": state.feed.name}) for state in snapshot.feeds)
+    return chain(families(FEED_GAUGES, feeds), families(POLL_GAUGES, [(snapshot, {})]))
