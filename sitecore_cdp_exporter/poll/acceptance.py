@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.watch.watchlist import Watched
 
 
 def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
@@ -39,10 +38,6 @@ class NewestAccepted:
     modified: float = 0.0
     created: float = 0.0
 
-    def supersedes(self, batch: Batch) -> bool:
-        """Return whether a batch that was allocated after this one was accepted. Parallel uploads end in any order."""
-        return batch.created is not None and self.created > batch.created
-
 
 def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
     """Find the newest accepted of a feed's batches."""
@@ -51,16 +46,6 @@ def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepte
         modified=max((batch.modified or 0.0 for batch in accepted), default=0.0),
         created=max((batch.created or 0.0 for batch in accepted), default=0.0),
     )
-
-
-def replaced(replacing: Iterable[tuple[Watched, Batch | None]], feeds: Mapping[str, FeedConfig]) -> dict[str, bool]:
-    """Return the batches that others replace, by ref in lower case, and whether one that does is accepted."""
-    found: dict[str, bool] = {}
-    for watched, batch in replacing:
-        accepted = batch is not None and bool(foresee_accepted(batch, feeds.get(watched.feed or "")))
-        for ref in watched.replaces:
-            found[ref] = found.get(ref, False) or accepted
-    return found
 
 
 class PastBatches:

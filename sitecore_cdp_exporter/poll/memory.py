@@ -20,7 +20,6 @@ from sitecore_cdp_exporter.poll.acceptance import (
     PastBatches,
     foresee_accepted,
     newest_accepted,
-    replaced,
 )
 from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
@@ -28,6 +27,7 @@ from sitecore_cdp_exporter.poll.error_logs import ErrorLogQueue, LogState
 from sitecore_cdp_exporter.poll.health import ApiHealth
 from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.retention import Kept, keep
+from sitecore_cdp_exporter.poll.superseding import replaced
 from sitecore_cdp_exporter.watch.watchlist import BatchLists, Source, Watched, overruled, watch
 
 logger = logging.getLogger(__name__)

@@ -1,16 +1,17 @@
 """What one scrape may say: plain data, and how it follows from a poll and what is remembered. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
+from sitecore_cdp_exporter.poll.acceptance import is_accepted
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
+from sitecore_cdp_exporter.poll.superseding import is_superseded
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
 
@@ -109,16 +110,20 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         feed = feeds.get(watched.feed or "")
         accepted = None if reading is None else is_accepted(reading.batch, feed)
         log = poll.records[key].log
+        superseded = None
+        if reading is not None and accepted is False:
+            superseded = is_superseded(reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key))
         state = BatchState(
             watched=watched,
             reading=reading,
             failure=failure,
             accepted=accepted,
+            superseded=superseded,
             cause=None if reading is None else failure_cause(reading, tells_uploaded=tells_uploaded),
             error_log=log.log,
             error_log_failure=Reason.SKIPPED if key in skipped else log.failure,
         )
-        states.append(_with_superseded(state, feed, newest, replaced=replaced.get(key)))
+        states.append(state)
     return Snapshot(
         batches=tuple(states),
         api_up=memory.health.up,
@@ -162,14 +167,3 @@ def _is_unread(poll: Poll, key: str) -> bool:
     """Return whether the list shows a batch to be finished whose details are still to be read."""
     listed = poll.listed(key)
     return listed is not None and listed.status.finished and not poll.records[key].is_read(listed)
-
-
-def _with_superseded(
-    state: BatchState, feed: FeedConfig | None, newest: Mapping[str, NewestAccepted], *, replaced: bool | None
-) -> BatchState:
-    """Add whether another batch makes good for a failed one; `replaced` is None if none says that it replaces it."""
-    if state.reading is None or state.accepted is not False:
-        return state
-    if feed is not None and feed.next_success_resolves:
-        replaced = bool(replaced) or newest[feed.name].supersedes(state.reading.batch)
-    return replace(state, superseded=replaced)

@@ -323,22 +323,6 @@ def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
     assert [newest_accepted(batches, rule) for batches in ([failed], [], [undated])] == [none] * 3
 
 
-def test_an_accepted_batch_whose_allocation_is_not_known_supersedes_nothing() -> None:
-    accepted = Batch(ref=ref(1), status=BatchStatus.SUCCESS, modified=2.0)
-    newest = newest_accepted([accepted], FeedConfig(name="guests"))
-    assert newest == NewestAccepted(modified=2.0, created=0.0)
-    assert not newest.supersedes(Batch(ref=ref(2), status=BatchStatus.ERROR, created=0.5))
-
-
-@pytest.mark.parametrize(("created", "superseded"), [(None, False), (9.0, True), (10.0, False), (11.0, False)])
-def test_a_failed_batch_is_superseded_only_by_one_that_was_allocated_later(
-    created: float | None,
-    superseded: bool,  # noqa: FBT001  A column.
-) -> None:
-    failed = Batch(ref=ref(1), status=BatchStatus.ERROR, created=created)
-    assert NewestAccepted(modified=20.0, created=10.0).supersedes(failed) is superseded
-
-
 def test_what_is_kept_of_past_batches_stays_small() -> None:
     past = PastBatches()
     batch = Batch(ref=ref(1), status=BatchStatus.ERROR, error_log_available=False, total_records=100)
