@@ -21,25 +21,20 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
 from sitecore_cdp_exporter.config.files import read_regular_file, why_unread
+from sitecore_cdp_exporter.config.names import LABEL_NAME_SCHEMA, REF_SCHEMA, Feed, LabelName, Ref, RefPrefix
 from sitecore_cdp_exporter.config.rules import broken_rules
 from sitecore_cdp_exporter.config.section import Section, duration
 from sitecore_cdp_exporter.config.values import (
-    LABEL_NAME_SCHEMA,
     MAX_RECORDS,
-    REF_SCHEMA,
     BaseUrl,
     Duration,
-    Feed,
     FilePath,
     FilePattern,
     HostPattern,
     Interval,
-    LabelName,
     Password,
     ProxyUrl,
     Ratio,
-    Ref,
-    RefPrefix,
     Timeout,
     Username,
 )

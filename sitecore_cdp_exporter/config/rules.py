@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import PurePath
 
-from sitecore_cdp_exporter.config.values import REF, REF_PREFIX, to_ref_prefix
+from sitecore_cdp_exporter.config.names import REF, REF_PREFIX, to_ref_prefix
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlPath, YamlProblem
 
 # Of each pair, the first key cannot be set together with the second.

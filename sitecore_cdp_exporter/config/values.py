@@ -1,4 +1,4 @@
-"""Types of config values: what each accepts, what it becomes, and its JSON Schema.
+"""Types of config values other than names: what each accepts, what it becomes, and its JSON Schema.
 
 The validation context is the directory of the config file; there is none when code builds the models.
 """
@@ -6,7 +6,6 @@ The validation context is the directory of the config file; there is none when c
 import glob
 import ipaddress
 import re
-import unicodedata
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema
 from pydantic.config import JsonDict
 
+from sitecore_cdp_exporter.config.names import has_characters_of
 from sitecore_cdp_exporter.config.yaml import DecimalText
 
 # Prometheus' syntax of durations, and its units in seconds.
@@ -25,45 +25,12 @@ MAX_TIMEOUT = 2 * UNITS["m"]
 # Far more than an upload of at most 50 MB holds. Without a bound, a number could be too large for a metric.
 MAX_RECORDS = 1_000_000_000
 
-REF = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
-REF_SCHEMA: JsonDict = {"type": "string", "pattern": REF}
-# Whole groups of hex digits, then part of one. The dashes between them are optional.
-REF_PREFIX = (
-    "^[0-9a-fA-F]{8}"
-    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
-    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}"
-    "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
-)
 # Labels between dots, of which each but the last two may be *, which stands for one label. The last is no number: an
 # address is no pattern.
 HOST_PATTERN = (
     r"^(\*\.|[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*"
     r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.[a-zA-Z]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
 )
-LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-# Labels that the exporter, Prometheus, its alerts and the recording rules use: another one of the same name would hide
-# or break them.
-RESERVED_LABELS = (
-    "ref",
-    "feed",
-    "status",
-    "reason",
-    "cause",
-    "kind",
-    "of",
-    "result",
-    "field",
-    "job",
-    "instance",
-    "le",
-    "alertname",
-    "alertstate",
-    "severity",
-)
-LABEL_NAME_SCHEMA: JsonDict = {
-    "pattern": LABEL_NAME,
-    "not": {"anyOf": [{"enum": [*RESERVED_LABELS]}, {"pattern": "^__"}]},
-}
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
@@ -154,44 +121,9 @@ def _check_host_pattern(pattern: str) -> str:
     return pattern.lower()
 
 
-def _check_ref(ref: str) -> str:
-    """Refuse what is not a UUID."""
-    if not re.fullmatch(REF, ref):
-        raise ValueError("expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
-    return ref
-
-
-def to_ref_prefix(text: str) -> str:
-    """Return a prefix of refs in lower case and with the dashes of a UUID.
-
-    Raises ValueError if no UUID begins with it, or if it has fewer than eight hex digits.
-    """
-    if not re.fullmatch(REF_PREFIX, text):
-        raise ValueError("expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b")
-    digits = text.lower().replace("-", "")
-    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return "-".join(group for group in groups if group)
-
-
-def _check_label_name(name: str) -> str:
-    """Refuse names that Prometheus does not accept, and reserved ones."""
-    if not re.fullmatch(LABEL_NAME, name):
-        raise ValueError("a label name has only letters, digits and _, and does not begin with a digit")
-    if name in RESERVED_LABELS or name.startswith("__"):
-        raise ValueError(f"this label name is reserved, like {', '.join(RESERVED_LABELS)} and all that begin with __")
-    return name
-
-
-def _check_feed(feed: str) -> str:
-    """Refuse names that a dashboard cannot show."""
-    if not feed or _has(feed, "Cc", "Cs"):
-        raise ValueError("must have at least one character, and no control characters")
-    return feed
-
-
 def _check_credential(credential: SecretStr) -> SecretStr:
     """Refuse what basic authentication cannot carry (RFC 7617, section 2)."""
-    if _has(credential.get_secret_value(), "Cc", "Cs"):
+    if has_characters_of(credential.get_secret_value(), "Cc", "Cs"):
         raise ValueError("must not contain a line break or another control character")
     return credential
 
@@ -202,16 +134,11 @@ def _check_username(username: SecretStr) -> SecretStr:
     return username
 
 
-def _has(text: str, *categories: str) -> bool:
-    """Whether a text has a character of one of these Unicode categories."""
-    return any(unicodedata.category(character) in categories for character in text)
-
-
 def _to_path(value: object, info: ValidationInfo) -> object:
     """Resolve a path against the directory of the config file, which is the context of the validation."""
     if not isinstance(value, str):
         return value
-    if _has(value, "Cc") or "-----BEGIN" in value:
+    if has_characters_of(value, "Cc") or "-----BEGIN" in value:
         # It may be a private key. A path is logged when its file cannot be read, so this must not become one.
         raise ValueError("expected the path of a file, not its content")
     if not value:
@@ -269,10 +196,3 @@ Username = Annotated[Password, AfterValidator(_check_username)]
 ProxyUrl = Annotated[
     Secret, AfterValidator(check_proxy_url), Field(json_schema_extra={"pattern": "^[hH][tT][tT][pP][sS]?://"})
 ]
-
-Ref = Annotated[str, AfterValidator(_check_ref), WithJsonSchema(REF_SCHEMA)]
-RefPrefix = Annotated[str, AfterValidator(to_ref_prefix), WithJsonSchema({"type": "string", "pattern": REF_PREFIX})]
-Feed = Annotated[
-    str, AfterValidator(_check_feed), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"})
-]
-LabelName = Annotated[str, AfterValidator(_check_label_name)]

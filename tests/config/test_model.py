@@ -28,7 +28,7 @@ from sitecore_cdp_exporter.config.model import (
     WatchedBatch,
     load_config,
 )
-from sitecore_cdp_exporter.config.values import REF_PREFIX
+from sitecore_cdp_exporter.config.names import REF_PREFIX
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sitecore_cdp_exporter.config.model import WatchedBatch, load_config
-from sitecore_cdp_exporter.config.values import RESERVED_LABELS
+from sitecore_cdp_exporter.config.names import RESERVED_LABELS
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles, parse_batch_file
 from tests.watch.test_batch_file import read_batch_file
 from tools.exporter_program import ROOT
