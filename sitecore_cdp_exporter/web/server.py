@@ -31,8 +31,8 @@ from sitecore_cdp_exporter.web.address import ListenAddress, listen
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
 from sitecore_cdp_exporter.web.connections import Connections
 from sitecore_cdp_exporter.web.deadline import SCRAPE_TIMEOUT_HEADER, seconds_to_collect
+from sitecore_cdp_exporter.web.landing_page import render_landing_page
 from sitecore_cdp_exporter.web.negotiation import Encode, encode_as_asked
-from sitecore_cdp_exporter.web.pages import render_landing_page
 from sitecore_cdp_exporter.web.security.access import AccessControl
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.security.tls import CurrentContext

@@ -9,7 +9,7 @@ from sitecore_cdp_exporter.config.model import ApiConfig, FeedConfig, WatchedBat
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
-from sitecore_cdp_exporter.web.pages import MAX_ROWS, render_landing_page
+from sitecore_cdp_exporter.web.landing_page import MAX_ROWS, render_landing_page
 from tests.web.page import Page
 from tests.web.web_server_thread import WebServerThread, exporter_of
 from tools.sandbox import Sandbox, faults
