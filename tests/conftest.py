@@ -1,3 +1,6 @@
+from tests import bytecode
+
+# isort: split
 import gc
 import logging
 import os
@@ -40,21 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(tiers)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Keep the compiled tests beside the installed packages, even where Python is told to keep none.
-
-    To compile them takes more than half of the time of collecting them, in each process.
-    """
-    before = sys.dont_write_bytecode, sys.pycache_prefix
-    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(sys.prefix) / "bytecode")
-    try:
-        return (yield)
-    finally:
-        sys.dont_write_bytecode, sys.pycache_prefix = before
-
-
 def pytest_collection_finish() -> None:
+    bytecode.keep_no_more()
     # What was imported and collected stays to the end, so the garbage collector need not look at it a thousand times.
     gc.freeze()
 
