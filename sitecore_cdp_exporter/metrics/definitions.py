@@ -14,19 +14,18 @@ sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="c
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics import samples
-from sitecore_cdp_exporter.metrics.collector import Gauge, families, gauge
+from sitecore_cdp_exporter.metrics.collector import Gauge, gauge
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 
@@ -329,20 +328,3 @@ class RequestMetrics:
         """Count a request that has ended."""
         self._requests.labels(endpoint, code).inc()
         self._duration.labels(endpoint).observe(seconds)
-
-
-def batch_labels(state: BatchState) -> dict[str, str]:
-    """Return the labels that all series of a batch have."""
-    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
-    return {**state.watched.labels, **feed, "ref": state.watched.ref}
-
-
-def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield the families that have series for each batch."""
-    return families(BATCH_GAUGES, ((state, batch_labels(state)) for state in snapshot.batches))
-
-
-def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield the families that describe the API, the feeds and the poll as a whole."""
-    feeds = ((state, {**state.feed.labels, "feed": state.feed.name}) for state in snapshot.feeds)
-    return chain(families(FEED_GAUGES, feeds), families(POLL_GAUGES, [(snapshot, {})]))

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import BATCH_GAUGES, batch_families, batch_labels
+from sitecore_cdp_exporter.metrics.definitions import BATCH_GAUGES
+from sitecore_cdp_exporter.metrics.families import batch_families, batch_labels
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 
 # What `prometheus_client.exposition.choose_encoder` chooses.

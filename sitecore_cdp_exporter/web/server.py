@@ -24,8 +24,9 @@ from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import ConfigError, WatchedBatch
 from sitecore_cdp_exporter.config.reload import Reloader
 from sitecore_cdp_exporter.metrics.collector import Families, GaugeCollector
-from sitecore_cdp_exporter.metrics.definitions import WEB_CONFIG_GAUGES, poll_families
+from sitecore_cdp_exporter.metrics.definitions import WEB_CONFIG_GAUGES
 from sitecore_cdp_exporter.metrics.encoder import Exposition
+from sitecore_cdp_exporter.metrics.families import poll_families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.web.address import ListenAddress, listen
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of

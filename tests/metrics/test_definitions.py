@@ -16,7 +16,7 @@ from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.metrics import definitions
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import batch_families, poll_families
+from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot

@@ -16,8 +16,8 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.metrics import encoder as encoder_module
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import batch_families, poll_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
+from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched

@@ -15,7 +15,7 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import batch_families, poll_families
+from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source

@@ -16,8 +16,8 @@ from prometheus_client.exposition import choose_encoder
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import batch_families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
+from sitecore_cdp_exporter.metrics.families import batch_families
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched

@@ -16,8 +16,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sitecore_cdp_exporter.metrics.collector import Families
-from sitecore_cdp_exporter.metrics.definitions import poll_families
 from sitecore_cdp_exporter.metrics.encoder import Exposition
+from sitecore_cdp_exporter.metrics.families import poll_families
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.web.negotiation import compress
 from tools.bench.exporter_process import running_exporter, write_config

@@ -1,0 +1,27 @@
+"""A snapshot as metric families, each series with the labels of its batch or feed."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from prometheus_client import Metric
+
+from sitecore_cdp_exporter.metrics.collector import families
+from sitecore_cdp_exporter.metrics.definitions import BATCH_GAUGES, FEED_GAUGES, POLL_GAUGES
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+
+
+def batch_labels(state: BatchState) -> dict[str, str]:
+    """Return the labels that all series of a batch have."""
+    feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
+    return {**state.watched.labels, **feed, "ref": state.watched.ref}
+
+
+def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that have series for each batch."""
+    return families(BATCH_GAUGES, ((state, batch_labels(state)) for state in snapshot.batches))
+
+
+def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the families that describe the API, the feeds and the poll as a whole."""
+    feeds = ((state, {**state.feed.labels, "feed": state.feed.name}) for state in snapshot.feeds)
+    return chain(families(FEED_GAUGES, feeds), families(POLL_GAUGES, [(snapshot, {})]))
