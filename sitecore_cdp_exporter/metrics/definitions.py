@@ -21,12 +21,11 @@ import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics import samples
 from sitecore_cdp_exporter.metrics.collector import Gauge, gauge
-from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 
 STATUS_CODES: Mapping[BatchStatus, int] = {
@@ -42,9 +41,42 @@ STATUS_CODES: Mapping[BatchStatus, int] = {
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
 
 
-def _of_reading(name: str, documentation: str, value: Callable[[Reading], float | None]) -> Gauge[BatchState]:
+# What the API says of a batch, by the end of the metric's name. None: it did not say.
+_BATCH_VALUES: Mapping[str, tuple[str, Callable[[Batch], float | None]]] = {
+    "status_code": (
+        f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
+        lambda batch: STATUS_CODES[batch.status],
+    ),
+    "total_records": ("Records in the batch (summaryStats.totalCount).", lambda batch: batch.total_records),
+    "succeeded_records": (
+        "Records that were processed (summaryStats.succeededCount).",
+        lambda batch: batch.succeeded_records,
+    ),
+    "failed_records": (
+        "Records that were not processed (summaryStats.failedCount).",
+        lambda batch: batch.failed_records,
+    ),
+    "time_to_process_seconds": (
+        "Time that Sitecore CDP took to process the batch (summaryStats.timeToProcessMillis / 1000).",
+        lambda batch: batch.time_to_process_seconds,
+    ),
+    "size_bytes": ("Size of the gzipped file as declared by the uploader (size).", lambda batch: batch.size_bytes),
+    "created_timestamp_seconds": ("When the batch was allocated (createdAt).", lambda batch: batch.created),
+    "modified_timestamp_seconds": ("When the batch last changed (modifiedAt).", lambda batch: batch.modified),
+    "upload_expiry_timestamp_seconds": (
+        "When the upload URL of the batch expires (location.expiry).",
+        lambda batch: batch.upload_expiry,
+    ),
+    "error_log_available": (
+        "Whether the API offers an error log of the batch (status.log).",
+        lambda batch: batch.error_log_available,
+    ),
+}
+
+
+def _of_batch(name: str, documentation: str, value: Callable[[Batch], float | None]) -> Gauge[BatchState]:
     """Declare a gauge of a batch that was read. None: no sample."""
-    return gauge(name, documentation, lambda state: None if state.reading is None else value(state.reading))
+    return gauge(name, documentation, lambda state: None if state.reading is None else value(state.reading.batch))
 
 
 def _of_list(name: str, documentation: str, value: Callable[[DiscoveryState], float | None]) -> Gauge[Snapshot]:
@@ -61,60 +93,14 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         "Whether the batch has this status: one series for each (status.code).",
         samples.statuses,
     ),
-    _of_reading(
-        "sitecore_cdp_batch_status_code",
-        f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
-        lambda reading: STATUS_CODES[reading.batch.status],
+    *(
+        _of_batch(f"sitecore_cdp_batch_{name}", documentation, value)
+        for name, (documentation, value) in _BATCH_VALUES.items()
     ),
-    _of_reading(
-        "sitecore_cdp_batch_total_records",
-        "Records in the batch (summaryStats.totalCount).",
-        lambda reading: reading.batch.total_records,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_succeeded_records",
-        "Records that were processed (summaryStats.succeededCount).",
-        lambda reading: reading.batch.succeeded_records,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_failed_records",
-        "Records that were not processed (summaryStats.failedCount).",
-        lambda reading: reading.batch.failed_records,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_time_to_process_seconds",
-        "Time that Sitecore CDP took to process the batch (summaryStats.timeToProcessMillis / 1000).",
-        lambda reading: reading.batch.time_to_process_seconds,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_size_bytes",
-        "Size of the gzipped file as declared by the uploader (size).",
-        lambda reading: reading.batch.size_bytes,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_created_timestamp_seconds",
-        "When the batch was allocated (createdAt).",
-        lambda reading: reading.batch.created,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_modified_timestamp_seconds",
-        "When the batch last changed (modifiedAt).",
-        lambda reading: reading.batch.modified,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_upload_expiry_timestamp_seconds",
-        "When the upload URL of the batch expires (location.expiry).",
-        lambda reading: reading.batch.upload_expiry,
-    ),
-    _of_reading(
-        "sitecore_cdp_batch_error_log_available",
-        "Whether the API offers an error log of the batch (status.log).",
-        lambda reading: reading.batch.error_log_available,
-    ),
-    _of_reading(
+    gauge(
         "sitecore_cdp_batch_polled_timestamp_seconds",
         "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
-        lambda reading: reading.polled,
+        lambda state: None if state.reading is None else state.reading.polled,
     ),
     gauge(
         "sitecore_cdp_batch_accepted",
