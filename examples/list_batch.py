@@ -57,10 +57,10 @@ def problems_of(options: argparse.Namespace) -> list[str]:
     names = [name for name, _ in options.label]
     for index, (name, value) in enumerate(options.label):
         if not LABEL_NAME.fullmatch(name):
-            problems.append("labels: a label name has only letters, digits and _, and does not begin with a digit")
+            problems.append("labels: a label name has only letters, digits and _, and does not start with a digit")
         elif name in RESERVED_LABELS or name.startswith("__"):
             reserved = ", ".join(RESERVED_LABELS)
-            problems.append(f"labels.{name}: this label name is reserved, like {reserved} and all that begin with __")
+            problems.append(f"labels.{name}: this label name is reserved, like {reserved} and all that start with __")
         elif name in names[:index]:
             problems.append(f"labels.{name}: duplicate key")
         if has(value, "Cs"):

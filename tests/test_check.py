@@ -167,7 +167,7 @@ def test_batch_files_that_disagree_are_a_warning(config: Path, capsys: pytest.Ca
     write_batch_files(config, "*e.yaml", "two.yaml", **files)
     assert main(["--config.check", f"--config.file={config}"]) == 0
     output = capsys.readouterr()
-    assert output.err.startswith(f"warning: two.yaml: {OTHER_REF} has a different feed")
+    assert output.err.startswith(f"warning: two.yaml: {OTHER_REF} differs in feed")
     assert "is valid" in output.out
 
 

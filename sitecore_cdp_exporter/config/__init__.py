@@ -1,1 +1,1 @@
-"""The YAML config file as frozen models, and every mistake in it at once, with its line."""
+"""Read the YAML config file into frozen models, and report every mistake in it at once, with its line."""

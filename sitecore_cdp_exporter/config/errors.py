@@ -1,6 +1,6 @@
 """Format config errors as `file:line: path.to.key: message`, one line each.
 
-A message says what is expected and never what was given, so that it cannot hold a secret.
+A message says what is expected, never what was given, so it cannot leak a secret.
 """
 
 import difflib
@@ -13,13 +13,13 @@ from pydantic_core import ErrorDetails
 
 from sitecore_cdp_exporter.config.yaml import Place, YamlDocument, YamlPath, YamlProblem
 
-# A forgotten space or a comma too many makes a key of a secret, as in `{password:1234}`. So a key is named only if it
-# looks like a word. Labels may have digits; of the known keys only one has.
+# A missing space or a stray comma turns a secret into a key, as in `{password:1234}`. So a key is shown only if it
+# looks like a word. Labels may contain digits; http2 is the only known key that does.
 READABLE_KEY = re.compile("http2|[A-Za-z][A-Za-z_-]{0,31}")
 READABLE_LABEL = re.compile("[^:=@]{0,64}")
 HIDDEN_KEY = "<key>"
 
-# What pydantic's own checks expect, by the type of its error.
+# Our wording of pydantic's errors, by their type.
 EXPECTED = {
     "missing": "is missing",
     "string_type": "expected a string",
@@ -54,10 +54,10 @@ def model_problems(
     """Locate pydantic's errors in the document, and word them.
 
     Args:
-        error: What pydantic raised. It goes no further, because it holds the values.
+        error: What pydantic raised. It holds the values, so it is not passed on.
         document: What was validated.
         known_keys: The keys of each section, by its path.
-        inside: Where in the document the validated part is.
+        inside: The path of the validated part.
 
     """
     unread = {problem.path for problem in document.problems if problem.is_unread}
@@ -81,7 +81,7 @@ def _model_problem(
 
 
 def _unknown_key(path: YamlPath, place: Place, known_keys: Mapping[str, Sequence[str]]) -> YamlProblem:
-    """Name an unknown key, and what was probably meant. A key without a value may be a value that lost its key."""
+    """Suggest the key that was probably meant. A key without a value may be a value whose key got lost: hide it."""
     *section, name = path
     known = known_keys[".".join(part for part in section if isinstance(part, str))]
     if similar := difflib.get_close_matches(str(name).lower(), known, n=1):
@@ -91,7 +91,7 @@ def _unknown_key(path: YamlPath, place: Place, known_keys: Mapping[str, Sequence
 
 
 def _key_path(path: YamlPath) -> str:
-    """Write a path as people do: `batches[3].labels.team`."""
+    """Format a path: `batches[3].labels.team`."""
     text = ""
     for part, section in zip(path, (None, *path), strict=False):
         if isinstance(part, int):
@@ -104,5 +104,5 @@ def _key_path(path: YamlPath) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape whatever does not print, line breaks for instance."""
+    """Escape unprintable characters, including line breaks."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Reading files that people and pipelines may change, replace or break at any time, on a disk that may be slow."""
+"""Read files that may change, disappear or break at any time, on a disk that may be slow."""
 
 import errno
 import hashlib
@@ -16,21 +16,21 @@ CHUNK = 64 * 1024
 
 
 class UnusableFileError(OSError):
-    """The path names a folder, a pipe or a device, or a file that is too large. `strerror` says which."""
+    """The path is a directory, a pipe or a device, or the file is too large. `strerror` says which."""
 
     strerror: str
 
 
 def why_unread(error: OSError) -> str:
-    """Say in one line why a file could not be read, fit for `path: reason`."""
+    """Return the reason in one line, for `path: reason`."""
     return error.strerror if isinstance(error, UnusableFileError) else f"cannot be read: {error.strerror}"
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a file of at most `max_bytes`.
+    """Return the content of a file.
 
     Raises:
-        UnusableFileError: It is no file, or larger.
+        UnusableFileError: It is not a regular file, or larger than `max_bytes`.
         OSError: It cannot be read.
 
     """
@@ -50,10 +50,10 @@ def digest(content: bytes) -> bytes:
 
 
 class ReadFiles:
-    """The files that something was loaded from. It knows whether one of them has changed since.
+    """The files that something was loaded from, and whether one of them has changed since.
 
     Args:
-        max_bytes: How large a file may be.
+        max_bytes: The maximum size of a file.
 
     """
 
@@ -70,7 +70,7 @@ class ReadFiles:
         return content
 
     def changed(self) -> bool:
-        """Read the files again; return whether one of them has another content than before, or none."""
+        """Read the files again, and return whether the content of any has changed. Files that cannot be read count."""
         return any(self._digest(path) != known for path, known in self._digests.items())
 
     def _digest(self, path: Path) -> bytes | None:
@@ -80,15 +80,15 @@ class ReadFiles:
             return None
 
 
-# How much of a scrape's time a slow disk may take. After that the files count as they were.
+# The share of a scrape's time that a slow disk may take. After that, the scrape uses what was read last.
 MAX_SHARE_OF_A_SCRAPE = 0.25
 
 
 class BackgroundLook:
-    """Looks at files in a thread of its own, so that a slow disk delays nobody for longer than they want to wait.
+    """Runs a look at files in a background thread, so that callers can stop waiting for a slow disk.
 
     Args:
-        look: Looks at the files. It never runs twice at the same time. What it raises is logged.
+        look: Looks at the files. Never runs twice at the same time. Exceptions are logged.
 
     """
 
@@ -99,9 +99,9 @@ class BackgroundLook:
         self._next: threading.Thread | None = None
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for a look that begins from now on; return False if that takes longer than `timeout` seconds.
+        """Wait for a look that starts after this call. Return False if it takes longer than `timeout` seconds.
 
-        Callers that wait for the same look share it. None waits for as long as it takes.
+        Concurrent callers share a look that has not started yet. None: no time limit.
         """
         with self._lock:
             if self._next is None:
@@ -120,16 +120,16 @@ class BackgroundLook:
             try:
                 self._look()
             except Exception:
-                logger.exception("the files could not be looked at")
+                logger.exception("checking the files for changes failed")
 
 
 def _chunks(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield up to `limit` bytes. Reading that many at once would allocate the memory for them first."""
+    """Yield up to `limit` bytes. A single read of that size would allocate all of it up front."""
     while limit > 0 and (chunk := file.read(min(limit, CHUNK))):
         yield chunk
         limit -= len(chunk)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    # A named pipe would make the exporter wait for somebody who writes to it.
+    # Opening a named pipe would otherwise block until somebody writes to it.
     return os.open(path, flags | os.O_NONBLOCK)

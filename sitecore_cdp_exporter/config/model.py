@@ -46,27 +46,27 @@ def _allow_refs(schema: dict[str, Any]) -> None:
 
 
 class BasicAuth(Section):
-    """The client key and the API token. What is unset comes from SITECORE_CDP_CLIENT_KEY and SITECORE_CDP_API_TOKEN."""
+    """The client key and the API token. Defaults: SITECORE_CDP_CLIENT_KEY and SITECORE_CDP_API_TOKEN."""
 
     username: Username | None = Field(
-        None, description="The client key. Unset: username_file, or the environment variable SITECORE_CDP_CLIENT_KEY."
+        None, description="The client key. Default: username_file, or the environment variable SITECORE_CDP_CLIENT_KEY."
     )
     username_file: FilePath | None = Field(
-        None, description="A file that holds the client key. It is read whenever it is needed. Not with username."
+        None, description="A file that holds the client key. Changes need no restart. Not with username."
     )
     password: Password | None = Field(
-        None, description="The API token. Unset: password_file, or the environment variable SITECORE_CDP_API_TOKEN."
+        None, description="The API token. Default: password_file, or the environment variable SITECORE_CDP_API_TOKEN."
     )
     password_file: FilePath | None = Field(
-        None, description="A file that holds the API token. It is read whenever it is needed. Not with password."
+        None, description="A file that holds the API token. Changes need no restart. Not with password."
     )
 
 
 class TlsConfig(Section):
-    """How the exporter trusts the Batch API, and how it proves itself to it."""
+    """TLS settings for requests to the Batch API."""
 
     ca_file: FilePath | None = Field(
-        None, description="PEM file with the certificate authorities to trust instead of the usual ones."
+        None, description="PEM file with the certificate authorities to trust instead of the default ones."
     )
     cert_file: FilePath | None = Field(
         None, description="PEM file with the exporter's client certificate. Only with key_file."
@@ -81,29 +81,29 @@ class TlsConfig(Section):
 
 
 class ApiConfig(Section):
-    """Where the Batch API is, and how it is asked."""
+    """Where the Batch API is, and how to query it."""
 
     base_url: BaseUrl = Field(
         description="The API of your region, without /v2. http:// is for loopback hosts only.",
         examples=["https://api-engage-eu.sitecorecloud.io"],
     )
     basic_auth: BasicAuth = Field(
-        default_factory=BasicAuth, description="The credentials. Unset: those of the environment."
+        default_factory=BasicAuth, description="The credentials. Default: those in the environment."
     )
     endpoint: Literal["batches", "inspect"] = Field(
         "batches",
-        description="batches asks GET /v2/batches/<ref>; inspect asks GET /v2/batches/inspect/<ref>, which also "
-        "reports the status file_uploaded.",
+        description="batches: GET /v2/batches/<ref>. inspect: GET /v2/batches/inspect/<ref>, which also reports the "
+        "status file_uploaded.",
     )
     timeout: Timeout = duration("5s", "How long one request may take, from connecting to the last byte. At most 2m.")
-    concurrency: int = Field(16, ge=1, le=256, description="How many requests are made at the same time.")
-    tls_config: TlsConfig = Field(default_factory=TlsConfig, description="TLS towards the API.")
+    concurrency: int = Field(16, ge=1, le=256, description="The maximum number of concurrent requests.")
+    tls_config: TlsConfig = Field(default_factory=TlsConfig, description="TLS settings for requests to the API.")
     proxy_url: ProxyUrl | None = Field(
-        None, description="The HTTP proxy for all requests, http:// or https://; it may contain credentials."
+        None, description="The HTTP proxy for all requests, http:// or https://. It may contain credentials."
     )
     proxy_from_environment: bool = Field(
         default=False,
-        description="Take the proxy from HTTPS_PROXY and NO_PROXY; loopback has none. Not with proxy_url.",
+        description="Use HTTPS_PROXY and NO_PROXY. Loopback hosts are never proxied. Not with proxy_url.",
     )
 
 
@@ -121,7 +121,7 @@ class WatchedBatch(Section):
     )
 
     replaces: Annotated[tuple[Ref, ...], Field(strict=False)] = Field(
-        (), description="The failed batches that this one makes good: once it is accepted, they are superseded."
+        (), description="The failed batches that this one replaces: once it is accepted, they are superseded."
     )
 
     @field_validator("replaces")
@@ -134,7 +134,7 @@ class WatchedBatch(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_ref(cls, data: object) -> object:
-        """Accept a ref alone as a mapping with nothing else."""
+        """Accept a bare ref as a mapping with only that."""
         if isinstance(data, str):
             return {"ref": data}
         if not isinstance(data, dict | WatchedBatch):
@@ -142,7 +142,7 @@ class WatchedBatch(Section):
         return data
 
     def agrees_with(self, other: Self) -> bool:
-        """Whether two entries for the same ref say the same of it."""
+        """Whether two entries for the same ref agree on everything else."""
 
         def content(batch: WatchedBatch) -> tuple[object, ...]:
             return batch.feed, batch.labels, frozenset(map(str.lower, batch.replaces))
@@ -151,32 +151,32 @@ class WatchedBatch(Section):
 
 
 class Retention(Section):
-    """How long finished batches of files and of discovery are shown, from when they were last modified."""
+    """How long finished batches from batch files and discovery are shown, counted from their last change."""
 
     succeeded: Duration = duration("24h", "For batches with the status success.")
     failed: Duration = duration("7d", "For batches with the status error or corrupted.")
 
 
 class Discovery(Section):
-    """Which batches that nobody listed are watched."""
+    """Watching batches that nobody listed."""
 
     enabled: bool = Field(
         default=False, description="Watch every batch that the API lists. Only with the endpoint inspect."
     )
     max_batches: int = Field(
-        500, ge=1, le=10_000, description="How many batches that only discovery knows are shown at most."
+        500, ge=1, le=10_000, description="The maximum number of batches to show that only discovery found."
     )
 
 
 class FeedConfig(Section):
     """A recurring upload, and what is expected of it."""
 
-    name: Feed = Field(description="What the batches of the feed have as feed.")
+    name: Feed = Field(description="The name by which batches refer to the feed.")
     labels: Labels = Field(
         default_factory=dict, description="Labels on every series of the feed, and on those of its batches."
     )
     expect_success_every: Interval | None = Field(
-        None, description="How often a batch of the feed should be accepted. Unset: nothing is expected."
+        None, description="How often a batch of the feed should be accepted. Default: nothing is expected."
     )
     grace: Duration = duration(
         "0s", "How much later than expect_success_every still counts as on time. Only with expect_success_every."
@@ -187,35 +187,35 @@ class FeedConfig(Section):
         description="A batch with the status error is accepted up to this share of failed records, from 0 to 1.",
     )
     min_records: int = Field(
-        0, ge=0, le=MAX_RECORDS, description="How many records a batch of the feed should have at least."
+        0, ge=0, le=MAX_RECORDS, description="The minimum number of records in a batch of the feed."
     )
     next_success_resolves: bool = Field(
         default=False,
-        description="A batch that was created later and accepted supersedes a failed one. True for full snapshots.",
+        description="An accepted batch supersedes failed ones created before it. For feeds of full snapshots.",
     )
     ref_prefix: RefPrefix | None = Field(
         None,
-        description="Discovered batches whose refs begin with this belong to the feed: 8 hex digits or more, with or "
-        "without the dashes.",
+        description="Discovered batches whose refs begin with this belong to the feed: at least 8 hex digits, with or "
+        "without dashes.",
     )
 
     @field_validator("grace")
     @classmethod
     def _is_with_expectation(cls, value: float, info: ValidationInfo) -> float:
         if value and info.data.get("expect_success_every", "refused") is None:
-            raise ValueError("only together with expect_success_every, which is missing")
+            raise ValueError("needs expect_success_every, which is missing")
         return value
 
 
 class ErrorLogs(Section):
-    """Whether error logs are read, to count rejected records by cause, and from where."""
+    """Whether to read error logs, and from where."""
 
     enabled: bool = Field(
-        default=True, description="Read the error log of each failed batch once. Only counts are kept."
+        default=True, description="Read the error log of each failed batch, once. Only counts are kept."
     )
     hosts: Annotated[tuple[HostPattern, ...], Field(strict=False)] = Field(
         ("*.s3.amazonaws.com", "*.s3.*.amazonaws.com"),
-        description="The hosts that presigned URLs of error logs may name. * stands for one label.",
+        description="The hosts that error logs may be downloaded from. * stands for one label.",
         json_schema_extra={"minItems": 1},
     )
 
@@ -230,7 +230,7 @@ class ErrorLogs(Section):
 class Config(Section):
     """The config file of sitecore-cdp-batch-exporter."""
 
-    api: ApiConfig = Field(description="Where the Batch API is, and how it is asked.")
+    api: ApiConfig = Field(description="Where the Batch API is, and how to query it.")
     batches: Annotated[tuple[WatchedBatch, ...], Field(strict=False)] = Field(
         (),
         description="The batches to watch: refs, or mappings with ref, feed and labels.",
@@ -238,20 +238,21 @@ class Config(Section):
     )
     batch_files: Annotated[tuple[FilePattern, ...], Field(strict=False)] = Field(
         (),
-        description="Files with lists like batches: paths or globs, relative to this file. Changes are seen at the "
-        "next scrape.",
+        description="Files with lists like batches: paths or globs, relative to this file. The next scrape picks up "
+        "changes.",
     )
     retention: Retention = Field(
-        default_factory=Retention, description="How long finished batches of files and of discovery are shown."
+        default_factory=Retention, description="How long finished batches from batch files and discovery are shown."
     )
     recheck_finished: Duration = duration(
-        "24h", "How often a finished batch is asked again, in case it changed. 0s: at every scrape."
+        "24h", "How often a finished batch is polled again, in case it changed. 0s: at every scrape."
     )
     discovery: Discovery = Field(
-        default_factory=Discovery, description="Finding the organisation's batches without a list."
+        default_factory=Discovery, description="Finding the organisation's batches automatically."
     )
     feeds: Annotated[tuple[FeedConfig, ...], Field(strict=False)] = Field(
-        (), description="Recurring uploads, and what is expected of them. A batch may have a feed that is not here."
+        (),
+        description="Recurring uploads, and what is expected of them. A batch may name a feed that is not listed here.",
     )
 
     error_logs: ErrorLogs = Field(
@@ -265,9 +266,9 @@ class Config(Section):
 
 
 class ConfigError(Exception):
-    """A config file cannot be used.
+    """A config file is invalid.
 
-    `errors` has one line for each mistake: `file:line: path.to.key: what is wrong`.
+    `errors` has one line per mistake: `file:line: path.to.key: message`.
     """
 
     def __init__(self, errors: Iterable[str]) -> None:
@@ -297,9 +298,9 @@ def read_file(path: Path) -> bytes:
 
 
 def load_config(path: Path, read: Callable[[Path], bytes] = read_file) -> Config:
-    """Read and check the config file. Files that it names need not exist.
+    """Read and validate the config file. Files that it names need not exist.
 
-    Raises ConfigError with all that is wrong with it.
+    Raises ConfigError with all mistakes.
     """
     try:
         content = read(path)
@@ -312,12 +313,12 @@ def load_config(path: Path, read: Callable[[Path], bytes] = read_file) -> Config
         if config is not None and not problems:
             return config
         failure = ConfigError(error_lines(path, problems))
-    # Raised out here so that no other error is chained.
+    # Raised here so that it does not chain an error that may hold a secret.
     raise failure
 
 
 def _validate(document: YamlDocument, directory: Path) -> tuple[Config | None, list[YamlProblem]]:
-    """Return the config or what is wrong with it."""
+    """Return the config, or its problems."""
     if document.data is None and not document.problems:
         return None, [YamlProblem(document.place.line, (), "no settings; at least api.base_url is needed")]
     try:

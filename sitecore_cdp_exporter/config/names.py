@@ -1,4 +1,4 @@
-"""Names in the config: refs, feeds and labels. Which are allowed, what they become, and their JSON Schema."""
+"""Names in the config: refs, feeds and labels. What is allowed, how it is normalized, and its JSON Schema."""
 
 import re
 import unicodedata
@@ -17,8 +17,8 @@ REF_PREFIX = (
     "(?:-?[0-9a-fA-F]{0,3}|-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{0,12})))$"
 )
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-# Labels that the exporter, Prometheus, its alerts and the recording rules use: another one of the same name would hide
-# or break them.
+# Labels that the exporter, Prometheus, its alerts and the recording rules use. A custom label of the same name would
+# shadow or break them.
 RESERVED_LABELS = (
     "ref",
     "feed",
@@ -43,16 +43,16 @@ LABEL_NAME_SCHEMA: JsonDict = {
 
 
 def _check_ref(ref: str) -> str:
-    """Refuse what is not a UUID."""
+    """Require a UUID."""
     if not re.fullmatch(REF, ref):
         raise ValueError("expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
     return ref
 
 
 def to_ref_prefix(text: str) -> str:
-    """Return a prefix of refs in lower case and with the dashes of a UUID.
+    """Return a prefix of refs in lower case, with the dashes of a UUID.
 
-    Raises ValueError if no UUID begins with it, or if it has fewer than eight hex digits.
+    Raises ValueError if no UUID can begin with it, or if it has fewer than eight hex digits.
     """
     if not re.fullmatch(REF_PREFIX, text):
         raise ValueError("expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b")
@@ -62,23 +62,23 @@ def to_ref_prefix(text: str) -> str:
 
 
 def _check_label_name(name: str) -> str:
-    """Refuse names that Prometheus does not accept, and reserved ones."""
+    """Reject reserved names, and names that Prometheus does not accept."""
     if not re.fullmatch(LABEL_NAME, name):
-        raise ValueError("a label name has only letters, digits and _, and does not begin with a digit")
+        raise ValueError("a label name has only letters, digits and _, and does not start with a digit")
     if name in RESERVED_LABELS or name.startswith("__"):
-        raise ValueError(f"this label name is reserved, like {', '.join(RESERVED_LABELS)} and all that begin with __")
+        raise ValueError(f"this label name is reserved, like {', '.join(RESERVED_LABELS)} and all that start with __")
     return name
 
 
 def _check_feed(feed: str) -> str:
-    """Refuse names that a dashboard cannot show."""
+    """Reject names that a dashboard cannot show."""
     if not feed or has_characters_of(feed, "Cc", "Cs"):
         raise ValueError("must have at least one character, and no control characters")
     return feed
 
 
 def has_characters_of(text: str, *categories: str) -> bool:
-    """Whether a text has a character of one of these Unicode categories."""
+    """Whether a text contains characters of any of these Unicode categories."""
     return any(unicodedata.category(character) in categories for character in text)
 
 

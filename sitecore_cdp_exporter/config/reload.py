@@ -1,4 +1,4 @@
-"""Loading a file again that the exporter was started with, whoever asks: a signal, HTTP, or the file has changed."""
+"""Reload a file that the exporter was started with: on a signal, over HTTP, or because it has changed."""
 
 import contextlib
 import logging
@@ -20,22 +20,22 @@ ReadFile: TypeAlias = Callable[[Path], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ReloadState:
-    """Whether the last attempt to load the file succeeded, and when one last did, since the Unix epoch."""
+    """Whether the last attempt to load the file succeeded, and when the last successful one was (Unix time)."""
 
     successful: bool
     last_success: float
 
 
 class Reloader:
-    """Loads a file again, together with the files that it names. Safe for use by many threads.
+    """Reloads a file, together with the files that it names. Thread-safe.
 
-    The caller loads it the first time, with `read`.
+    The first load is up to the caller, with `read`.
 
     Args:
-        name: What the file is called in the log.
-        path: The file. None: there is none, and reloading does nothing.
-        load: Loads the file, puts it to use, and returns what to log; or raises ConfigError and changes nothing.
-        max_bytes: How large a file may be.
+        name: The name of the file in log messages.
+        path: The file. None: no file, and reloading does nothing.
+        load: Loads and applies the file, and returns what to log; or raises ConfigError and changes nothing.
+        max_bytes: The maximum size of a file.
         clock: Seconds since the Unix epoch.
 
     """
@@ -61,28 +61,28 @@ class Reloader:
 
     @property
     def state(self) -> ReloadState:
-        """What came of the last attempt."""
+        """The result of the last attempt."""
         return self._state
 
     def read(self, path: Path) -> bytes:
-        """Return the content of a file, whose changes count from now on. Raises OSError."""
+        """Return the content of a file, and watch it for changes from now on. Raises OSError."""
         return self._files.read(path)
 
     def reload(self) -> None:
-        """Load the file; on an error what was loaded before stays in use, and the error is logged and raised.
+        """Load the file. On errors, the previous config stays in use, and the errors are logged.
 
         Raises:
-            ConfigError: The file cannot be used.
+            ConfigError: The file is invalid.
 
         """
         with self._lock:
             self._reload()
 
     def reload_if_changed(self, timeout: float | None = None) -> None:
-        """Load the file if the content of one that was read has changed. An error is logged, once for each content.
+        """Load the file if any file that was read has changed. Errors are logged, once for each content.
 
         Args:
-            timeout: How many seconds to wait for a slow disk. None: as long as it takes.
+            timeout: How many seconds to wait for a slow disk. None: no limit.
 
         """
         if self._path is not None:
@@ -102,7 +102,7 @@ class Reloader:
         except ConfigError as error:
             self._state = ReloadState(successful=False, last_success=self._state.last_success)
             for line in error.errors:
-                logger.error("the %s is not reloaded: %s", self._name, line)  # noqa: TRY400  The line says it all; a traceback adds nothing.
+                logger.error("the %s is not reloaded: %s", self._name, line)  # noqa: TRY400  A traceback would add nothing.
             raise
         self._state = ReloadState(successful=True, last_success=self._clock())
         logger.info("the %s is reloaded", self._name, extra={"file": str(self._path), **loaded})

@@ -1,6 +1,6 @@
-"""Rules of the config file that concern several of its keys or entries.
+"""Rules across several keys or entries of the config file.
 
-They look at the data and not at the models, so that other mistakes do not hide them.
+They check the raw data, not the models, so that other mistakes do not hide them.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import PurePath
 from sitecore_cdp_exporter.config.names import REF, REF_PREFIX, to_ref_prefix
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlPath, YamlProblem
 
-# Of each pair, the first key cannot be set together with the second.
+# Pairs of keys that exclude each other. Errors are reported at the first.
 EXCLUSIVE: tuple[tuple[YamlPath, YamlPath], ...] = (
     (("api", "basic_auth", "username_file"), ("api", "basic_auth", "username")),
     (("api", "basic_auth", "password_file"), ("api", "basic_auth", "password")),
@@ -19,7 +19,7 @@ EXCLUSIVE: tuple[tuple[YamlPath, YamlPath], ...] = (
 
 
 def broken_rules(document: YamlDocument) -> Iterator[YamlProblem]:
-    """Find everything that breaks a rule. Invalid values are left to the models."""
+    """Yield everything that breaks a rule. Invalid values are left to the models."""
     yield from _exclusive_keys(document)
     yield from _half_a_certificate(document)
     yield from _proxy_without_tls(document)
@@ -33,22 +33,22 @@ def broken_rules(document: YamlDocument) -> Iterator[YamlProblem]:
 def _exclusive_keys(document: YamlDocument) -> Iterator[YamlProblem]:
     for key, other in EXCLUSIVE:
         if document.value(key) not in (None, False) and document.value(other) is not None:
-            yield _problem(document, key, f"not together with {other[-1]}; remove one of the two")
+            yield _problem(document, key, f"cannot be combined with {other[-1]}; remove one of the two")
 
 
 def _half_a_certificate(document: YamlDocument) -> Iterator[YamlProblem]:
     certificate, key = ("api", "tls_config", "cert_file"), ("api", "tls_config", "key_file")
     for path, other in ((certificate, key), (key, certificate)):
         if document.value(path) is not None and document.value(other) is None:
-            yield _problem(document, path, f"only together with {other[-1]}, which is missing")
+            yield _problem(document, path, f"needs {other[-1]}, which is missing")
 
 
 def _proxy_without_tls(document: YamlDocument) -> Iterator[YamlProblem]:
-    """Find a proxy in front of an http:// base_url: it would get the token in plain text."""
+    """Reject a proxy for an http:// base_url: it would see the token in plain text."""
     proxy_url, base_url = ("api", "proxy_url"), document.value(("api", "base_url"))
     if document.value(proxy_url) is not None and isinstance(base_url, str) and base_url.lower().startswith("http://"):
         yield _problem(
-            document, proxy_url, "not together with an http:// base_url, which is on this machine; remove it"
+            document, proxy_url, "cannot be combined with an http:// base_url, which is on this machine; remove it"
         )
 
 
@@ -61,12 +61,12 @@ def _discovery_without_inspect(document: YamlDocument) -> Iterator[YamlProblem]:
 def _duplicates(
     document: YamlDocument, message: str, entries: Iterable[tuple[YamlPath, Hashable]]
 ) -> Iterator[YamlProblem]:
-    """Find the entries that repeat an earlier one."""
+    """Yield the entries that repeat an earlier one."""
     first: dict[Hashable, int] = {}
     for path, identity in entries:
         found, place = document.locate(path)
         if identity in first:
-            yield YamlProblem(place.line, found, f"{message}; line {first[identity]} has it already")
+            yield YamlProblem(place.line, found, f"{message}; already on line {first[identity]}")
         else:
             first[identity] = place.line
 
@@ -92,7 +92,7 @@ def _feed_names(document: YamlDocument) -> Iterator[tuple[YamlPath, Hashable]]:
 
 
 def _overlapping_prefixes(document: YamlDocument) -> Iterator[YamlProblem]:
-    """Find prefixes of which one begins with the other: a ref could belong to both feeds."""
+    """Reject prefixes that begin with another: a ref could belong to both feeds."""
     earlier: dict[str, int] = {}
     for index in range(len(_items(document, "feeds"))):
         text = document.value(("feeds", index, "ref_prefix"))

@@ -1,6 +1,6 @@
-"""Types of config values other than names: what each accepts, what it becomes, and its JSON Schema.
+"""Types of config values other than names: what each accepts, how it is parsed, and its JSON Schema.
 
-The validation context is the directory of the config file; there is none when code builds the models.
+The validation context is the directory of the config file, or None when code builds the models.
 """
 
 import glob
@@ -22,11 +22,11 @@ UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.
 # Prometheus counts nanoseconds in 63 bits, which is a little more than this.
 MAX_DURATION = 292 * UNITS["y"]
 MAX_TIMEOUT = 2 * UNITS["m"]
-# Far more than an upload of at most 50 MB holds. Without a bound, a number could be too large for a metric.
+# Far more than an upload of at most 50 MB can hold. An unbounded number could be too large for a metric.
 MAX_RECORDS = 1_000_000_000
 
-# Labels between dots, of which each but the last two may be *, which stands for one label. The last is no number: an
-# address is no pattern.
+# Labels separated by dots. All but the last two may be *, which stands for one label. The last does not start with a
+# digit, which excludes IP addresses.
 HOST_PATTERN = (
     r"^(\*\.|[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*"
     r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.[a-zA-Z]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
@@ -34,7 +34,7 @@ HOST_PATTERN = (
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
-    """Return the seconds of a duration such as `1m30s`. Only code may leave out the unit, and give a float."""
+    """Convert a duration such as `1m30s` to seconds. Only code may pass a float."""
     if isinstance(value, float) and info.context is None:
         return value
     if value == "0" or (type(value) is int and value == 0):
@@ -50,7 +50,7 @@ def _seconds(value: object, info: ValidationInfo) -> object:
 
 
 def _check_timeout(seconds: float) -> float:
-    """Refuse a timeout that is too long to be useful, or that ends every request at once."""
+    """Reject a timeout that is too long to be useful, or that would fail every request."""
     if not 0 < seconds <= MAX_TIMEOUT:
         raise ValueError("expected more than 0s and at most 2m")
     return seconds
@@ -67,14 +67,14 @@ def _to_number(value: object) -> object:
 
 
 def _check_ratio(ratio: float) -> float:
-    """Refuse percentages and the like. NaN fails the comparison, too."""
+    """Reject percentages, and NaN, which fails any comparison."""
     if not 0 <= ratio <= 1:
         raise ValueError("expected a number from 0 to 1; write 0.05 for five percent")
     return ratio
 
 
 def _check_base_url(url: str) -> str:
-    """Accept only `https://host[:port][/prefix]`, and plain HTTP to this machine."""
+    """Accept `https://host[:port][/prefix]`, and plain HTTP to this machine."""
     if "@" in url:
         raise ValueError("must not contain credentials; they belong in api.basic_auth")
     host = _host(url)
@@ -90,7 +90,7 @@ def _check_base_url(url: str) -> str:
 
 
 def check_proxy_url(url: SecretStr) -> SecretStr:
-    """Refuse what is not the URL of an HTTP proxy."""
+    """Require the URL of an HTTP proxy."""
     _host(url.get_secret_value())
     return url
 
@@ -107,7 +107,7 @@ def _host(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, whatever the name service says."""
+    """Whether a host is this machine, without asking the resolver."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -115,14 +115,14 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_host_pattern(pattern: str) -> str:
-    """Refuse what is not the name of a host, and wildcards that would let in whole top-level domains."""
+    """Require a host name, without wildcards that would match whole top-level domains."""
     if not re.fullmatch(HOST_PATTERN, pattern):
         raise ValueError("expected a host such as *.s3.amazonaws.com, where * stands for one label, without https://")
     return pattern.lower()
 
 
 def _check_credential(credential: SecretStr) -> SecretStr:
-    """Refuse what basic authentication cannot carry (RFC 7617, section 2)."""
+    """Reject what basic authentication cannot carry (RFC 7617, section 2)."""
     if has_characters_of(credential.get_secret_value(), "Cc", "Cs"):
         raise ValueError("must not contain a line break or another control character")
     return credential
@@ -135,11 +135,11 @@ def _check_username(username: SecretStr) -> SecretStr:
 
 
 def _to_path(value: object, info: ValidationInfo) -> object:
-    """Resolve a path against the directory of the config file, which is the context of the validation."""
+    """Resolve a path against the directory of the config file."""
     if not isinstance(value, str):
         return value
     if has_characters_of(value, "Cc") or "-----BEGIN" in value:
-        # It may be a private key. A path is logged when its file cannot be read, so this must not become one.
+        # This may be a private key. Unreadable paths are logged, so it must not become one.
         raise ValueError("expected the path of a file, not its content")
     if not value:
         raise ValueError("expected the path of a file")
@@ -147,7 +147,7 @@ def _to_path(value: object, info: ValidationInfo) -> object:
 
 
 def _to_pattern(value: object, info: ValidationInfo) -> object:
-    """Make a glob absolute in the same way. Wildcards in the name of the directory itself are escaped."""
+    """Resolve a glob likewise. Wildcards in the name of the directory itself are escaped."""
     if not isinstance(value, str):
         return value
     if not value or "\0" in value:
@@ -155,7 +155,7 @@ def _to_pattern(value: object, info: ValidationInfo) -> object:
     if value.endswith("/"):
         raise ValueError("expected files, not a folder; write folder/*.yaml for the files in it")
     if "**" in value:
-        # It would walk a whole tree, links included, at each scrape.
+        # It would walk a whole tree, including symlinks, at each scrape.
         raise ValueError("** is not supported; name the folders, or write * for one level")
     return str(Path(glob.escape(str((info.context or Path()).absolute())), value))
 

@@ -1,9 +1,8 @@
-"""YAML text as plain data that remembers where each part of it stood.
+"""Parse YAML into plain data that remembers the line of each value.
 
-It reads PyYAML's events and not the objects that PyYAML would make of them: only events show duplicate keys and the
-line of an alias, and no tag in a file can choose a class. The parser is the one in C: it is twenty times as fast, and
-its messages are fixed texts that never quote a file, which may hold a password. For the same reason no repr here shows
-what is in a file.
+This consumes PyYAML's events rather than its objects: only events show duplicate keys and the line of an alias, and no
+tag in a file can instantiate a class. It uses the C parser, which is twenty times as fast, and whose messages never
+quote the file, which may hold a password. For the same reason no repr here shows the content of a file.
 """
 
 import re
@@ -16,10 +15,10 @@ from yaml.resolver import Resolver
 
 YamlPath = tuple[str | int, ...]
 
-# The config file has five levels. The bound keeps a file of a million brackets from exhausting the stack.
+# The config file has five levels. Without a limit, a file of a million brackets would exhaust the stack.
 MAX_DEPTH = 32
 
-# The path of a value whose key is not a string. YAML itself marks such a key like this.
+# Stands in a path for a key that is not a string, as `?` marks a complex key in YAML.
 NO_STRING = "?"
 
 _TAG = "tag:yaml.org,2002:"
@@ -27,28 +26,27 @@ _NUMBERS = {_TAG + "int", _TAG + "float"}
 _CONVERTED = {_TAG + "null", _TAG + "bool", *_NUMBERS}
 _MERGE = "<<"
 
-# A number of YAML 1.2 and of JSON, some of which YAML 1.1 takes for text.
+# A number in YAML 1.2 and JSON. YAML 1.1 reads some of these as text.
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-# Numbers that YAML 1.1 reads differently than most people do, and how to write what is meant.
+# Numbers that YAML 1.1 reads differently from most people, and the remedy.
 _MISREAD = (
     (re.compile(r".*_"), "write the number without _"),
     (re.compile(r".*:"), "YAML reads digits with colons in base 60; write a duration as 1m30s"),
-    (re.compile(r"[-+]?0[bx]"), "write the number in decimal digits, not in binary or hexadecimal ones"),
+    (re.compile(r"[-+]?0[bx]"), "write the number in decimal, not in binary or hexadecimal"),
     (re.compile(r"[-+]?0[0-9]+$"), "a leading zero makes a number octal in YAML; write it without the zero"),
 )
 
 
 class DecimalText(str):
-    """A scalar without quotes that YAML 1.2 reads as a number, and YAML 1.1 as text: `5e-2`."""
+    """An unquoted scalar that YAML 1.2 reads as a number and YAML 1.1 as text: `5e-2`."""
 
     __slots__ = ()
 
 
 class Place(NamedTuple):
-    """Where a value stands: the line of its key, or of the item in a list.
+    """The location of a value: the line of its key, or of the list item.
 
-    `is_plain` says that it is a scalar without quotes, so that YAML may take it for a number; `is_empty`, that it is
-    nothing at all.
+    `is_plain`: an unquoted scalar, which YAML may read as a number. `is_empty`: no value at all.
     """
 
     line: int
@@ -57,7 +55,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, event: yaml.Event) -> Self:
-        """Where an event of PyYAML begins."""
+        """Return where a PyYAML event starts."""
         line = event.start_mark.line + 1  # type: ignore[union-attr]  # The parser sets it.
         if not isinstance(event, yaml.ScalarEvent) or not event.implicit[0]:
             return cls(line)
@@ -65,7 +63,7 @@ class Place(NamedTuple):
 
 
 class YamlMapping(dict[str, object]):
-    """A mapping, with the place of the value of each key."""
+    """A mapping that knows the place of each value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +74,7 @@ class YamlMapping(dict[str, object]):
 
 
 class YamlList(list[object]):
-    """A list, with the place of each item."""
+    """A list that knows the place of each item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,9 +85,9 @@ class YamlList(list[object]):
 
 
 class YamlProblem(NamedTuple):
-    """A mistake in a document. `column` is set, and `path` empty, where the parser gave up.
+    """A mistake in a document. A syntax error has a `column` and an empty `path`.
 
-    `is_unread` says that the value could not be read and became None.
+    `is_unread`: the value could not be read and was replaced by None.
     """
 
     line: int
@@ -99,12 +97,12 @@ class YamlProblem(NamedTuple):
     is_unread: bool = False
 
     def __repr__(self) -> str:
-        # A key of the path may be a value that has lost its own.
+        # A key in the path may be a secret whose own key got lost.
         return f"YamlProblem(line={self.line}, message={self.message!r})"
 
 
 class YamlDocument(NamedTuple):
-    """The data of one document: mappings, lists, strings, numbers, booleans and None. An empty text is None."""
+    """The data of one document: mappings, lists, strings, numbers, booleans and None. None if it is empty."""
 
     data: object
     place: Place
@@ -114,12 +112,12 @@ class YamlDocument(NamedTuple):
         return f"YamlDocument(place={self.place!r}, problems={self.problems!r})"
 
     def value(self, path: YamlPath) -> object:
-        """Return what stands at a path; None if nothing does."""
+        """Return the value at a path, or None."""
         found, data, _ = self._follow(path)
         return data if found == path else None
 
     def locate(self, path: YamlPath) -> tuple[YamlPath, Place]:
-        """Follow a path as far as it exists; return that part of it, and the place where it ends."""
+        """Follow a path as far as it exists. Return that part of it, and the place where it ends."""
         found, _, place = self._follow(path)
         return found, place
 
@@ -137,7 +135,7 @@ class YamlDocument(NamedTuple):
 
 
 def read_yaml(content: str | bytes) -> YamlDocument:
-    """Read a single YAML document. Mistakes are in its `problems`; nothing is raised."""
+    """Read a single YAML document. Mistakes go into its `problems`; nothing is raised."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,17 +161,17 @@ def _unprintable_problem(text: str, position: int) -> YamlProblem:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
-    """Take over the parser's message without the snippet of the text that comes with it."""
+    """Keep the parser's message, but not the snippet of the file that comes with it."""
     line, column = (mark.line + 1, mark.column + 1) if (mark := error.problem_mark) else (1, 1)
     message = f"not valid YAML: {error.problem}"
     if error.context_mark and error.context_mark.line + 1 != line:
-        message += f" {error.context} that begins on line {error.context_mark.line + 1}"
+        message += f" {error.context} that starts on line {error.context_mark.line + 1}"
     message += "; check the indentation (no tabs), and put values with special characters in quotes"
     return YamlProblem(line, (), message, column, is_unread=True)
 
 
 class _Reader:
-    """Builds data from PyYAML's events, and notes the problems that it can step over."""
+    """Builds data from PyYAML's events, and collects the problems that it can recover from."""
 
     def __init__(self, text: str) -> None:
         self.problems: list[YamlProblem] = []
@@ -197,7 +195,7 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise yaml.MarkedYAMLError(
                 problem="nested too deeply",
-                problem_mark=event.start_mark,  # type: ignore[arg-type]  # The stubs know the mark of Python only.
+                problem_mark=event.start_mark,  # type: ignore[arg-type]  # The stubs only know the Python parser's marks.
             )
         value: object
         match event:
@@ -216,7 +214,7 @@ class _Reader:
         if event.anchor and Place.of(event).is_empty:
             return self._unread(event, path, "an anchor without a value; quote a value that begins with &")
         if event.anchor:
-            # Only now, so that nothing contains itself.
+            # Not before, so that nothing can contain itself.
             self._anchors[event.anchor] = value
         return value
 
@@ -226,7 +224,7 @@ class _Reader:
         return self._anchors[alias.anchor]
 
     def _scalar(self, event: yaml.ScalarEvent, path: YamlPath) -> object:
-        """Make a null, boolean or number where YAML 1.1 sees one; all else, dates for instance, stays as typed."""
+        """Convert nulls, booleans and numbers as YAML 1.1 does. Everything else, such as a date, stays text."""
         tag = self._resolver.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
         if tag not in _CONVERTED:
             is_decimal = event.implicit[0] and _DECIMAL.fullmatch(event.value)
@@ -261,7 +259,7 @@ class _Reader:
                 continue
             target = merge if key == _MERGE and key_place.is_plain else mapping
             if key in target:
-                self._note(key_event, value_path, f"duplicate key; line {target.places[key].line} has it already")
+                self._note(key_event, value_path, f"duplicate key; already on line {target.places[key].line}")
             else:
                 target[key] = value
                 target.places[key] = Place.of(value_event)._replace(line=key_place.line)
@@ -270,7 +268,7 @@ class _Reader:
         return mapping
 
     def _merge(self, mapping: YamlMapping, merged: object, place: Place, path: YamlPath) -> None:
-        """Resolve the merge key: the mapping's own keys win, then those of the first mapping that is named."""
+        """Resolve the merge key: the mapping's own keys win, then those of the first mapping named."""
         for source in merged if isinstance(merged, YamlList) else [merged]:
             if not isinstance(source, YamlMapping):
                 self.problems.append(YamlProblem(place.line, path, "<< expects a mapping or a list of mappings"))

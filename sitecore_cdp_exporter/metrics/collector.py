@@ -1,4 +1,4 @@
-"""How a metric is declared, and how it becomes a family that prometheus_client encodes."""
+"""Declare gauges, and turn them into metric families for prometheus_client."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Generic, TypeAlias, TypeVar
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-# What a metric is about: a batch, a feed, a poll.
+# What a metric describes: a batch, a feed, a poll.
 Subject = TypeVar("Subject")
-# A value, after the labels that it has beside those of its subject.
+# The labels beyond those of the subject, and the value.
 Sample: TypeAlias = tuple[Mapping[str, str], float]
 
 
@@ -19,9 +19,9 @@ class Gauge(Generic[Subject]):
     """A gauge.
 
     Attributes:
-        name: Its name.
-        documentation: Its HELP.
-        samples: Its samples for one subject.
+        name: The metric name.
+        documentation: The HELP text.
+        samples: Returns the samples for one subject.
 
     """
 
@@ -31,7 +31,7 @@ class Gauge(Generic[Subject]):
 
 
 def gauge(name: str, documentation: str, value: Callable[[Subject], float | None]) -> Gauge[Subject]:
-    """Declare a gauge with at most one sample for a subject. None: no sample."""
+    """Declare a gauge with at most one sample per subject. None: no sample."""
 
     def samples(subject: Subject) -> list[Sample]:
         sample = value(subject)
@@ -43,10 +43,10 @@ def gauge(name: str, documentation: str, value: Callable[[Subject], float | None
 def families(
     gauges: Iterable[Gauge[Subject]], labelled: Iterable[tuple[Subject, Mapping[str, str]]]
 ) -> Iterator[Metric]:
-    """Yield a family for each gauge, of subjects with their labels. A family without any sample is left out."""
+    """Yield a family for each gauge that has samples for any of these subjects, given with their labels."""
     subjects = list(labelled)
     for each in gauges:
-        # GaugeMetricFamily wants the same labels on each sample; a batch has only those that were set for it.
+        # GaugeMetricFamily requires the same labels on each sample, but each batch has its own.
         family = Metric(each.name, each.documentation, "gauge")
         for subject, labels in subjects:
             for more_labels, value in each.samples(subject):
@@ -56,10 +56,10 @@ def families(
 
 
 class Families(Collector):
-    """Families that were made for one scrape, in the form that prometheus_client encodes.
+    """The families of one scrape, as a Collector for prometheus_client to encode.
 
     Args:
-        families: They are shown in this order.
+        families: The families, in the order of the exposition.
 
     """
 
@@ -72,11 +72,11 @@ class Families(Collector):
 
 
 class GaugeCollector(Collector, Generic[Subject]):
-    """Gauges of one subject, for a registry.
+    """Gauges of a single subject, for a registry.
 
     Args:
-        gauges: They are shown in this order.
-        subject: Returns the subject as it is now.
+        gauges: The gauges, in the order of the exposition.
+        subject: Returns the current state of the subject.
 
     """
 

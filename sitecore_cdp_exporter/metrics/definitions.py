@@ -1,6 +1,6 @@
-"""Every metric of the exporter: name, type, labels, HELP and where its value is from. No I/O.
+"""Every metric of the exporter: name, type, labels, HELP and the source of its value. No I/O.
 
-What is not in a snapshot has no sample.
+Values missing from a snapshot have no sample.
 
 # HELP sitecore_cdp_batch_status Whether the batch has this status: one series for each (status.code).
 # TYPE sitecore_cdp_batch_status gauge
@@ -41,7 +41,7 @@ STATUS_CODES: Mapping[BatchStatus, int] = {
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
 
 
-# What the API says of a batch, by the end of the metric's name. None: it did not say.
+# The API's values of a batch, by the suffix of the metric's name. None: no sample.
 _BATCH_VALUES: Mapping[str, tuple[str, Callable[[Batch], float | None]]] = {
     "status_code": (
         f"Status of the batch as a number, not an HTTP code: {_STATUS_CODES_IN_WORDS} (status.code).",
@@ -75,18 +75,18 @@ _BATCH_VALUES: Mapping[str, tuple[str, Callable[[Batch], float | None]]] = {
 
 
 def _of_batch(name: str, documentation: str, value: Callable[[Batch], float | None]) -> Gauge[BatchState]:
-    """Declare a gauge of a batch that was read. None: no sample."""
+    """Declare a gauge for batches that were read. None: no sample."""
     return gauge(name, documentation, lambda state: None if state.reading is None else value(state.reading.batch))
 
 
 def _of_list(name: str, documentation: str, value: Callable[[DiscoveryState], float | None]) -> Gauge[Snapshot]:
-    """Declare a gauge of the list of batches, while discovery is on. None: no sample."""
+    """Declare a gauge for the list of batches, shown while discovery is on. None: no sample."""
     return gauge(
         name, documentation, lambda snapshot: None if snapshot.discovery is None else value(snapshot.discovery)
     )
 
 
-# In the order in which they are shown.
+# In the order of the exposition.
 BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     Gauge(
         "sitecore_cdp_batch_status",
@@ -237,12 +237,12 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ExporterState:
-    """What the exporter says of itself.
+    """The state of the exporter itself.
 
     Attributes:
-        api: The part of the config that is in use.
-        reload: What came of the last attempt to load the config.
-        batch_file_errors: Whether each batch file, by its name, has an error now.
+        api: The API section of the config in use.
+        reload: The result of the last attempt to load the config.
+        batch_file_errors: Whether each batch file, by name, currently has an error.
 
     """
 
@@ -294,7 +294,7 @@ WEB_CONFIG_GAUGES: tuple[Gauge[ReloadState], ...] = (
 
 
 class RequestMetrics:
-    """Counts and times the requests to the API, over all clients that a process has had."""
+    """Counts and times API requests. Outlives the clients, which a reload replaces."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = prometheus_client.Counter(
@@ -311,6 +311,6 @@ class RequestMetrics:
         )
 
     def observe(self, endpoint: str, code: str, seconds: float) -> None:
-        """Count a request that has ended."""
+        """Record a finished request."""
         self._requests.labels(endpoint, code).inc()
         self._duration.labels(endpoint).observe(seconds)

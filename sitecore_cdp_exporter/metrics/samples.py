@@ -1,4 +1,4 @@
-"""Samples with labels beyond those of their subject, as they follow from a snapshot. definitions.py has the metrics."""
+"""Samples with labels beyond those of their subject, for the metrics in definitions.py."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ _STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchSta
 
 
 def statuses(state: BatchState) -> list[Sample]:
-    """Return a sample for each status: 1 for the one that the batch has."""
+    """Return a sample for each status: 1 for the current one, 0 for the others."""
     if state.reading is None:
         return []
     status = state.reading.batch.status
@@ -29,13 +29,13 @@ def causes(state: BatchState) -> list[Sample]:
 
 
 def rejected_records(state: BatchState) -> list[Sample]:
-    """Return the rejected records of each cause that occurs."""
+    """Return the number of rejected records per cause, for causes that occur."""
     log = state.error_log
     return [] if log is None else [({"cause": cause.value}, float(count)) for cause, count in log.records.items()]
 
 
 def log_read(state: BatchState) -> bool | None:
-    """Return whether the error log was read; None: no attempt has ended."""
+    """Return whether the error log was read, or None before the first attempt has ended."""
     return None if state.error_log is None and state.error_log_failure is None else state.error_log is not None
 
 
@@ -52,7 +52,7 @@ def list_failures(snapshot: Snapshot) -> list[Sample]:
 
 
 def totals(snapshot: Snapshot) -> list[Sample]:
-    """Return how many batches have each status."""
+    """Return the number of batches per status."""
     # Without the list there are no totals: unknown is not zero.
     if snapshot.discovery is None or snapshot.discovery.totals is None:
         return []
@@ -60,6 +60,6 @@ def totals(snapshot: Snapshot) -> list[Sample]:
 
 
 def sources(snapshot: Snapshot) -> list[Sample]:
-    """Return how many batches are watched from each source."""
+    """Return the number of watched batches per source."""
     counts = Counter(state.watched.source for state in snapshot.batches)
     return [({"source": source.value}, float(counts[source])) for source in Source]

@@ -287,7 +287,7 @@ class Memory:
         before, self._overruled = self._overruled, overruled(config, batch_files.batches)
         if new := sorted(self._overruled - before):
             logger.warning(
-                "a batch file lists batches with a different feed, labels or replaces than the config, which counts",
+                "batches in a batch file differ in feed, labels or replaces from the config, which takes precedence",
                 extra={"batches": len(new), "first_ref": new[0]},
             )
 

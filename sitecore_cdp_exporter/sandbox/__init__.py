@@ -1,6 +1,6 @@
-"""A local Batch API that behaves like the real one, on loopback, with state, for the demo, drills and tests.
+"""A local, stateful imitation of the Batch API on loopback, for the demo, drills and tests.
 
-It is a stand-in for a service that nobody can run at home. It is not Sitecore CDP, and it keeps nothing.
+It stands in for a service that nobody can run locally. It is not Sitecore CDP, and it keeps everything in memory.
 """
 
 from sitecore_cdp_exporter.sandbox.demo_uploader import DemoUploads

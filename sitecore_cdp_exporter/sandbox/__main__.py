@@ -1,7 +1,7 @@
-"""Run the sandbox alone: a local stand-in for Sitecore CDP's Batch API, a service that nobody can run at home.
+"""Run the sandbox by itself: a local stand-in for Sitecore CDP's Batch API, a service that nobody can run locally.
 
-It is not Sitecore CDP, and it keeps nothing. It prints the client key and the API token that it accepts. With
---client-key, the token comes from the environment variable SITECORE_CDP_API_TOKEN, if it is set.
+It is not Sitecore CDP, and it keeps everything in memory. It prints the client key and the API token that it accepts.
+With --client-key, the token is read from the environment variable SITECORE_CDP_API_TOKEN, if set.
 """
 
 import argparse
@@ -21,14 +21,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT comes. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT. Returns the exit code."""
     options = _parser().parse_args(arguments)
     host, port = options.listen_address
-    # Without a client key, the variable holds the token of the real API, for an exporter in the same shell.
+    # Without --client-key, the variable may hold the token of the real API, for an exporter in the same shell.
     token = os.environ.get(TOKEN_VARIABLE) if options.client_key else None
     client_key = options.client_key or CLIENT_KEY
     sandbox = Sandbox(client_key=client_key, api_token=token or API_TOKEN, host=host, port=port, speed=options.speed)
-    # Blocked before any thread starts, so that no thread but this one, in sigwait, gets them.
+    # Blocked before any thread starts, so that only sigwait below receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         sandbox.start()
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"Cannot listen on {host}:{port}: {error.strerror or error}\n")
         return 1
     sys.stdout.write(
-        "This is a sandbox of the Batch API, a stand-in for a service that nobody can run at home. "
+        "This is a sandbox of the Batch API, a stand-in for a service that nobody can run locally. "
         "It is not Sitecore CDP.\n"
         f"Base URL:   {sandbox.base_url}\n"
         f"Client key: {client_key}\n"
@@ -61,13 +61,16 @@ def _parser() -> argparse.ArgumentParser:
         type=_address,
         default=f"{LOOPBACK}:10312",
         metavar="HOST:PORT",
-        help="default %(default)s; without a host, loopback; port 0 takes any that is free",
+        help="default: %(default)s; without a host, loopback; port 0 picks a free port",
     )
     parser.add_argument(
-        "--speed", type=_speed, default=1.0, help="divides how long files are queued and processed; default %(default)s"
+        "--speed",
+        type=_speed,
+        default=1.0,
+        help="speed up queueing and processing by this factor; default: %(default)s",
     )
     parser.add_argument(
-        "--client-key", help=f"default {CLIENT_KEY}, with the token {API_TOKEN} whatever the environment has"
+        "--client-key", help=f"default: {CLIENT_KEY}, with the token {API_TOKEN}, ignoring the environment"
     )
     return parser
 

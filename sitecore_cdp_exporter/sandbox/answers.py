@@ -1,4 +1,4 @@
-"""The shapes of the answers: bodies of batches, of the list and of errors."""
+"""Response bodies: batches, the list, and errors."""
 
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -11,17 +11,17 @@ from pydantic import ValidationError
 from sitecore_cdp_exporter.sandbox.state import Batch, State
 
 MORE_INFO_URL = "https://doc.sitecore.com/cdp"
-# The code that Sitecore's REST APIs give for a thing that is not there. The others are not published.
+# The code that Sitecore's REST APIs return for a missing resource. The others are not published.
 NOT_FOUND_CODE = 2000
 
 
 def timestamp(moment: datetime) -> str:
-    """Write a time as the API does: UTC with milliseconds and Z."""
+    """Format a time as the API does: UTC with milliseconds and Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def batch_body(batch: Batch, state: State, *, status: str, href: str, upload_url: str, log_url: str) -> dict[str, Any]:
-    """Return the body for one batch that says it is in `status`. `log_url` is used only when there is a log."""
+    """Return the body for one batch with this `status`. `log_url` is used only if there is a log."""
     body: dict[str, Any] = {"href": href, "ref": batch.ref, "checksum": batch.checksum}
     if batch.size is not None:
         body["size"] = batch.size
@@ -37,7 +37,7 @@ def batch_body(batch: Batch, state: State, *, status: str, href: str, upload_url
 
 
 def list_item(batch: Batch, state: State, *, href: str) -> dict[str, str]:
-    """Return the item for one batch in the list; its status is a plain string."""
+    """Return a batch as an item of the list, where its status is a plain string."""
     return {
         "href": href,
         "ref": batch.ref,
@@ -48,7 +48,7 @@ def list_item(batch: Batch, state: State, *, href: str) -> dict[str, str]:
 
 
 def error_answer(status: int, message: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
-    """Return an error with a JSON body as Sitecore's REST APIs send it."""
+    """Return an error with a JSON body like those of Sitecore's REST APIs."""
     message = message or responses.get(status, "Error")
     body = {
         "status": status,
@@ -61,6 +61,6 @@ def error_answer(status: int, message: str | None = None, headers: dict[str, str
 
 
 def describe(error: ValidationError) -> str:
-    """Say in one line what is wrong with a request."""
+    """Describe in one line what is wrong with a request."""
     problems = [": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors()]
     return "; ".join(problems)

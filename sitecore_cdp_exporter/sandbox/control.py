@@ -1,4 +1,4 @@
-"""The sandbox's own path, by which its faults are switched over HTTP. See `faults.py` for what it takes."""
+"""The sandbox's own endpoint, which switches faults on and off. See `faults.py` for its parameters."""
 
 from http import HTTPStatus
 
@@ -13,7 +13,7 @@ FAULTS_PATH = f"{CONTROL_PATH}faults"
 
 
 def control_routes(faults: ActiveFaults) -> list[web.RouteDef]:
-    """Return the routes of the control path."""
+    """Return the routes of this endpoint."""
 
     async def set_fault(request: web.Request) -> web.Response:
         try:

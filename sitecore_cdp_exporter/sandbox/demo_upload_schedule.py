@@ -1,9 +1,9 @@
-"""How often the demo uploads which feed, and what is wrong with each upload. Pure.
+"""When the demo uploads which feed, and what is wrong with each upload. Pure.
 
-In each round every feed uploads one batch. One of guests has bad records, for one cause or, in every other round, for
-two; one takes long to upload, one sends a zip in place of gzip, one declares its MD5 in upper case. Which feed has
-which trouble differs from round to round, by a seeded shuffle. A feed whose upload failed repairs it and uploads again.
-So every status but `unknown` is seen within each round, and a few batches a minute are made.
+In each round every feed uploads one batch. One feed of guests has bad records, with one cause or, every other round,
+two. One upload is slow, one sends zip instead of gzip, and one declares its MD5 in upper case. A seeded shuffle assigns
+these troubles anew in each round. A feed whose upload failed repairs it and uploads again. So each round shows every
+status except `unknown`, at a few batches per minute.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ TIME_BETWEEN_UPLOADS = 8.0
 # From allocating a batch to sending its file.
 UPLOAD_TIME = 3.0
 SLOW_UPLOAD_TIME = 50.0
-# By then the status of the failed batches is known, and Alertmanager has sent its messages.
+# By then the failed batches have their status, and Alertmanager has notified.
 REPAIR_TIME = 140.0
 
 
@@ -38,7 +38,7 @@ REPAIRABLE = frozenset(Trouble) - {Trouble.NONE, Trouble.SLOW}
 
 @dataclass(frozen=True)
 class Feed:
-    """A recurring upload: its name, what its records hold, and about how many there are."""
+    """A recurring upload: its name, the schema of its records, and their approximate number."""
 
     name: str
     schema: str
@@ -46,11 +46,11 @@ class Feed:
 
     @property
     def ref_prefix(self) -> str:
-        """The 8 hex digits that the refs of its batches begin with, so that whoever lists them knows the feed."""
+        """The 8 hex digits that the refs of its batches start with, by which discovery recognises the feed."""
         return hashlib.md5(self.name.encode()).hexdigest()[:8]
 
     def new_ref(self) -> str:
-        """Make up a UUID of version 4 with the prefix."""
+        """Return a random UUID of version 4 with the prefix."""
         return self.ref_prefix + str(uuid4())[len(self.ref_prefix) :]
 
 
@@ -65,7 +65,7 @@ FEEDS = (
 
 @dataclass(frozen=True)
 class PlannedUpload:
-    """When in a round a feed allocates a batch, and what will be wrong with it."""
+    """When in a round a feed allocates a batch, and what is wrong with its file."""
 
     time: float
     feed: Feed
@@ -73,13 +73,13 @@ class PlannedUpload:
 
     @property
     def upload_time(self) -> float:
-        """How long after that its file is there."""
+        """The time from the allocation to the upload of the file."""
         return SLOW_UPLOAD_TIME if self.trouble is Trouble.SLOW else UPLOAD_TIME
 
 
 def plan_round(random: Random, number: int = 0) -> list[PlannedUpload]:
-    """Plan one upload a feed, each with another trouble, and the repaired ones later. Rounds count from 0."""
-    # Only a guest must say who it is.
+    """Plan one upload per feed, each with a different trouble, and later the repaired ones. Rounds count from 0."""
+    # Only guests need identifying information.
     rejected_feed = random.choice([feed for feed in FEEDS if feed.schema == "guest"])
     rejected = Trouble.TWO_CAUSES if number % 2 else Trouble.IDENTITY_MISSING
     troubles = [Trouble.NONE, Trouble.SLOW, Trouble.ZIP, Trouble.UPPER_CASE_CHECKSUM]

@@ -1,4 +1,4 @@
-"""Uploads the demo's batches through the real protocol, as `demo_upload_schedule.py` plans them."""
+"""Upload the demo's batches over the real protocol, as planned by `demo_upload_schedule.py`."""
 
 import base64
 import gzip
@@ -21,7 +21,7 @@ from sitecore_cdp_exporter.sandbox.demo_upload_schedule import ROUND_TIME, Feed,
 
 logger = logging.getLogger(__name__)
 
-# One socket operation; short, because `stop` may have to wait for it.
+# Per socket operation. Short, because `stop` may have to wait for it.
 REQUEST_TIMEOUT = 2.0
 BAD_RECORDS_SHARE = 0.03
 
@@ -29,9 +29,8 @@ BAD_RECORDS_SHARE = 0.03
 class DemoUploads:
     """Uploads in a background thread from `start` to `stop`.
 
-    `announce` is called in that thread with the ref and the feed of each batch, right after it was allocated.
-    `speed`, the sandbox's own, divides all times. When the API fails, that upload is lost, and the next one is tried as
-    planned.
+    `announce` is called in that thread with the ref and feed of each batch, right after its allocation. `speed` divides
+    all times, as in the sandbox. When the API fails, that upload is lost, and the next one is tried as planned.
     """
 
     def __init__(
@@ -47,20 +46,20 @@ class DemoUploads:
         self._auth = (client_key, api_token)
         self._announce = announce
         self._speed = speed
-        self._random = Random(0)  # noqa: S311  It plans the demo, which must go the same way each time.
+        self._random = Random(0)  # noqa: S311  Seeded, so that every demo is the same.
         self._session = requests.Session()
-        # Loopback needs no proxy of the environment, and no netrc.
+        # Loopback needs no proxy from the environment, and no netrc.
         self._session.trust_env = False
         self._scheduler = sched.scheduler(time.monotonic)
         self._is_stopping = Event()
         self._thread = Thread(target=self._work, name="demo-uploads", daemon=True)
 
     def start(self) -> None:
-        """Begin the first round at once."""
+        """Start the first round at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop uploading. Waits at most for the request that is under way."""
+        """Stop uploading. Waits for the request in flight, if any."""
         self._is_stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2 * REQUEST_TIMEOUT)
@@ -73,7 +72,7 @@ class DemoUploads:
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         def act() -> None:
-            # Otherwise a schedule that is late would keep the thread busy after `stop`.
+            # Otherwise overdue actions would keep the thread busy after `stop`.
             if not self._is_stopping.is_set():
                 action()
 
@@ -85,7 +84,7 @@ class DemoUploads:
         self._after(ROUND_TIME, partial(self._begin_round, number + 1))
 
     def _allocate(self, upload: PlannedUpload) -> None:
-        """Allocate a batch, and upload its file a while later."""
+        """Allocate a batch, and schedule the upload of its file."""
         feed = upload.feed
         content = self._file(feed, upload.trouble)
         checksum = hashlib.md5(content).hexdigest()
@@ -103,7 +102,7 @@ class DemoUploads:
             response.raise_for_status()
             upload_url = response.json()["location"]["href"]
         except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-            # The error's text may hold a presigned URL. Likewise below.
+            # The error's text may contain a presigned URL. The same applies below.
             logger.warning("Demo upload of %s could not be allocated: %s", feed.name, type(error).__name__)
             return
         self._announce(ref, feed.name)
@@ -121,7 +120,7 @@ class DemoUploads:
             logger.warning("Demo upload of %s failed: %s", feed.name, type(error).__name__)
 
     def _file(self, feed: Feed, trouble: Trouble) -> bytes:
-        """Make the file of one upload; the number of records varies a little."""
+        """Generate the file of one upload. The number of records varies a little."""
         emails = [
             f"guest{number}@example.com" for number in range(round(feed.records * self._random.uniform(0.9, 1.1)))
         ]

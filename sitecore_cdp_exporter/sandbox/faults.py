@@ -1,6 +1,6 @@
 """Faults for drills: the sandbox can be down, be slow, or refuse the token.
 
-PUT a JSON object that names the fault and its parameters, without a password; DELETE clears all faults:
+PUT a JSON object with the fault and its parameters; DELETE clears all faults. Neither needs credentials:
 
     curl -X PUT http://127.0.0.1:10312/sandbox/faults -d '{"fault": "status", "status": 503, "retry_after": 7}'
     curl -X PUT http://127.0.0.1:10312/sandbox/faults -d '{"fault": "status", "status": 401, "times": 3}'
@@ -10,17 +10,17 @@ PUT a JSON object that names the fault and its parameters, without a password; D
 The faults:
 
     status    answer with the HTTP code `status`, and optionally `retry_after` and `body` (text)
-    delay     answer rightly, `seconds` later, or as soon as the faults are cleared
+    delay     answer normally, but `seconds` later, or as soon as the faults are cleared
 
-A fault applies to the batch `ref` or, without one, to all requests to the Batch API; that of a ref goes first. It holds
-for the next `times` requests, or until it is cleared. Setting another one replaces it.
+A fault applies to the batch `ref` or, without one, to all requests to the Batch API. A fault for a ref takes
+precedence. It lasts for the next `times` requests, or until it is cleared. Setting another one replaces it.
 
-A batch fails by its file, as in Sitecore CDP. `corrupted`: a checksum in upper case, or another size than was declared.
-`error` without counts and log: a file that is not gzip. `error` with them, where the log says:
+To make a batch fail, upload a bad file, as in Sitecore CDP. `corrupted`: a checksum in upper case, or a size other than
+declared. `error` without counts and log: a file that is not gzip. `error` with counts and a log, which has:
 
-    400    for a line that is no JSON; for a guest without e-mail address and identifiers; for an address that is none
-    402    for a mode that does not exist
-    404    for the delete of a guest or an order that was not imported, or is deleted already
+    400    for a line that is not JSON, a guest without e-mail address and identifiers, or an invalid address
+    402    for an unknown mode
+    404    for deleting a guest or an order that was not imported, or was deleted before
     409    for mode `create` of one that was imported before
 """
 
@@ -41,25 +41,25 @@ PARAMETERS = ConfigDict(extra="forbid")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 HttpStatus = Annotated[int, Field(ge=200, le=599)]
 
-# Makes the right answer to a request.
+# Returns the normal answer to a request.
 RightAnswer = Callable[[], Awaitable[web.Response]]
 
 
 class Fault(ABC):
-    """A way to answer other than rightly."""
+    """A way to misbehave."""
 
     def applies_to(self, _request: web.Request) -> bool:
-        """Whether it is for this request; one that is not does not count in `times`."""
+        """Whether it applies to this request. Other requests do not count towards `times`."""
         return True
 
     @abstractmethod
     async def answer(self, request: web.Request, right_answer: RightAnswer, cleared: asyncio.Event) -> web.Response:
-        """Answer a request. `cleared` is set when the faults are cleared."""
+        """Answer a request. `cleared` is set as soon as the faults are cleared."""
 
 
 @dataclass(frozen=True, config=PARAMETERS)
 class Status(Fault):
-    """Answer with an HTTP status. Without `body` it is one as the API itself would send."""
+    """Answer with an HTTP status. Without `body`, the body is what the API would send."""
 
     status: HttpStatus
     retry_after: int | str | None = None
@@ -75,7 +75,7 @@ class Status(Fault):
 
 @dataclass(frozen=True, config=PARAMETERS)
 class Delay(Fault):
-    """Answer rightly, but later."""
+    """Answer normally, but later."""
 
     seconds: Seconds
 
@@ -88,7 +88,7 @@ class Delay(Fault):
 
 
 class FaultOrder(BaseModel):
-    """What `PUT /sandbox/faults` reads: the fault's name, whom it is for, and its parameters beside these."""
+    """The body of `PUT /sandbox/faults`: the name of the fault, the requests it applies to, and its own parameters."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -97,7 +97,7 @@ class FaultOrder(BaseModel):
     times: PositiveInt | None = None
 
     def parse(self) -> Fault:
-        """Return the fault. Raises pydantic's `ValidationError` for a parameter."""
+        """Return the fault. Raises pydantic's `ValidationError` for invalid parameters."""
         parameters: TypeAdapter[Status | Delay] = TypeAdapter(Status if self.fault == "status" else Delay)
         return parameters.validate_python(self.model_extra)
 
@@ -109,24 +109,24 @@ class _ActiveFault:
 
 
 class ActiveFaults:
-    """The faults that are switched on. Used on the event loop only."""
+    """The faults that are on. Used on the event loop only."""
 
     def __init__(self) -> None:
         self._faults: dict[str | None, _ActiveFault] = {}
         self._cleared = asyncio.Event()
 
     def set(self, fault: Fault, *, ref: str | None, times: int | None) -> None:
-        """Switch a fault on, in place of the one that this ref had."""
+        """Switch a fault on, replacing the previous one for this ref."""
         self._faults[ref] = _ActiveFault(fault, times)
 
     def clear(self) -> None:
-        """Switch all faults off, and release the requests that they hold."""
+        """Switch all faults off, and release the requests that they delay."""
         self._faults.clear()
         self._cleared.set()
         self._cleared = asyncio.Event()
 
     async def answer(self, request: web.Request, right_answer: RightAnswer) -> web.Response:
-        """Answer a request, in the way of the fault that applies to it, if any."""
+        """Answer a request with the fault that applies to it, or normally."""
         fault = self._take(request)
         return await (right_answer() if fault is None else fault.answer(request, right_answer, self._cleared))
 

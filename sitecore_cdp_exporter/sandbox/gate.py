@@ -1,4 +1,4 @@
-"""The gate before the Batch API: basic auth and faults. Storage and the control path stand beside it."""
+"""Basic auth and faults in front of the Batch API. Storage and the control endpoint bypass both."""
 
 import base64
 import hmac
@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """The middleware that lets requests through the gate."""
+    """A middleware that checks credentials and applies faults."""
 
     def __init__(self, *, client_key: str, api_token: str, faults: ActiveFaults) -> None:
         self._client_key = client_key
@@ -25,12 +25,12 @@ class Gate:
         self.set_api_token(api_token)
 
     def set_api_token(self, api_token: str) -> None:
-        """Change the token; the old one is refused from now on."""
+        """Replace the token. The old one is refused from now on."""
         self._credentials = base64.b64encode(f"{self._client_key}:{api_token}".encode())
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request to the Batch API in the way of the fault that is on, if any."""
+        """Pass a request on, unless it is for the Batch API and a fault is on or its credentials are wrong."""
         if request.path.startswith((CONTROL_PATH, STORAGE_PATH)):
             return await handler(request)
         return await self._faults.answer(request, partial(self._answer, request, handler))

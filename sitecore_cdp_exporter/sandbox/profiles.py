@@ -1,17 +1,17 @@
-"""The guests and orders that the sandbox has imported, as far as they decide what becomes of a record. Pure.
+"""The guests and orders imported by the sandbox, as far as they decide whether a record is accepted. Pure.
 
-Which attributes identify a guest is up to each organisation. Here it is the identifiers or, without any, the e-mail
-address; so several guests may share an address.
+Each organisation chooses which attributes identify a guest. Here these are the identifiers or, without any, the e-mail
+address, so several guests may share an address.
 """
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# A code and a message, as the error log has them.
+# A code and a message, as in the error log.
 Answer = tuple[str, str]
 
-# Beyond this many the oldest is forgotten, so that a long demo stays small.
+# Beyond this many the oldest is forgotten, to bound the memory of a long demo.
 MAX_IDENTITIES = MAX_ORDERS = 100_000
 DELETE_MODES = frozenset({"delete", "gdpr_delete"})
 ACCEPTED = ("200", "OK")
@@ -22,14 +22,14 @@ SEVERAL_ORDERS = (
 
 
 class Identifier(BaseModel):
-    """What another system knows a guest by."""
+    """The ID of a guest in another system."""
 
     provider: str
     id: str
 
 
 class Guest(BaseModel):
-    """The `value` of a guest's record, as far as it is checked."""
+    """The `value` of a guest's record: the parts that are validated."""
 
     model_config = ConfigDict(strict=True)
 
@@ -39,7 +39,7 @@ class Guest(BaseModel):
 
 
 class Order(BaseModel):
-    """The `value` of an order's record, as far as it is checked."""
+    """The `value` of an order's record: the parts that are validated."""
 
     model_config = ConfigDict(strict=True)
 
@@ -48,10 +48,10 @@ class Order(BaseModel):
 
 
 class Profiles:
-    """What one organisation has imported. Used by one thread at a time."""
+    """The data imported by one organisation. Not thread-safe."""
 
     def __init__(self) -> None:
-        # Each guest is all of its identities, and is found by any.
+        # A guest is the tuple of all its identities, and is indexed by each of them.
         self._guests: dict[str, list[tuple[str, ...]]] = {}
         self._orders: dict[str, list[str | None]] = {}
 
@@ -74,7 +74,7 @@ class Profiles:
         return ("200", "Guest and associated entities deleted") if known else ("404", "Guest not found")
 
     def import_order(self, mode: str, order: Order) -> Answer:
-        """Add or delete an order. One without a reference is not remembered."""
+        """Add or delete an order. Orders without a reference are not stored."""
         times = self._orders.get(order.reference_id or "", [])
         if mode in DELETE_MODES:
             matches = [time for time in times if order.ordered_at in {None, time}]

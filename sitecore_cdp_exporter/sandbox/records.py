@@ -1,6 +1,6 @@
-"""What the Batch API does with an uploaded file: check it, unpack it, and import it record by record.
+"""Process an uploaded file as the Batch API does: check it, unpack it, and import it record by record.
 
-A file is gzip and holds one JSON record a line, an object with `ref`, `schema`, `mode` and `value`.
+A file is gzip-compressed, with one JSON object per line, which has `ref`, `schema`, `mode` and `value`.
 """
 
 import gzip
@@ -18,22 +18,22 @@ from pydantic import ValidationError
 from sitecore_cdp_exporter.sandbox.profiles import ACCEPTED, Answer, Guest, Order, Profiles
 
 UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# A file that unpacks to more than this is not read on; neither is one with a longer line.
+# Reading stops at a file that unpacks to more than this, and at a longer line.
 MAX_UNPACKED_BYTES = 1024**3
 MAX_LINE_BYTES = 16 * 1024**2
 # The modes that Sitecore documents for the error log (all but the last) and for guest profiles.
 MODES = frozenset({"insert", "create", "upsert", "merge", "delete", "gdpr_delete", "migration"})
-# Those of the schema `migration`, which makes two guests one.
+# The modes of the schema `migration`, which merges two guests.
 MIGRATION_MODES = frozenset({"guest"})
 
 
 class UnreadableFileError(Exception):
-    """The file is no gzip file, is cut off, or unpacks to more than the sandbox reads."""
+    """The file is not gzip, is truncated, or unpacks to more than the sandbox reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportResult:
-    """How the import of one file ended. The counts are None when no record was read."""
+    """The result of importing one file. The counts are None if no record was read."""
 
     status: str
     total: int | None = None
@@ -43,20 +43,20 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class RecordResult:
-    """What became of a record. `ref` is the string "null" when the line has none, as in real logs."""
+    """The result of importing one record. `ref` is the string "null" if the line has none, as in real logs."""
 
     ref: str
     code: str
     message: str
 
     def line(self, *, old_fashioned: bool = False) -> bytes:
-        """Return the line of the error log, with its end. The code was a number once."""
+        """Return the line for the error log, with a line break. The code used to be a number."""
         code = int(self.code) if old_fashioned else self.code
         return json.dumps({"ref": self.ref, "code": code, "message": self.message}).encode() + b"\n"
 
 
 def is_uuid(value: object) -> bool:
-    """Whether a value is the text of a UUID, in either case."""
+    """Whether a value is a UUID as text, in either case."""
     return isinstance(value, str) and UUID_PATTERN.fullmatch(value) is not None
 
 
@@ -70,12 +70,11 @@ def import_file(
     old_fashioned_log: bool = False,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> ImportResult | None:
-    """Import a file for which the client declared an MD5 in hex and a size.
+    """Import a file, for which the client declared a size and an MD5 in hex. Return None if `is_stopping` aborted it.
 
-    The MD5 is compared with its case, so that one in upper case gives `corrupted`, as the real service does.
-    `reject` gets the number of each record, from 1 on, and says what becomes of it if the reason is not in the file.
-    An old-fashioned log has the records that were accepted, too. None when the import was given up because
-    `is_stopping` said so.
+    The MD5 comparison is case-sensitive: upper case results in `corrupted`, as in the real service. `reject` gets the
+    number of each record, counted from 1, and may return a result that does not follow from the file. An old-fashioned
+    log also contains accepted records.
     """
     if len(content) != size or hashlib.md5(content).hexdigest() != checksum:
         return ImportResult(status="corrupted")
@@ -103,7 +102,7 @@ def import_file(
 
 
 def import_record(line: bytes, profiles: Profiles, *, rejection: Answer | None = None) -> RecordResult:
-    """Import one record. One that can be read ends in the `rejection`, if there is one."""
+    """Import one record. If it is readable and there is a `rejection`, return that instead."""
     record = _parse(line)
     if record is None:
         return RecordResult("null", "400", "Failed to parse import line")
@@ -114,14 +113,14 @@ def import_record(line: bytes, profiles: Profiles, *, rejection: Answer | None =
         return RecordResult(ref, *(rejection or _import(record, profiles)))
     except ValidationError as error:
         problem = error.errors()[0]
-        # Real messages may quote the data, too.
+        # Real messages may quote the data as well.
         quoted = f" is {problem['input']:.100}" if isinstance(problem["input"], str) else ""
         where = ".".join(map(str, problem["loc"]))
         return RecordResult(ref, "400", f"Validation error: {where:.100}{quoted}: {problem['msg']}")
 
 
 def _import(record: dict[str, Any], profiles: Profiles) -> Answer:
-    """Check a record, and do what it says. Raises pydantic's `ValidationError` for its value."""
+    """Validate a record, and apply it. Raises pydantic's `ValidationError` if its value is invalid."""
     schema, mode, value = record.get("schema"), record.get("mode"), record.get("value")
     if not isinstance(schema, str) or not schema:
         return "400", "Validation error: schema must be a string"
@@ -138,7 +137,7 @@ def _import(record: dict[str, Any], profiles: Profiles) -> Answer:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Read the object on a line; None means that there is none."""
+    """Return the JSON object on a line, or None."""
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -147,7 +146,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _lines(content: bytes) -> Iterator[bytes]:
-    """Unpack the file line by line; blank lines hold no record."""
+    """Unpack the file line by line, skipping blank lines."""
     unpacked_bytes = 0
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         try:
@@ -162,5 +161,5 @@ def _lines(content: bytes) -> Iterator[bytes]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
+    """Reject NaN and Infinity, which Python accepts but JSON does not have."""
     raise ValueError(name)

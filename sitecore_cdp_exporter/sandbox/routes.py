@@ -1,4 +1,4 @@
-"""The paths of the Batch API: allocate a batch, ask for one, list them."""
+"""The endpoints of the Batch API: allocate a batch, get one, list them."""
 
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -14,14 +14,14 @@ from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 
 BATCHES_PATH = "/v2/batches"
 INSPECT_PATH = f"{BATCHES_PATH}/inspect"
-# Sitecore's documented curl command sends JSON without naming its type, and curl then names the one of HTML forms.
+# Sitecore's documented curl command sends JSON without a Content-Type, so curl sends that of HTML forms.
 ACCEPTED_CONTENT_TYPES = frozenset(
     {"application/json", "application/octet-stream", "application/x-www-form-urlencoded"}
 )
 
 
 class Allocation(BaseModel):
-    """What an uploader declares of its file: MD5 in hex, in either case, and bytes."""
+    """What an uploader declares about its file: the MD5 in hex, in either case, and the size in bytes."""
 
     model_config = ConfigDict(strict=True)
 
@@ -30,7 +30,7 @@ class Allocation(BaseModel):
 
 
 class ListQuery(BaseModel):
-    """The query of the list."""
+    """The query parameters of the list."""
 
     status: str = ""
     created_before: Annotated[datetime | None, Field(alias="createdBefore")] = None
@@ -39,7 +39,7 @@ class ListQuery(BaseModel):
 
 
 class BatchRoutes:
-    """Answers the requests to the Batch API. No page of the list has more than `max_page_size` items."""
+    """Handles requests to the Batch API. A page of the list has at most `max_page_size` items."""
 
     def __init__(self, batches: Batches, storage: Storage, *, max_page_size: int) -> None:
         self._batches = batches
@@ -47,7 +47,7 @@ class BatchRoutes:
         self._max_page_size = max_page_size
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes; `inspect` goes before the refs."""
+        """Return the routes, with `inspect` before the refs."""
         return [
             web.get(INSPECT_PATH, self._list),
             web.get(INSPECT_PATH + "/{ref}", self._inspect),
@@ -75,7 +75,7 @@ class BatchRoutes:
         if found is None:
             return error_answer(HTTPStatus.NOT_FOUND)
         batch, state = found
-        # This endpoint is older than the status `file_uploaded` and does not know it.
+        # This endpoint predates the status `file_uploaded`, and does not report it.
         status = "uploading" if state.status == "file_uploaded" else state.status
         return self._answer(request, batch, state, status=status)
 
@@ -120,5 +120,5 @@ class BatchRoutes:
 
 
 def _origin(request: web.Request) -> str:
-    """Return scheme, host and port as the client named them, so that it can reach the storage by them too."""
+    """Return scheme, host and port as the client sent them, so that it can also reach the storage."""
     return f"{request.scheme}://{request.headers.get(hdrs.HOST, '')}"

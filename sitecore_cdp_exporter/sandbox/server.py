@@ -1,4 +1,4 @@
-"""The sandbox as one object, which runs the server in a thread of its own."""
+"""The sandbox: a server in a background thread."""
 
 import asyncio
 import ssl
@@ -25,19 +25,19 @@ from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
 LOOPBACK = "127.0.0.1"
 CLIENT_KEY = "sandbox-client"
 API_TOKEN = "sandbox-token"  # noqa: S105  The sandbox guards nothing, so its token is no secret.
-# The Batch API's sister collections give at most so many items a page.
+# Other collections of Sitecore's APIs return at most this many items per page.
 MAX_PAGE_SIZE = 100
-# How long requests that are being answered may take when the sandbox stops, in seconds.
+# How long to wait for requests in flight when the sandbox stops, in seconds.
 STOP_GRACE = 0.05
 
 
 class Sandbox:
-    """A local Batch API. `start` and `stop` it, or use it in a `with` block; it is good for one start.
+    """A local Batch API. Call `start` and `stop`, or use it in a `with` block. It cannot be restarted.
 
-    It listens on loopback unless another `host` is given, on any free port when `port` is 0, and with TLS when an
-    `ssl_context` is given. No page of the list is longer than `max_page_size`; `speed` divides how long uploaded files
-    are queued and processed. `clock` gives the time that batches live by, with its zone. `old_fashioned_logs` name the
-    records that were accepted, too, so that a success has a log, and their codes are numbers.
+    It listens on loopback unless `host` is given, on a free port if `port` is 0, and with TLS if there is an
+    `ssl_context`. A page of the list has at most `max_page_size` items. `speed` divides how long uploaded files are
+    queued and processed. `clock` returns the time with its zone. `old_fashioned_logs` also contain accepted records, so
+    a success has a log as well, and their codes are numbers.
     """
 
     old_fashioned_logs = False
@@ -68,13 +68,13 @@ class Sandbox:
         self._runner = web.AppRunner(
             application,
             access_log=None,
-            # Storage keeps files as they come, whatever Content-Encoding says.
+            # Storage keeps files as sent, regardless of Content-Encoding.
             auto_decompress=False,
-            # A client that leaves ends what is done for it.
+            # Cancel the handler when the client disconnects.
             handler_cancellation=True,
             shutdown_timeout=STOP_GRACE,
         )
-        # One file after the other, as in the real queue.
+        # One file at a time, as in the real queue.
         self._importer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-import")
         self._is_stopping = Event()
         self._started: Future[int] = Future()
@@ -90,7 +90,7 @@ class Sandbox:
         self.stop()
 
     def start(self) -> None:
-        """Start the server. Raises `OSError` when it cannot listen."""
+        """Start the server. Raises `OSError` if it cannot listen."""
         self._thread.start()
         try:
             self._port = self._started.result()
@@ -99,7 +99,7 @@ class Sandbox:
             raise
 
     def stop(self) -> None:
-        """Stop the server and close all connections, whatever they are waiting for."""
+        """Stop the server and close all connections, idle or not."""
         if not self._thread.is_alive():
             return
         self._is_stopping.set()
@@ -109,17 +109,17 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
-        """The URL to configure in a client, without a slash at its end."""
+        """The URL to configure in a client, without a trailing slash."""
         scheme = "http" if self._ssl_context is None else "https"
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{scheme}://{host}:{self._port}"
 
     def _middlewares(self) -> Sequence[Middleware]:
-        """Return what a request passes, from the outside in. Tests put more around it."""
+        """Return the middlewares, outermost first. Tests add more."""
         return [self._gate.middleware]
 
     def _rejection(self, _ref: str, _number: int) -> Answer | None:
-        """Return what becomes of a batch's record for a reason that is not in its file. Tests give some."""
+        """Return why to reject a record that is valid in itself. Tests override this."""
         return None
 
     async def _serve(self) -> None:
@@ -128,7 +128,7 @@ class Sandbox:
         try:
             await self._runner.setup()
             await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl_context).start()
-        except BaseException as error:  # noqa: BLE001  It is raised in the thread that waits in start().
+        except BaseException as error:  # noqa: BLE001  Raised in the thread that waits in start().
             await self._runner.cleanup()
             self._started.set_exception(error)
             return
@@ -138,14 +138,14 @@ class Sandbox:
         connections = server.connections if server else []
         transports = [connection.transport for connection in connections if connection.transport]
         await self._runner.cleanup()
-        # Over TLS, closed connections would wait for the client to say goodbye.
+        # Over TLS, closing would wait for the client's close_notify.
         for transport in transports:
             transport.abort()
-        # The event loop closes the sockets in its next round.
+        # The event loop closes the sockets in its next iteration.
         await asyncio.sleep(0)
 
     def _receive_file(self, ref: str, content: bytes) -> None:
-        """Queue an uploaded file. As in real storage a batch takes one file; what comes later changes nothing."""
+        """Queue an uploaded file. As in real storage, a batch takes one file; later ones are ignored."""
         if (batch := self._batches.receive_file(ref)) is not None:
             self._importer.submit(self._import, batch, content)
 

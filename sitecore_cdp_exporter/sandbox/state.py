@@ -1,4 +1,4 @@
-"""The batches of the sandbox and the states that they go through. Pure: no I/O, and the clock is handed in."""
+"""The batches of the sandbox, and the states they go through. Pure: no I/O, and the clock is injected."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,21 +7,21 @@ from threading import Lock
 
 from sitecore_cdp_exporter.sandbox.records import ImportResult
 
-# How long the URL that a file is uploaded to stays valid, as documented.
+# How long an upload URL stays valid, as documented.
 UPLOAD_URL_LIFETIME = timedelta(hours=1)
-# The list shows the batches of the past 30 days, as documented.
+# The list contains the batches of the past 30 days, as documented.
 LISTED_FOR = timedelta(days=30)
 # How long a file waits in the queue, and how long it is processed, at speed 1. Long enough that a scrape every
 # 15 seconds sees each state.
 QUEUE_TIME = timedelta(seconds=15)
 PROCESSING_TIME = timedelta(seconds=25)
-# Beyond this many batches the oldest is forgotten when a new one is allocated, so that a long demo stays small.
+# Beyond this many, allocating a batch forgets the oldest, to bound the memory of a long demo.
 MAX_BATCHES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a batch says of itself from `since` on. `stats` is `summaryStats`; `error_log` is the gzipped log."""
+    """The state of a batch from `since` on. `stats` is `summaryStats`; `error_log` is the gzipped log."""
 
     status: str
     since: datetime
@@ -31,7 +31,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One batch. `states` are ordered by time and include those that are yet to come."""
+    """A batch. `states` are ordered by time, and include future ones."""
 
     ref: str
     checksum: str
@@ -41,19 +41,19 @@ class Batch:
 
     @property
     def upload_expiry(self) -> datetime:
-        """When the upload URL dies."""
+        """When the upload URL expires."""
         return self.created_at + UPLOAD_URL_LIFETIME
 
     def state_at(self, now: datetime) -> State:
-        """Return the newest state that has begun."""
+        """Return the latest state that has started."""
         begun = [state for state in self.states if state.since <= now]
         return begun[-1] if begun else self.states[0]
 
 
 class Batches:
-    """All batches by ref, safe to use from several threads.
+    """All batches by ref. Thread-safe.
 
-    `clock` gives the time with its zone. `speed` divides how long a file is queued and processed.
+    `clock` returns the time with its zone. `speed` divides how long a file is queued and processed.
     """
 
     def __init__(self, *, clock: Callable[[], datetime], speed: float) -> None:
@@ -64,7 +64,7 @@ class Batches:
         self._lock = Lock()
 
     def allocate(self, *, ref: str, checksum: str, size: int) -> Batch | None:
-        """Add a batch that waits for its file. None when there is one with this ref: refs are never used again."""
+        """Add a batch that waits for its file. Return None if the ref is taken: refs cannot be reused."""
         now = self.now()
         uploading = State(status="uploading", since=now)
         batch = Batch(ref=ref, checksum=checksum, size=size, created_at=now, states=(uploading,))
@@ -77,7 +77,7 @@ class Batches:
         return batch
 
     def receive_file(self, ref: str) -> Batch | None:
-        """Queue a batch whose file is wholly there. None when it waits for no file."""
+        """Queue a batch whose file has arrived. Return None if it is not waiting for one."""
         now = self.now()
         queued = State(status="file_uploaded", since=now)
         processing = State(status="processing", since=now + self._queue_time)
@@ -90,7 +90,7 @@ class Batches:
         return received
 
     def finish(self, batch: Batch, result: ImportResult) -> None:
-        """Add the final state of a batch that `receive_file` gave, unless it was removed or replaced meanwhile."""
+        """Add the final state of a batch from `receive_file`, unless it has been removed or replaced."""
         started = batch.states[-1].since
         ended = max(started + self._processing_time, self.now())
         stats = {}
@@ -107,25 +107,25 @@ class Batches:
                 self._batches[batch.ref] = replace(batch, states=(*batch.states, final))
 
     def place(self, batch: Batch) -> None:
-        """Add a batch, or replace the one with the same ref."""
+        """Add a batch, replacing any with the same ref."""
         with self._lock:
             self._batches[batch.ref] = batch
 
     def remove(self, ref: str) -> None:
-        """Forget a batch; one that is unknown is no error."""
+        """Remove a batch, if it exists."""
         with self._lock:
             self._batches.pop(ref, None)
 
     def get(self, ref: str) -> Batch | None:
-        """Return the batch with this ref, None when there is none."""
+        """Return the batch with this ref, or None."""
         return self._batches.get(ref)
 
     def page(
         self, *, statuses: Collection[str], created_before: datetime | None, offset: int, limit: int
     ) -> tuple[int, list[tuple[Batch, State]]]:
-        """Count the batches of the past 30 days that match, and give one page of them, the newest first.
+        """Count the matching batches of the past 30 days, and return one page of them, newest first.
 
-        No `statuses` means any. Of batches created at the same moment, the one added last comes first.
+        No `statuses` means any. Of batches created at the same time, the one added last comes first.
         """
         now = self.now()
         with self._lock:

@@ -1,4 +1,4 @@
-"""The object storage beside the Batch API: presigned URLs for uploads and error logs, with the manners of S3."""
+"""The object storage of the Batch API: presigned URLs for uploads and error logs, as in S3."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ LOG_URL_LIFETIME = timedelta(hours=1)
 
 
 class StorageError(Exception):
-    """A refusal with a code of S3's own."""
+    """An error with an S3 error code."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class StorageError(Exception):
         self.code = code
 
     def answer(self) -> web.Response:
-        """Return the XML body that S3 sends."""
+        """Return the response, with an XML body like that of S3."""
         error = f"<Error><Code>{self.code}</Code><Message>{self}</Message></Error>"
         return web.Response(
             text=f'<?xml version="1.0" encoding="UTF-8"?>\n{error}', status=self.status, content_type="application/xml"
@@ -38,7 +38,7 @@ class StorageError(Exception):
 
 
 class Storage:
-    """Signs URLs and answers the requests that come with them. `receive_file` gets ref and content of each upload."""
+    """Signs URLs, and handles requests to them. `receive_file` is called with the ref and content of each upload."""
 
     def __init__(self, batches: Batches, receive_file: Callable[[str, bytes], None]) -> None:
         self._batches = batches
@@ -52,11 +52,11 @@ class Storage:
         return [web.put(path + UPLOAD_NAME, self._upload), web.get(path + LOG_NAME, self._download_log)]
 
     def upload_url(self, origin: str, batch: Batch) -> str:
-        """Sign the URL that takes this batch's file until its expiry."""
+        """Sign the upload URL of this batch."""
         return origin + self._sign(hdrs.METH_PUT, f"{STORAGE_PATH}{batch.ref}/{UPLOAD_NAME}", batch.upload_expiry)
 
     def log_url(self, origin: str, batch: Batch) -> str:
-        """Sign a URL of this batch's error log, valid for an hour."""
+        """Sign a URL for this batch's error log, valid for an hour."""
         expiry = self._batches.now() + self.log_url_lifetime
         return origin + self._sign(hdrs.METH_GET, f"{STORAGE_PATH}{batch.ref}/{LOG_NAME}", expiry)
 
@@ -102,7 +102,7 @@ class Storage:
 
 
 async def _read_file(request: web.Request) -> bytes:
-    """Read an upload, and check it against its Content-Md5 as S3 does."""
+    """Read an upload, and verify its Content-MD5 as S3 does."""
     if request.headers.get(hdrs.TRANSFER_ENCODING):
         raise StorageError(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", "Transfer-Encoding is not implemented")
     if request.content_length is None:

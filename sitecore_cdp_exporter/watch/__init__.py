@@ -1,1 +1,1 @@
-"""Which batches are watched."""
+"""The list of watched batches."""

@@ -1,4 +1,4 @@
-"""The batch files that the globs of the config file match, as they appear, change and vanish.
+"""The batch files that the globs in the config file match. They may appear, change and vanish at any time.
 
 A batch file is a list like `batches` of the config file, in YAML or JSON.
 """
@@ -20,23 +20,23 @@ from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_ya
 
 logger = logging.getLogger(__name__)
 
-# Room for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
+# Enough for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
-# One refresh logs at most this many errors per file, and at most this many conflicts between files.
+# Log at most this many errors per file and refresh, and at most this many conflicts per refresh.
 MAX_WARNINGS = 20
 
 KNOWN_KEYS = {"": tuple(WatchedBatch.model_fields)}
 
 
 class BatchFileError(Exception):
-    """A batch file has no list of batches. The text is one line: `file:line:column: what is wrong`."""
+    """The file does not contain a list of batches. The message is one line: `file:line:column: message`."""
 
 
 class BatchFile(NamedTuple):
-    """What is in a batch file: its good entries, in their order, and a line for each mistake in the others.
+    """The content of a batch file: its valid entries, in order, and a line for each mistake in the others.
 
-    A line is `file:line: [3].ref: what is wrong`. No ref is twice in `batches`, in either case.
+    A line is `file:line: [3].ref: message`. Refs in `batches` are unique, ignoring case.
     """
 
     batches: tuple[WatchedBatch, ...] = ()
@@ -44,7 +44,7 @@ class BatchFile(NamedTuple):
 
 
 def parse_batch_file(path: Path, content: bytes) -> BatchFile:
-    """Parse the content of a batch file. Raises BatchFileError for what is not YAML, or not a list."""
+    """Parse the content of a batch file. Raises BatchFileError if it is not YAML, or not a list."""
     document = read_yaml(content)
     if problem := _fatal_problem(document):
         raise BatchFileError(*error_lines(path, [problem]))
@@ -66,7 +66,7 @@ def _fatal_problem(document: YamlDocument) -> YamlProblem | None:
 
 
 def _validate(document: YamlDocument) -> tuple[dict[int, WatchedBatch], list[YamlProblem]]:
-    """Return the good entries, by their place in the list, and what is wrong with the others."""
+    """Return the valid entries, by their index in the list, and the mistakes in the others."""
     batches: dict[int, WatchedBatch] = {}
     problems: list[YamlProblem] = []
     misread = {problem.path[0] for problem in document.problems}
@@ -83,23 +83,23 @@ def _validate(document: YamlDocument) -> tuple[dict[int, WatchedBatch], list[Yam
 
 
 def _contradictions(document: YamlDocument, batches: dict[int, WatchedBatch]) -> Iterable[YamlProblem]:
-    """Find entries that contradict an earlier entry for the same ref."""
+    """Yield entries that contradict an earlier entry for the same ref."""
     first: dict[str, int] = {}
     for index, batch in batches.items():
         earlier = first.setdefault(batch.ref.lower(), index)
         if not batch.agrees_with(batches[earlier]):
             path, place = document.locate((index, "ref"))
             line = document.locate((earlier, "ref"))[1].line
-            message = f"duplicate ref with a different feed, labels or replaces; line {line} counts"
+            message = f"duplicate ref with a different feed, labels or replaces; line {line} takes precedence"
             yield YamlProblem(place.line, path, message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """A file as it was seen last.
+    """A file as last seen.
 
-    `digest` is None if it could not be read. `failure` says why it could not be used; `content` is then what it had
-    before.
+    `digest` is None if it could not be read. If `failure` is set, the file could not be used, and `content` is its last
+    good content.
     """
 
     pattern: str
@@ -120,18 +120,18 @@ class _Conflict(NamedTuple):
     other: str
 
     def __str__(self) -> str:
-        return f"{self.other}: {self.ref} has a different feed, labels or replaces than in {self.file}, which counts"
+        return f"{self.other}: {self.ref} differs in feed, labels or replaces from {self.file}, which takes precedence"
 
 
 class BatchFiles:
-    """The batches of all batch files. `refresh` looks at the files; only what changed is parsed.
+    """The batches in all batch files. `refresh` reads the files, and parses those that changed.
 
-    Safe for use by many threads: what the properties return is replaced, never changed. Only `refresh` waits for the
-    disk, and no longer than it is asked to.
+    Thread-safe: what the properties return is replaced, never modified. Only `refresh` waits for the disk, at most as
+    long as its timeout.
 
     Args:
-        patterns: Paths and globs, absolute. Files may appear, change and vanish at any time.
-        directory: The folder of the config file. Files below it are named relative to it.
+        patterns: Absolute paths and globs.
+        directory: The directory of the config file. Files below it are named relative to it.
 
     """
 
@@ -146,35 +146,35 @@ class BatchFiles:
 
     @property
     def batches(self) -> Mapping[str, WatchedBatch]:
-        """The batches by their ref in lower case, in the order of file name and place. Of two, the first counts."""
+        """The batches by ref in lower case, ordered by file name and position. The first entry for a ref wins."""
         return self._batches
 
     @property
     def errors(self) -> Mapping[str, bool]:
-        """For each file, by its name, whether it or one of its entries has an error now."""
+        """Whether each file, by name, currently has an error, in itself or in one of its entries."""
         return self._errors
 
     @property
     def problems(self) -> list[str]:
-        """A line for each error that a file or one of its entries has now."""
+        """A line for each current error in a file or its entries."""
         files = self._files.values()
         return [line for file in files for line in ([file.failure] if file.failure else file.content.errors)]
 
     @property
     def conflicts(self) -> list[str]:
-        """A line for each ref about which two files disagree now."""
+        """A line for each ref on which two files currently disagree."""
         return sorted(map(str, self._conflicts))
 
     def watch(self, patterns: Iterable[str]) -> None:
-        """Look for other files from the next refresh on. A file that still matches keeps its last good content."""
+        """Use other patterns from the next refresh on. A file that still matches keeps its last good content."""
         self._patterns = tuple(patterns)
 
     def refresh(self, timeout: float | None = None) -> None:
-        """Look at the files, and log what changed. Nothing is raised.
+        """Read the files, and log what changed. Raises nothing.
 
         Args:
-            timeout: How many seconds to wait for a slow disk. Then the batches stay as they are for now. None: as long
-                as it takes.
+            timeout: How many seconds to wait for a slow disk before the batches stay as they are for now. None: no
+                limit.
 
         """
         if self._patterns or self._files:
@@ -194,9 +194,9 @@ class BatchFiles:
         self._files = files
 
     def _candidates(self, patterns: Sequence[str]) -> list[tuple[Path, str]]:
-        """Find the paths to look at, with the pattern of each.
+        """Find the paths to read, with the pattern of each.
 
-        A folder that cannot be listed must not look like an empty one, so its known files are looked for by name.
+        A directory that cannot be listed must not look like an empty one, so its known files are tried by name.
         """
         found = {
             path: file.pattern
@@ -208,7 +208,7 @@ class BatchFiles:
         return list(found.items())
 
     def _look_at(self, path: Path, known: _File) -> _File | None:
-        """Read a file, and parse it if its content changed; None if it is gone."""
+        """Read a file, and parse it if its content changed. Return None if it is gone."""
         try:
             content = read_regular_file(path, MAX_FILE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
@@ -258,36 +258,36 @@ class BatchFiles:
         self._errors = {self._name(path): file.has_error for path, file in files.items()}
 
     def _name(self, path: Path) -> str:
-        """Name a file for people: as it was matched, and relative to the folder of the config file if it is below."""
+        """Return the path to show: relative to the directory of the config file if below it."""
         is_below = path.is_relative_to(self._directory)
         return one_line(str(path.relative_to(self._directory) if is_below else path))
 
 
 def find_missing(patterns: Iterable[str]) -> Iterator[Path]:
-    """Find paths that are not there: those without a wildcard, and the folders in which wildcards match."""
+    """Yield the paths without a wildcard, and the directories of those with one, that do not exist."""
     for path in map(_fixed_part, patterns):
         try:
             path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             yield path
         except OSError:
-            pass  # Whether it is there cannot be seen. `refresh` reports that as an error.
+            pass  # It may exist. `refresh` reports the error.
 
 
 def _fixed_part(pattern: str) -> Path:
-    """Return a path without a wildcard as it is; of another, the innermost folder whose name has none."""
+    """Return a path without a wildcard unchanged; otherwise the innermost directory above the first wildcard."""
     path = Path(pattern)
     return next(each for each in (path, *path.parents) if glob.escape(str(each)) == str(each))
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    """Find what a pattern means: itself if it has no wildcard, else what it matches, except folders."""
+    """Yield a pattern without a wildcard unchanged; otherwise its matches, except directories."""
     if glob.escape(pattern) == pattern:
         yield Path(pattern)
         return
     folder = _fixed_part(pattern)
     if not _can_be_listed(folder):
-        # It counts as a file that cannot be read. `glob` would find nothing in it, and raise nothing.
+        # Treat it as a file that cannot be read: `glob` would silently find nothing in it.
         yield folder
     matches = glob.iglob(pattern)  # noqa: PTH207  Path.glob also finds hidden files, which are still being written.
     yield from (Path(match) for match in matches if not os.path.isdir(match))  # noqa: PTH112  Likewise as above.

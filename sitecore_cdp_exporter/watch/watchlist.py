@@ -1,4 +1,4 @@
-"""Which batches are watched: those of the config, then those of batch files, then those that were discovered."""
+"""Merge the watched batches: those in the config, then in batch files, then discovered ones."""
 
 import enum
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from sitecore_cdp_exporter.config.model import Config, FeedConfig, WatchedBatch
 
 
 class Source(enum.StrEnum):
-    """Where a batch is listed: the values of the label `source`."""
+    """Where a batch is listed. These are the values of the label `source`."""
 
     CONFIG = "config"
     FILE = "file"
@@ -18,9 +18,9 @@ class Source(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A watched batch, with the labels of its feed and its own, which win.
+    """A watched batch. Its own labels override those of its feed.
 
-    `replaces` has the refs of other batches, in lower case.
+    `replaces`: the refs of other batches, in lower case.
     """
 
     ref: str
@@ -35,16 +35,16 @@ class BatchLists(Protocol):
 
     @property
     def batches(self) -> Mapping[str, WatchedBatch]:
-        """What the files list, by ref in lower case."""
+        """The batches in the files, by ref in lower case."""
 
     def refresh(self, timeout: float | None = None) -> None:
-        """Look at the files again; a slow disk may take up to `timeout` seconds, or as long as it likes."""
+        """Read the files again, waiting up to `timeout` seconds for a slow disk. None: no limit."""
 
 
 def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable[str]) -> dict[str, Watched]:
-    """Return what is watched, by ref in lower case: a UUID is the same UUID in either case.
+    """Return the watched batches, by ref in lower case, since the case of a UUID does not matter.
 
-    A batch that is listed more than once is watched as the config lists it, or else as the first file does.
+    For a batch that is listed more than once, the config takes precedence, then the first file.
     """
     watched: dict[str, Watched] = {}
     for source, batches in ((Source.CONFIG, config.batches), (Source.FILE, of_files)):
@@ -62,7 +62,7 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
 
 
 def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
-    """Return the refs, in lower case, that files list with a different feed, labels or replaces than the config."""
+    """Return the refs, in lower case, whose feed, labels or replaces in files differ from the config."""
     listed = ((batch.ref.lower(), batch) for batch in config.batches)
     return {ref for ref, batch in listed if ref in of_files and not batch.agrees_with(of_files[ref])}
 

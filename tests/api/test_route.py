@@ -309,7 +309,7 @@ def test_a_proxy_before_plain_http_is_a_mistake_of_the_config(tmp_path: Path, pr
     config = tmp_path / "config.yaml"
     for base_url in ("http://localhost:8080", "HTTP://127.0.0.1", "http://[::1]:8080/gateway"):
         config.write_text(f"api:\n  base_url: {base_url}\n  proxy_url: {proxy}\nbatches: []\n")
-        with pytest.raises(ConfigError, match=r":3: api.proxy_url: not together with an http:// base_url"):
+        with pytest.raises(ConfigError, match=r":3: api.proxy_url: cannot be combined with an http:// base_url"):
             load_config(config)
     for base_url in ("https://api.example", "https://localhost"):
         config.write_text(f"api:\n  base_url: {base_url}\n  proxy_url: {proxy}\nbatches: []\n")

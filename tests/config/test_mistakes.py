@@ -22,9 +22,9 @@ NAME = "must have at least one character, and no control characters"
 PREFIX = "expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b"
 RESERVED = (
     "this label name is reserved, like ref, feed, status, reason, cause, kind, of, result, field, job, "
-    "instance, le, alertname, alertstate, severity and all that begin with __"
+    "instance, le, alertname, alertstate, severity and all that start with __"
 )
-LABEL = "a label name has only letters, digits and _, and does not begin with a digit"
+LABEL = "a label name has only letters, digits and _, and does not start with a digit"
 BROKEN = "; check the indentation (no tabs), and put values with special characters in quotes"
 ENTRY = "expected a ref, or a mapping with ref, feed, labels and replaces"
 BASIC_AUTH = "unknown key; expected one of username, username_file, password, password_file"
@@ -56,7 +56,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "api:\n  proxy_url: http://proxy.example:3128\n  base_url: http://127.0.0.1:8080",
-            "2: api.proxy_url: not together with an http:// base_url, which is on this machine; remove it",
+            "2: api.proxy_url: cannot be combined with an http:// base_url, which is on this machine; remove it",
         ),
         ("api:\n  timeout: 5s", "1: api.base_url: is missing"),
         ("api:\n  base_url: https:///v2", f"2: api.base_url: {URL}"),
@@ -105,10 +105,10 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             "4: api.concurency: unknown key; did you mean concurrency?",
             "5: api.tls_config.insecure_skip_verify: expected true or false",
             f"8: batches[1].ref: {UUID}",
-            "9: batches[1].labels.team: duplicate key; line 9 has it already",
+            "9: batches[1].labels.team: duplicate key; already on line 9",
             f"9: batches[1].labels.job: {RESERVED}",
             "9: batches[1].labels.team: expected a string; put it in quotes",
-            "10: batches[2]: duplicate ref; line 7 has it already",
+            "10: batches[2]: duplicate ref; already on line 7",
             f"11: recheck_finished: {DURATION}",
         ),
         ("- 12af3453-62da-4b31-b646-631b7b5f3009", "1: expected a mapping"),
@@ -121,7 +121,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "api:\n    base_url: https://api-engage-eu.sitecorecloud.io\n  timeout: 5s",
             (
-                "3:3: not valid YAML: did not find expected key while parsing a block mapping that begins on line 1"
+                "3:3: not valid YAML: did not find expected key while parsing a block mapping that starts on line 1"
                 f"{BROKEN}"
             ),
         ),
@@ -134,7 +134,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("  basic_auth: key:hunter2", "3: api.basic_auth: expected a mapping"),
         (
             "  tls_config:\n    ca_file: ca.pem\n    cert_file: client.pem",
-            "5: api.tls_config.cert_file: only together with key_file, which is missing",
+            "5: api.tls_config.cert_file: needs key_file, which is missing",
         ),
         ("  concurrency: yes", "3: api.concurrency: expected a whole number"),
         ("  concurrency: 1.5", "3: api.concurrency: expected a whole number"),
@@ -162,7 +162,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "  tls_config:\n    key_file: client.key",
-            "4: api.tls_config.key_file: only together with cert_file, which is missing",
+            "4: api.tls_config.key_file: needs cert_file, which is missing",
         ),
         (
             '  tls_config:\n    ca_file: "ca\\e.pem"',
@@ -178,7 +178,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "  proxy_url: http://key:hunter2@proxy.example:3128\n  proxy_from_environment: true",
-            "4: api.proxy_from_environment: not together with proxy_url; remove one of the two",
+            "4: api.proxy_from_environment: cannot be combined with proxy_url; remove one of the two",
         ),
         ("  proxy_url: socks5://proxy.example:1080", f"3: api.proxy_url: {URL}"),
         ("  proxy_url: ftp://key:hunter2@proxy.example", f"3: api.proxy_url: {URL}"),
@@ -201,7 +201,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("  timeout: 0s", "3: api.timeout: expected more than 0s and at most 2m"),
         (
             "batch_files:\n  - batches.d/*.yaml\n  - tonight.yaml\n  - ./batches.d//*.yaml",
-            "6: batch_files[2]: duplicate; line 4 has it already",
+            "6: batch_files[2]: duplicate; already on line 4",
         ),
         ('batch_files:\n  - ""', "4: batch_files[0]: expected the path of a file, or a glob"),
         ('batch_files: ["batches.d/\\0.yaml"]', "3: batch_files[0]: expected the path of a file, or a glob"),
@@ -245,14 +245,14 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("retention: 24h", "3: retention: expected a mapping"),
         ("retention:\n  success: 24h", "4: retention.success: unknown key; did you mean succeeded?"),
         ("retention:\n  failed: forever", f"4: retention.failed: {DURATION}"),
-        ("  timeout: 5s\n  timeout: 10s", "4: api.timeout: duplicate key; line 3 has it already"),
+        ("  timeout: 5s\n  timeout: 10s", "4: api.timeout: duplicate key; already on line 3"),
         (
             (
                 "  tls_config: {ca_file: ca.pem}\n"
                 "  basic_auth: {username_file: key}\n"
                 "  tls_config: {insecure_skip_verify: true}"
             ),
-            "5: api.tls_config: duplicate key; line 3 has it already",
+            "5: api.tls_config: duplicate key; already on line 3",
         ),
         ("? {a: b}\n: c", "3: a key that is not a string; quote it if it is meant to be one"),
         (
@@ -282,7 +282,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "  concurrency: 0x" + "F" * 5000,
             (
-                "3: api.concurrency: write the number in decimal digits, not in binary or hexadecimal ones; put "
+                "3: api.concurrency: write the number in decimal, not in binary or hexadecimal; put "
                 "it in quotes if it is text"
             ),
         ),
@@ -331,7 +331,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
             '    password: "hunter2',
             (
                 "5:1: not valid YAML: found unexpected end of stream while scanning a quoted scalar "
-                "that begins on line 4"
+                "that starts on line 4"
                 f"{BROKEN}"
             ),
         ),
@@ -342,7 +342,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "    password_file: token.txt\n    password: hunter2",
-            "4: api.basic_auth.password_file: not together with password; remove one of the two",
+            "4: api.basic_auth.password_file: cannot be combined with password; remove one of the two",
         ),
         ("    api_token: hunter2", f"4: api.basic_auth.api_token: {BASIC_AUTH}"),
         (
@@ -351,7 +351,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "    username: key\n    username_file: key.txt",
-            "5: api.basic_auth.username_file: not together with username; remove one of the two",
+            "5: api.basic_auth.username_file: cannot be combined with username; remove one of the two",
         ),
     ],
     f"{API}batches:\n": [
@@ -362,12 +362,12 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ('  - ref: "12af3453\\n\\e[31m62da"', f"4: batches[0].ref: {UUID}"),
         (
             "  - 12af3453-62da-4b31-b646-631b7b5f3009\n  - ref: 12af3453-62da-4b31-b646-631b7b5f3009\n    feed: ''",
-            "5: batches[1].ref: duplicate ref; line 4 has it already",
+            "5: batches[1].ref: duplicate ref; already on line 4",
             f"6: batches[1].feed: {NAME}",
         ),
         (
             "  - 12af3453-62da-4b31-b646-631b7b5f3009\n  - ref: 12AF3453-62DA-4B31-B646-631B7B5F3009",
-            "5: batches[1].ref: duplicate ref; line 4 has it already",
+            "5: batches[1].ref: duplicate ref; already on line 4",
         ),
         ("  - ref: '{12af3453-62da-4b31-b646-631b7b5f3009}'", f"4: batches[0].ref: {UUID}"),
         (f"  - {REF}-12af", f"4: batches[0]: {UUID}"),
@@ -378,7 +378,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
     f"{API}batches:\n  - ref: {REF}\n": [
         (
             "    labels: {team: crm, tier: gold, team: web}",
-            "5: batches[0].labels.team: duplicate key; line 5 has it already",
+            "5: batches[0].labels.team: duplicate key; already on line 5",
         ),
         ('    feed: "nightly\\tguests"', f"5: batches[0].feed: {NAME}"),
         ("    feed: ''", f"5: batches[0].feed: {NAME}"),
@@ -435,7 +435,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
     f"{API}feeds:\n  - name: guests\n": [
         ("    expect_success_every: daily\n    grace: 3h", f"5: feeds[0].expect_success_every: {DURATION}"),
         ("    expect_success_every: 0s", "5: feeds[0].expect_success_every: expected more than 0s"),
-        ("    grace: 3h", "5: feeds[0].grace: only together with expect_success_every, which is missing"),
+        ("    grace: 3h", "5: feeds[0].grace: needs expect_success_every, which is missing"),
         ("    labels: {severity: page}", f"5: feeds[0].labels.severity: {RESERVED}"),
         ("    min_records: 1.5", "5: feeds[0].min_records: expected a whole number"),
         ("    min_records: 1000000001", "5: feeds[0].min_records: expected at most 1000000000"),
@@ -450,7 +450,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "    min_records: many\n  - name: orders\n  - name: guests",
             "5: feeds[0].min_records: expected a whole number",
-            "7: feeds[2].name: duplicate name; line 4 has it already",
+            "7: feeds[2].name: duplicate name; already on line 4",
         ),
         ("    next_success_resolves: always", "5: feeds[0].next_success_resolves: expected true or false"),
         ("    ref_prefix: 5a0c-2f0e", f"5: feeds[0].ref_prefix: {PREFIX}"),
@@ -458,7 +458,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "    ref_prefix: 5a0c2f0e\n  - name: orders\n    ref_prefix: 5a0c2f0e6\n    grace: 1h",
             "7: feeds[1].ref_prefix: overlaps with feeds[0].ref_prefix: a ref could belong to both feeds",
-            "8: feeds[1].grace: only together with expect_success_every, which is missing",
+            "8: feeds[1].grace: needs expect_success_every, which is missing",
         ),
         ("    ref_prefix: nightly-", f"5: feeds[0].ref_prefix: {PREFIX}"),
         ("    ref_prefix: 12345678", "5: feeds[0].ref_prefix: expected a string; put it in quotes"),

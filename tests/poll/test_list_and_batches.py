@@ -385,7 +385,7 @@ class TestEdges:
             snapshot = poll(poller, clock)
         assert by_ref(snapshot)[ref(1)].watched.feed == "guests"
         (record,) = caplog.records
-        assert "than the config, which counts" in record.message
+        assert "from the config, which takes precedence" in record.message
 
     def test_a_list_that_breaks_is_told_once_and_again_when_it_is_mended(
         self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture

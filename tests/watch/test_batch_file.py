@@ -63,7 +63,7 @@ def test_an_entry_names_the_batches_that_it_replaces() -> None:
     assert parse(text) == BatchFile((WatchedBatch(ref=REF, replaces=(OTHER_REF.upper(),)),), ())
     _, errors = parse(f"{text}- {REF}\n- {{ref: {OTHER_REF}, replaces: [{OTHER_REF.upper()}]}}\n")
     assert errors == (
-        f"{PATH}:3: [2]: duplicate ref with a different feed, labels or replaces; line 1 counts",
+        f"{PATH}:3: [2]: duplicate ref with a different feed, labels or replaces; line 1 takes precedence",
         f"{PATH}:4: [3].replaces: must name other batches, not this one",
     )
 
@@ -97,22 +97,22 @@ def test_an_empty_file_is_an_empty_list(content: str) -> None:
         (f"{{ref: {OTHER_REF}, labels: {{team: 7}}}}", "[1].labels.team: expected a string; put it in quotes"),
         (
             f"{{ref: {OTHER_REF}, labels: {{a-b: x}}}}",
-            "[1].labels.a-b: a label name has only letters, digits and _, and does not begin with a digit",
+            "[1].labels.a-b: a label name has only letters, digits and _, and does not start with a digit",
         ),
-        (f"{{ref: {OTHER_REF}, ref: {OTHER_REF}}}", "[1].ref: duplicate key; line 2 has it already"),
+        (f"{{ref: {OTHER_REF}, ref: {OTHER_REF}}}", "[1].ref: duplicate key; already on line 2"),
         (f"{{ref: {OTHER_REF}, 7: x}}", "[1]: a key that is not a string; quote it if it is meant to be one"),
         ("!!str x", f"[1]: {NO_UUID}"),
         ("!python x", "[1]: YAML tags are not supported; quote a value that begins with !"),
         ("*nightly", "[1]: an alias without an anchor above it; quote a value that begins with *"),
         (
             f"{{ref: {REF}, feed: orders}}",
-            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 counts",
+            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 takes precedence",
         ),
         (
             f"{{ref: {REF.upper()}, feed: guests}}",
-            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 counts",
+            "[1].ref: duplicate ref with a different feed, labels or replaces; line 1 takes precedence",
         ),
-        (REF, "[1]: duplicate ref with a different feed, labels or replaces; line 1 counts"),
+        (REF, "[1]: duplicate ref with a different feed, labels or replaces; line 1 takes precedence"),
     ],
 )
 def test_a_bad_entry_is_reported_with_its_place_and_the_others_count(entry: str, error: str) -> None:

@@ -245,7 +245,7 @@ def test_of_two_files_that_do_not_agree_the_first_name_counts_and_one_warning_is
     folder.write("c.yaml", entry(1, "guests"))
     for _ in range(3):
         assert folder.watched() == ["2 None", "1 guests"]
-    warning = f"{REFS[1]} has a different feed, labels or replaces than in batches.d/a.yaml, which counts"
+    warning = f"{REFS[1]} differs in feed, labels or replaces from batches.d/a.yaml, which takes precedence"
     assert [line for line in log.lines() if "loaded" not in line] == [f"WARNING batches.d/b.yaml: {warning}"]
     assert not any(folder.files.errors.values())
 

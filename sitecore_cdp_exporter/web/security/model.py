@@ -157,7 +157,7 @@ class TlsServerConfig(Section):
 
 def _check_not_both(file: Path | None, text: str, info: ValidationInfo) -> None:
     if file is not None and info.data.get(text, "refused") is not None:
-        raise ValueError(f"not together with {text}; remove one of the two")
+        raise ValueError(f"cannot be combined with {text}; remove one of the two")
 
 
 def _refuse(value: T, instead: str) -> T:

@@ -132,7 +132,7 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         ("rate_limit: {bust: 1}", "web.yml:1: rate_limit.bust: unknown key; did you mean burst?"),
         ("- a", "web.yml:1: expected a mapping"),
         ("tls_server_config: server.crt", "web.yml:1: tls_server_config: expected a mapping"),
-        (f"{TLS}  cert_file: b\n", "web.yml:4: tls_server_config.cert_file: duplicate key; line 2 has it already"),
+        (f"{TLS}  cert_file: b\n", "web.yml:4: tls_server_config.cert_file: duplicate key; already on line 2"),
         # Templates that were not filled in must not switch off what they are for.
         (
             "tls_server_config: {cert_file: , key_file: k}",
@@ -141,9 +141,12 @@ def test_http2_is_taken_with_one_warning(folder: Folder, caplog: pytest.LogCaptu
         ("tls_server_config: {key_file: k}", "cert_file is missing; TLS needs both cert_file and key_file"),
         ("tls_server_config: {cert_file: c}", "key_file is missing; TLS needs both cert_file and key_file"),
         ("tls_server_config: {cert_file: c, key_file: ''}", ".key_file: expected the path of a file"),
-        (f"{TLS}  cert: x\n", "web.yml:2: tls_server_config.cert_file: not together with cert; remove one"),
-        (f"{TLS}  key: x\n", "web.yml:3: tls_server_config.key_file: not together with key; remove one"),
-        (f"{MUTUAL_TLS}  client_ca: x\n", ":5: tls_server_config.client_ca_file: not together with client_ca; remove"),
+        (f"{TLS}  cert: x\n", "web.yml:2: tls_server_config.cert_file: cannot be combined with cert; remove one"),
+        (f"{TLS}  key: x\n", "web.yml:3: tls_server_config.key_file: cannot be combined with key; remove one"),
+        (
+            f"{MUTUAL_TLS}  client_ca: x\n",
+            ":5: tls_server_config.client_ca_file: cannot be combined with client_ca; remove",
+        ),
         (f"{TLS}  client_ca_file: c\n", ":4: tls_server_config.client_ca_file: needs a client_auth_type"),
         (f"{TLS}  client_ca: c\n", ":1: tls_server_config: needs a client_auth_type"),
         (f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n", "client_ca_file is missing; RequireAndVerify"),
