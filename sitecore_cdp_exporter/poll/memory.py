@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 MAX_REMEMBERED_PROBES = 1000
 # Seconds. An answer of a slow API that arrives between two scrapes is shown by the second one.
 MAX_AGE_OF_A_LATE_ANSWER = 120
+# Seconds. The list gives `modifiedAt` in milliseconds, the batch's own answer may round it to a second.
+MAX_ROUNDING = 1.0
 
 
 @dataclass(slots=True)
@@ -43,8 +45,7 @@ class Record:
 
     Attributes:
         reading: What it last answered itself.
-        listed_modified: What the list said of `modifiedAt` when it was asked for that. The list rounds otherwise than
-            the batch's own answer, so it is compared with the list only.
+        listed_modified: What the list said of `modifiedAt` when it was asked for that.
         refused: What the list said of it when it last answered 404 or 403; None: it did not, or the list said nothing.
         failure: Why the last request failed; None: it did not.
         warned: Whether that was logged as a warning.
@@ -76,11 +77,12 @@ class Record:
 
     def is_read(self, listed: Batch) -> bool:
         """Return whether its own answer is as new as what the list says of it."""
-        return (
-            self.reading is not None
-            and self.reading.batch.status is listed.status
-            and self.listed_modified == listed.modified
-        )
+        if self.reading is None or self.reading.batch.status is not listed.status:
+            return False
+        # It may have been asked when the list could not be read, or did not show this yet.
+        own = self.reading.batch.modified
+        is_same = own is not None and listed.modified is not None and abs(own - listed.modified) < MAX_ROUNDING
+        return is_same or self.listed_modified == listed.modified
 
     def last_known(self, listed: Batch | None) -> Batch | None:
         """Return the batch as it answered itself, or as the list does where that is newer."""

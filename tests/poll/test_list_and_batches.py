@@ -211,6 +211,32 @@ class TestListAndBatchDisagree:
             assert state.accepted is True
         assert api.take_asked() == [key]
 
+    def test_what_a_batch_answered_while_the_list_was_broken_holds_when_the_list_is_mended(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        key = put(api, 1, BatchStatus.ERROR, failed=10)
+        poller = make_poller(api, clock, feeds=RATIO_FEED, batches=[{"ref": key, "feed": "guests"}])
+        api.list_error = PollError.of_status(500)
+        broken = poll(poller, clock)
+        assert [state.accepted for state in broken.batches] == [True]
+        # From here on, only the list answers.
+        api.list_error, api.answers[key] = None, PollError.of_status(500)
+        mended = poll(poller, clock)
+        assert [(state.accepted, state.failure) for state in mended.batches] == [(True, None)]
+        assert (mended.unread, mended.feeds) == (0, broken.feeds)
+        assert api.take_asked() == [key]
+
+    def test_what_a_probe_has_read_counts_for_its_feed_when_the_list_shows_the_batch(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        poller = make_poller(api, clock, feeds=RATIO_FEED)
+        key = put(api, 1, BatchStatus.ERROR, age=10 * DAY, failed=10, prefix="5a0c2f0e")
+        poller.probe(key, clock.now + MAX_WAIT)
+        # It is not read again: its retention is over, and it is not the newest of its feed.
+        put(api, 2, BatchStatus.ERROR, failed=11, prefix="5a0c2f0e")
+        (feed,) = poll(poller, clock).feeds
+        assert feed.last_accepted == pytest.approx(NOW - 10 * DAY, abs=1)
+
     @pytest.mark.parametrize("error", [PollError.of_status(404), PollError.of_status(403)])
     def test_refused_details_are_asked_for_every_ten_minutes(
         self, api: FakeApi, clock: Clock, error: Exception

@@ -133,10 +133,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self.in_list: set[str] = set()
         # Finished batches that were shown, and whether their details were.
         self.remembered: dict[str, bool] = {}
-        self.probed: set[str] = set()
-        # Those of them that the list has shown too, so that nothing about them is left to be asked.
-        self.settled: set[str] = set()
-        # Those that were probed, and answered that they are finished.
+        # Those that a probe has asked, and that answered that they are finished.
         self.probed_finished: set[str] = set()
         # The feed of each watched batch; and by feed, what was known of batches that are watched no more.
         self.feed_of: dict[str, str | None] = {}
@@ -384,7 +381,6 @@ class ExporterMachine(RuleBasedStateMachine):
             # What only the list has shown goes with the list.
             if ref in watched and (details or ref in self.known)
         }
-        self.settled &= self.remembered.keys()
 
     def learn_list(self) -> None:
         """Two whole lists without it show that a batch is gone."""
@@ -405,11 +401,11 @@ class ExporterMachine(RuleBasedStateMachine):
         allowed = self.judge_requests(of_scrape=True)
         list_was_read = self.applied.discovery and allowed and not self.list_is_broken
         self.in_list = set()
-        remembered_before = dict(self.remembered)
+        known_before = self.known_finished()
         if list_was_read:
             self.learn_list()
         self.forget_what_is_watched_no_more()
-        self.judge_what_was_asked(remembered_before, list_was_read=list_was_read)
+        self.judge_what_was_asked(known_before, list_was_read=list_was_read)
         self.judge_discovery(snapshot, list_was_read=list_was_read)
         readings = [state.reading.batch for state in snapshot.batches if state.reading is not None]
         assert snapshot.unread == sum(batch.status.finished and not batch.details_read for batch in readings)
@@ -419,10 +415,9 @@ class ExporterMachine(RuleBasedStateMachine):
         for ref, state in states.items():
             assert ref in watched, "only what is watched is shown"
             assert (state.watched.source, state.watched.feed, state.watched.labels) == watched[ref]
-            self.judge_state(ref, state, allowed=allowed)
-        self.judge_what_is_shown(snapshot, states, remembered_before)
+            self.judge_state(ref, state, known_before, allowed=allowed)
+        self.judge_what_is_shown(snapshot, states, known_before)
         self.judge_feeds(snapshot)
-        self.settled |= {ref for ref in self.in_list if self.remembered.get(ref)}
         for name, content in self.files.items():
             error = self.registry.get_sample_value(
                 "sitecore_cdp_exporter_batch_file_error", {"file": f"batches.d/{name}"}
@@ -458,14 +453,14 @@ class ExporterMachine(RuleBasedStateMachine):
             self.next_trial = self.time[0] + 1
         return may_ask and self.token_is_right and not (tries and is_trouble)
 
-    def judge_what_was_asked(self, remembered: dict[str, bool], *, list_was_read: bool) -> None:
+    def judge_what_was_asked(self, known_before: dict[str, bool], *, list_was_read: bool) -> None:
         asked = {path.rpartition("/")[2].lower() for path in (request.path for request in self.sandbox.requests)}
+        # After a long silence the oldest one is asked again, by itself.
+        if self.applied.discovery or len(self.sandbox.requests) > 1:
+            assert not asked & {ref for ref, details in known_before.items() if details}, "finished is finished"
         if list_was_read:
-            assert not asked & self.settled, "what the list and the batch have shown is not asked again"
-            shown = {ref for ref in self.in_list if not self.world[ref].finished} - set(remembered)
+            shown = {ref for ref in self.in_list if not self.world[ref].finished} - set(known_before)
             assert not asked & shown, "what the list shows to be unfinished is not asked"
-        elif not self.applied.discovery and len(self.sandbox.requests) > 1:
-            assert not asked & {ref for ref, details in remembered.items() if details}, "finished is finished"
 
     def judge_discovery(self, snapshot: Snapshot, *, list_was_read: bool) -> None:
         if not self.applied.discovery:
@@ -480,7 +475,7 @@ class ExporterMachine(RuleBasedStateMachine):
             assert snapshot.discovery.failure in {Reason.SERVER_ERROR, *REFUSED}
             assert snapshot.discovery.totals is None
 
-    def judge_state(self, ref: str, state: BatchState, *, allowed: bool) -> None:
+    def judge_state(self, ref: str, state: BatchState, known_before: dict[str, bool], *, allowed: bool) -> None:
         truth = self.world.get(ref)
         if state.reading is not None:
             batch = state.reading.batch
@@ -498,9 +493,10 @@ class ExporterMachine(RuleBasedStateMachine):
                 assert not batch.details_read, "a batch whose details are read has not failed"
             if truth.finished and allowed and ref not in self.broken and ref in self.world:
                 assert batch.details_read, "details are read as soon as they can be"
+            assert batch.details_read or not known_before.get(ref), "details that were read are remembered"
         else:
             assert state.accepted is None
-            assert ref not in self.remembered, "a finished batch is remembered"
+            assert ref not in self.known_finished(), "a finished batch is remembered"
             if not allowed:
                 assert state.failure in REFUSED | ({Reason.SERVER_ERROR} if ref in self.broken else set())
             elif ref in self.broken and ref not in self.in_list:
@@ -511,19 +507,17 @@ class ExporterMachine(RuleBasedStateMachine):
                 pytest.fail("it was asked, and answered")
 
     def judge_what_is_shown(
-        self, snapshot: Snapshot, states: dict[str, BatchState], remembered_before: dict[str, bool]
+        self, snapshot: Snapshot, states: dict[str, BatchState], known_before: dict[str, bool]
     ) -> None:
         now = START + self.time[0]
         watched = self.expected()
         dropped = 0 if snapshot.discovery is None else snapshot.discovery.dropped
         assert len(states) + snapshot.retired + dropped == len(watched)
-        newest = self.newest_accepted(states, remembered_before)
+        newest = self.newest_accepted(states, known_before)
         for ref, (source, feed, _) in watched.items():
             truth = self.world.get(ref) or self.removed.get(ref)
             # What only the list knew is forgotten when the list shows it no more.
-            known = (ref in remembered_before and ref in self.remembered) or ref in self.in_list
-            if not known and ref in self.probed:
-                continue
+            known = (ref in known_before and ref in self.known_finished()) or ref in self.in_list
             if source is Source.CONFIG or truth is None or not truth.finished or not known:
                 is_dropped = source is Source.DISCOVERY and ref not in states and truth is not None and truth.finished
                 assert ref in states or is_dropped, "what is listed, unfinished or not known yet is shown"
@@ -533,7 +527,7 @@ class ExporterMachine(RuleBasedStateMachine):
                 may_be_accepted = (
                     truth.status == "error"
                     and self.applied.feed(feed).get("max_failed_ratio")
-                    and not remembered_before.get(ref)
+                    and not known_before.get(ref)
                 )
                 assert newest.get(feed) == ref or may_be_accepted, "what is over is shown as its feed's newest only"
             if ref not in states and not is_over:
@@ -561,9 +555,7 @@ class ExporterMachine(RuleBasedStateMachine):
             finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
             assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
 
-    def newest_accepted(
-        self, states: dict[str, BatchState], remembered_before: dict[str, bool]
-    ) -> dict[str | None, str]:
+    def newest_accepted(self, states: dict[str, BatchState], known_before: dict[str, bool]) -> dict[str | None, str]:
         """Give the newest batch of each feed that was known to be accepted when the list was read."""
         newest: dict[str | None, str] = {}
         shown = ((state.reading.batch.modified or 0.0, ref) for ref, state in states.items() if state.reading)
@@ -571,8 +563,8 @@ class ExporterMachine(RuleBasedStateMachine):
             state = states[ref]
             truth = self.world.get(ref) or self.removed[ref]
             # What this scrape was the first to read is known from the next one on.
-            is_known_success = truth.status == "success" and (ref in remembered_before or ref in self.in_list)
-            if is_known_success or (state.accepted and remembered_before.get(ref)):
+            is_known_success = truth.status == "success" and (ref in known_before or ref in self.in_list)
+            if is_known_success or (state.accepted and known_before.get(ref)):
                 newest[state.watched.feed] = ref
         return newest
 
@@ -614,7 +606,6 @@ class ExporterMachine(RuleBasedStateMachine):
         self.tick()
         self.sandbox.clear_requests()
         ref = data.draw(st.sampled_from(list(self.world)))
-        self.probed.add(ref)
         (state,) = self.service.poller.probe(ref, self.time[0] + MAX_WAIT).batches
         if state.reading is not None and state.reading.batch.status.finished and state.reading.batch.details_read:
             self.probed_finished.add(ref)

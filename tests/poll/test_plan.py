@@ -18,8 +18,15 @@ def listed(status: BatchStatus, *, modified: float = 7.0, created: float | None 
     return Batch(ref="any", status=status, modified=modified, created=created)
 
 
-def read(status: BatchStatus, *, asked: float = 100.0, recheck: float = NOW + 1, **rest: Any) -> Record:  # noqa: ANN401  Of Record.
-    return Record(reading=Reading(listed(status), asked), asked=asked, recheck=recheck, **rest)
+def read(
+    status: BatchStatus,
+    *,
+    modified: float = 7.0,
+    asked: float = 100.0,
+    recheck: float = NOW + 1,
+    **rest: Any,  # noqa: ANN401  Of Record.
+) -> Record:
+    return Record(reading=Reading(listed(status, modified=modified), asked), asked=asked, recheck=recheck, **rest)
 
 
 def planned(
@@ -65,7 +72,15 @@ def test_a_batch_without_a_list_is_due_until_it_is_finished_and_then_for_its_re_
         (Record(), listed(SUCCESS), True),
         (read(PROCESSING), listed(SUCCESS), True),
         (read(ERROR, listed_modified=7.0), listed(SUCCESS), True),
-        (read(SUCCESS, listed_modified=6.0), listed(SUCCESS), True),
+        (read(SUCCESS, modified=6.0, listed_modified=6.0), listed(SUCCESS), True),
+        # It was asked before the list had it. Its own answer may be rounded to a second.
+        (read(SUCCESS, modified=7.0), listed(SUCCESS, modified=7.0), False),
+        (read(SUCCESS, modified=7.0), listed(SUCCESS, modified=7.999), False),
+        (read(SUCCESS, modified=8.0), listed(SUCCESS, modified=7.001), False),
+        (read(SUCCESS, modified=7.0), listed(SUCCESS, modified=8.0), True),
+        (read(SUCCESS, modified=8.0), listed(SUCCESS, modified=7.0), True),
+        # An organisation may round more than is known; then what the list said settles it.
+        (read(SUCCESS, modified=9.0, listed_modified=7.0), listed(SUCCESS, modified=7.0), False),
         # The list settles it: no re-check is needed.
         (read(SUCCESS, listed_modified=7.0, recheck=0.0), listed(SUCCESS), False),
         (Record(refused=listed(SUCCESS), asked=NOW - SECONDS_BETWEEN_REFUSED_DETAILS + 1), listed(SUCCESS), False),
