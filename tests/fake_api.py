@@ -82,6 +82,11 @@ class FakeApi:
         self._at_once = 0
         self._changed = threading.Condition()
 
+    def answer(self, outcome: BatchStatus | Exception, *numbers: int) -> None:
+        """Answer so when asked for these batches."""
+        for number in numbers:
+            self.answers[ref(number)] = batch(number, outcome) if isinstance(outcome, BatchStatus) else outcome
+
     def read_credentials(self) -> Credentials:
         if isinstance(self.credentials, PollError):
             raise self.credentials

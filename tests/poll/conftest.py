@@ -1,11 +1,12 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sitecore_cdp_exporter.poll.poller import Poller
-from tests.fake_api import Clock, FakeApi, Lists
-from tests.poll.polling import make_poller
+from sitecore_cdp_exporter.poll.snapshot import Snapshot
+from tests.fake_api import Clock, FakeApi, Lists, ref
+from tests.poll.polling import Hold, Scrape, make_poller
 
 
 @pytest.fixture
@@ -29,3 +30,16 @@ def poller(api: FakeApi, watchlist: Lists, clock: Clock) -> Poller:
 def background() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(32) as executor:
         yield executor
+
+
+@pytest.fixture
+def hold(api: FakeApi, clock: Clock, background: ThreadPoolExecutor) -> Hold:
+    """Begin a scrape that waits for the answers for these batches, which leave only when `api.open` is set."""
+
+    def hold(scrape: Callable[[float], Snapshot], *numbers: int) -> Scrape:
+        api.open.clear()
+        begun = Scrape(background, clock, scrape)
+        api.wait_until_asked(map(ref, numbers))
+        return begun
+
+    return hold

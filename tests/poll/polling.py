@@ -3,16 +3,29 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, WatchedBatch
 from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.poll.request import BatchReader
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 
 DAY = 86400.0
-WALL_CLOCK = 1.75e9
+NOW = 1.75e9
+
+
+def new_poller(
+    api: BatchReader,
+    config: Config,
+    clock: Clock,
+    lists: Lists | None = None,
+    *,
+    wall_clock: Callable[[], float] = lambda: NOW,
+) -> Poller:
+    return Poller(api, config, lists or Lists(), clock=clock, wall_clock=wall_clock, wait=clock.wait)
 
 
 def make_poller(
@@ -26,7 +39,7 @@ def make_poller(
     config = Config(
         api=ApiConfig(base_url="https://api.example", concurrency=concurrency), recheck_finished=recheck_finished
     )
-    return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    return new_poller(api, config, clock, watchlist)
 
 
 def watch(watchlist: Lists, *numbers: int) -> None:
@@ -52,6 +65,12 @@ class Scrape:
         """Move the clock to the deadline, and return what there is then."""
         self._clock.now = self._deadline
         return self.result()
+
+
+class Hold(Protocol):
+    """Begins a scrape that waits for the answers for these batches."""
+
+    def __call__(self, scrape: Callable[[float], Snapshot], *numbers: int) -> Scrape: ...
 
 
 def failures(snapshot: Snapshot) -> list[Reason | None]:

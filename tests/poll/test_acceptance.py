@@ -14,7 +14,8 @@ from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, newest_accepted
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
-from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put
+from tests.poll.listing import by_ref, make_config, make_poller, poll, put
+from tests.poll.polling import DAY, NOW, new_poller
 
 PREFIX = "5a0c2f0e"
 
@@ -218,7 +219,7 @@ class TestABatchWithoutModified:
 
     def make_poller(self, api: FakeApi, clock: Clock, wall: list[float], lists: Lists) -> Poller:
         config = make_config(discovery={"enabled": False}, feeds=[{"name": "guests"}], recheck_finished="1h")
-        return Poller(api, config, lists, clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
+        return new_poller(api, config, clock, lists, wall_clock=lambda: wall[0])
 
     @staticmethod
     def put(api: FakeApi, number: int, created: float | None) -> WatchedBatch:
@@ -262,7 +263,7 @@ class TestABatchWithoutModified:
         api.listed = [Batch(ref=PREFIX + ref(1)[8:], status=BatchStatus.SUCCESS)]
         api.answers[api.listed[0].ref] = PollError.of_status(404)
         config = make_config(feeds=feed())
-        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
+        poller = new_poller(api, config, clock, wall_clock=lambda: wall[0])
         for _ in range(3):
             assert last_accepted(poller, clock) == NOW
             wall[0] += 900

@@ -74,11 +74,10 @@ class TestLog:
         assert len(caplog.records) == MAX_LOGGED + 1
 
     def test_a_poll_logs_a_few_batches_and_not_thousands(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, *range(300))
-        api.answers |= {ref(number): PollError.of_status(404) for number in range(300)}
+        api.answer(PollError.of_status(404), *range(300))
         poll(poller, clock)
         assert len(caplog.records) == MAX_LOGGED + 1
         assert caplog.records[-1].getMessage() == "this poll logs no more batches; the metrics name them all"

@@ -21,7 +21,7 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.request import AskBatch, AskPage
 from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, ref
-from tests.poll.test_poller_discovery import by_ref, make_poller, poll, put
+from tests.poll.listing import by_ref, make_poller, poll, put
 
 STEPS: list[tuple[Any, str]] = [
     (FakeApi, "read_credentials"),

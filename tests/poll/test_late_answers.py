@@ -12,7 +12,17 @@ from sitecore_cdp_exporter.poll.memory import MAX_AGE_OF_A_LATE_ANSWER
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from tests.fake_api import Clock, FakeApi, Lists, ref
-from tests.poll.polling import WALL_CLOCK, Scrape, failures, poll, statuses, wait_for_poll_threads_to_end, watch
+from tests.poll.polling import (
+    NOW,
+    Hold,
+    Scrape,
+    failures,
+    new_poller,
+    poll,
+    statuses,
+    wait_for_poll_threads_to_end,
+    watch,
+)
 
 
 class TestLateAnswers:
@@ -22,7 +32,7 @@ class TestLateAnswers:
     def poller(self, api: FakeApi, watchlist: Lists, clock: Clock) -> Poller:
         watch(watchlist, 1)
         config = Config(api=ApiConfig(base_url="https://api.example", concurrency=1))
-        return Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK + clock.now, wait=clock.wait)
+        return new_poller(api, config, clock, watchlist, wall_clock=lambda: NOW + clock.now)
 
     @staticmethod
     def too_late(scrape: Scrape, api: FakeApi) -> Snapshot:
@@ -41,7 +51,7 @@ class TestLateAnswers:
         api.open.clear()
         assert failures(self.too_late(Scrape(background, clock, poller.poll), api)) == [Reason.DEADLINE]
         for _ in range(3):
-            answered = WALL_CLOCK + clock.now
+            answered = NOW + clock.now
             clock.now += 5
             snapshot = self.too_late(Scrape(background, clock, poller.poll), api)
             assert (statuses(snapshot), failures(snapshot)) == ([BatchStatus.PROCESSING], [None])
@@ -68,7 +78,7 @@ class TestLateAnswers:
         api.open.clear()
         self.too_late(Scrape(background, clock, poller.poll), api)
         api.open.set()
-        api.answers[ref(1)] = PollError(Reason.TIMEOUT)
+        api.answer(PollError(Reason.TIMEOUT), 1)
         assert failures(poll(poller, clock)) == [Reason.TIMEOUT]
         assert failures(poller.poll(clock.now)) == [Reason.DEADLINE]
 
@@ -89,17 +99,15 @@ class TestLateAnswers:
         error: PollError,
         shown: Reason,
     ) -> None:
-        api.answers[ref(1)] = error
+        api.answer(error, 1)
         api.open.clear()
         self.too_late(Scrape(background, clock, poller.poll), api)
         assert failures(self.too_late(Scrape(background, clock, poller.poll), api)) == [shown]
 
     def test_a_scrape_that_left_its_poll_early_is_not_left_out(
-        self, poller: Poller, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, clock: Clock, hold: Hold
     ) -> None:
-        api.open.clear()
-        patient = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        patient = hold(poller.poll, 1)
         assert failures(poller.poll(clock.now)) == [Reason.DEADLINE]
         api.open.set()
         assert statuses(patient.result()) == [BatchStatus.PROCESSING]

@@ -18,7 +18,8 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
 from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
-from tests.poll.test_poller_discovery import DAY, NOW, by_ref, make_config, make_poller, poll, put, requests_of
+from tests.poll.listing import by_ref, make_config, make_poller, poll, put, requests_of
+from tests.poll.polling import DAY, NOW, new_poller
 
 RATIO_FEED = [{"name": "guests", "ref_prefix": "5a0c2f0e", "max_failed_ratio": 0.1}]
 
@@ -71,7 +72,7 @@ class TestASlowList:
         api = SlowApi(clock)
         section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": concurrency}
         config = make_config(api=section, batches=[ref(9)])
-        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        poller = new_poller(api, config, clock)
         key = put(api, 1, BatchStatus.PROCESSING)
         poll(poller, clock)
         api.list_open.clear()
@@ -91,7 +92,7 @@ class TestASlowList:
         api = SlowApi(clock, page_pause=1)
         api.largest_page = 2
         section = {"base_url": "https://api.example", "endpoint": "inspect", "concurrency": 1}
-        poller = Poller(api, make_config(api=section), Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        poller = new_poller(api, make_config(api=section), clock)
         for number in range(60):
             put(api, number, age=2 * DAY)
         progress: list[int] = []
@@ -276,7 +277,7 @@ class TestListAndBatchDisagree:
         self, api: FakeApi, clock: Clock
     ) -> None:
         poller = make_poller(api, clock, batches=[ref(1)])
-        api.answers[ref(1)] = PollError.of_status(404)
+        api.answer(PollError.of_status(404), 1)
         poll(poller, clock)
         put(api, 1)
         (state,) = poll(poller, clock).batches
@@ -351,7 +352,7 @@ class TestEdges:
     def test_a_clock_that_jumps_shows_and_retires_without_a_request(self, api: FakeApi, clock: Clock) -> None:
         key = put(api, 1)
         wall = [NOW]
-        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: wall[0], wait=clock.wait)
+        poller = new_poller(api, make_config(), clock, wall_clock=lambda: wall[0])
         poll(poller, clock)
         requests_of(api)
         for jump, shown in ((2 * DAY, set()), (-5 * DAY, {key}), (0.0, {key})):

@@ -16,14 +16,14 @@ from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState
 from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
-from tests.poll import test_poller_discovery
-from tests.poll.polling import WALL_CLOCK, poll, watch
+from tests.poll import listing
+from tests.poll.polling import NOW, new_poller, poll, watch
 
 READ = ErrorLog({RecordCause.VALIDATION: 3})
 
 
 def failed(number: int) -> Batch:
-    created = WALL_CLOCK - 3600 + number
+    created = NOW - 3600 + number
     return Batch(ref=ref(number), status=BatchStatus.ERROR, error_log_available=True, created=created)
 
 
@@ -74,7 +74,7 @@ def test_the_newest_failed_batch_comes_first_and_one_log_at_a_time(
     api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
     config = Config(api=ApiConfig(base_url="https://api.example", concurrency=16))
-    poller = Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    poller = new_poller(api, config, clock, watchlist)
     watch(watchlist, *range(20))
     api.answers = {ref(number): failed(number) for number in range(20)}
     api.logs_open.clear()
@@ -107,8 +107,8 @@ def test_a_log_is_tried_again_after_a_fresh_answer(
 def test_a_discovered_batch_is_asked_anew_for_its_log_though_the_list_shows_no_change(
     api: FakeApi, clock: Clock, outcome: Reason | LogReason
 ) -> None:
-    poller = test_poller_discovery.make_poller(api, clock)
-    key = test_poller_discovery.put(api, 1, BatchStatus.ERROR)
+    poller = listing.make_poller(api, clock)
+    key = listing.put(api, 1, BatchStatus.ERROR)
     answer = api.answers[key]
     assert isinstance(answer, Batch)
     api.answers[key] = replace(answer, error_log_available=True)
@@ -184,7 +184,7 @@ def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
     api.answers[ref(1)] = failed(1)
     api.logs[ref(1)] = LogReading(Reason.TIMEOUT)
     scrape(poller, clock)
-    api.answers[ref(1)] = PollError.of_status(404)
+    api.answer(PollError.of_status(404), 1)
     clock.now += SECONDS_TO_RETRIES[0]
     api.take_asked()
     for _ in range(5):
@@ -223,7 +223,7 @@ def test_another_organisation_has_its_own_logs(poller: Poller, api: FakeApi, wat
 
 def test_switched_off_no_log_is_read_until_it_is_switched_on(api: FakeApi, watchlist: Lists, clock: Clock) -> None:
     off = Config(api=ApiConfig(base_url="https://api.example", concurrency=1), error_logs=ErrorLogs(enabled=False))
-    poller = Poller(api, off, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    poller = new_poller(api, off, clock, watchlist)
     watch(watchlist, 1)
     api.answers[ref(1)] = failed(1)
     api.logs[ref(1)] = LogReading(READ)
@@ -239,7 +239,7 @@ def test_after_a_restart_all_failed_batches_are_asked_once_and_the_newest_logs_a
     api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
     config = Config(api=ApiConfig(base_url="https://api.example", concurrency=16))
-    poller = Poller(api, config, watchlist, clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    poller = new_poller(api, config, clock, watchlist)
     watch(watchlist, *range(500))
     api.answers = {ref(number): failed(number) for number in range(500)}
     api.logs_open.clear()

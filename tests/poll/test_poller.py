@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
@@ -20,7 +20,8 @@ from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
 from tests.poll.polling import (
     DAY,
-    WALL_CLOCK,
+    NOW,
+    Hold,
     Scrape,
     failures,
     make_poller,
@@ -51,7 +52,7 @@ class TestWhatIsAsked:
         assert first.batches == second.batches
         reading = second.batches[0].reading
         assert reading is not None
-        assert (reading.batch.total_records, reading.polled) == (7, WALL_CLOCK)
+        assert (reading.batch.total_records, reading.polled) == (7, NOW)
 
     def test_the_ref_is_asked_for_as_it_is_listed(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
@@ -70,7 +71,7 @@ class TestWhatIsAsked:
     def test_a_batch_that_leaves_the_list_is_forgotten(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         watch(watchlist, 1)
         poll(poller, clock)
         watch(watchlist, 2)
@@ -83,8 +84,7 @@ class TestWhatIsAsked:
     def test_under_pressure_unfinished_come_first_then_unread_then_rechecks_each_longest_ago_first(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        for number in (5, 6):
-            api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 5, 6)
         watch(watchlist, 6)
         poll(poller, clock)
         clock.now += 1
@@ -104,11 +104,10 @@ class TestWhatIsAsked:
         assert api.take_asked() == [ref(1), ref(2), ref(3), ref(4), ref(5), ref(6)]
 
     def test_a_batch_that_always_fails_does_not_starve_the_others(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
-        api.answers |= {ref(1): PollError(Reason.TIMEOUT), ref(2): PollError(Reason.TIMEOUT)}
+        api.answer(PollError(Reason.TIMEOUT), 1, 2)
         api.open.clear()
         # Each poll has time for one request only.
         for asked in (ref(1), ref(2), ref(1)):
@@ -122,28 +121,31 @@ class TestWhatIsAsked:
 
 
 class TestRechecks:
-    def test_a_finished_batch_is_asked_again_after_its_interval(
-        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
-    ) -> None:
+    @pytest.fixture
+    def due(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> Poller:
+        """A poller that has read one finished batch, whose re-check is due."""
         watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         poll(poller, clock)
+        api.take_asked()
         clock.now += DAY
-        poll(poller, clock)
+        return poller
+
+    def test_a_finished_batch_is_asked_again_after_its_interval(self, due: Poller, api: FakeApi, clock: Clock) -> None:
+        poll(due, clock)
         clock.now += DAY - 1
         api.take_asked()
-        poller.poll(clock.now)  # Too late for a request of the five-minute check.
+        due.poll(clock.now)  # Too late for a request of the five-minute check.
         clock.now += 1
-        poll(poller, clock)
+        poll(due, clock)
         assert api.take_asked() == [ref(1)]
 
     def test_first_rechecks_are_spread_over_the_second_half_of_the_interval(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        step = 2**32 // 16
-        watch(watchlist, *(step * number for number in range(16)))
-        for number in range(16):
-            api.answers[ref(step * number)] = batch(step * number, BatchStatus.SUCCESS)
+        numbers = range(0, 2**32, 2**32 // 16)
+        watch(watchlist, *numbers)
+        api.answer(BatchStatus.SUCCESS, *numbers)
         poll(poller, clock)
         api.take_asked()
         asked = []
@@ -159,58 +161,42 @@ class TestRechecks:
     def test_an_interval_of_zero_asks_in_every_poll(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         poller = make_poller(api, watchlist, clock, recheck_finished=0)
         watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         poll(poller, clock)
         poll(poller, clock)
         assert api.take_asked() == [ref(1), ref(1)]
 
     def test_a_failed_recheck_keeps_the_values_and_is_due_again_in_the_next_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+        self, due: Poller, api: FakeApi, clock: Clock
     ) -> None:
-        watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
-        poll(poller, clock)
-        clock.now += DAY
-        api.answers[ref(1)] = PollError(Reason.TIMEOUT)
-        api.take_asked()
+        api.answer(PollError(Reason.TIMEOUT), 1)
         for _ in range(2):
-            snapshot = poll(poller, clock)
+            snapshot = poll(due, clock)
             assert (statuses(snapshot), failures(snapshot)) == ([BatchStatus.SUCCESS], [None])
             assert snapshot.api_up is False
         assert api.take_asked() == [ref(1), ref(1)]
 
     def test_a_finished_batch_that_has_aged_out_of_the_api_is_not_asked_for_in_every_poll(
-        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+        self, due: Poller, api: FakeApi, clock: Clock
     ) -> None:
-        watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
-        poll(poller, clock)
-        clock.now += DAY
-        api.answers[ref(1)] = PollError.of_status(404)
-        poll(poller, clock)
+        api.answer(PollError.of_status(404), 1)
+        poll(due, clock)
         api.take_asked()
-        snapshot = poll(poller, clock)
+        snapshot = poll(due, clock)
         assert (statuses(snapshot), failures(snapshot)) == ([BatchStatus.SUCCESS], [None])
         assert snapshot.api_up is True
         assert api.take_asked() == []
 
-    def test_a_batch_that_is_no_longer_finished_is_polled_again(
-        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
-    ) -> None:
-        watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
-        poll(poller, clock)
-        clock.now += DAY
-        del api.answers[ref(1)]
-        assert statuses(poll(poller, clock)) == [BatchStatus.PROCESSING]
-        api.answers[ref(1)] = PollError(Reason.TIMEOUT)
-        assert statuses(poll(poller, clock)) == [None]
+    def test_a_batch_that_is_no_longer_finished_is_polled_again(self, due: Poller, api: FakeApi, clock: Clock) -> None:
+        api.answer(BatchStatus.PROCESSING, 1)
+        assert statuses(poll(due, clock)) == [BatchStatus.PROCESSING]
+        api.answer(PollError(Reason.TIMEOUT), 1)
+        assert statuses(poll(due, clock)) == [None]
 
     def test_after_five_quiet_minutes_the_finished_batch_read_longest_ago_is_asked(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        for number in (1, 2, 3):
-            api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1, 2, 3)
         watch(watchlist, 1, 2, 3)
         poll(poller, clock)
         api.take_asked()
@@ -230,9 +216,9 @@ class TestRechecks:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         assert poll(poller, clock).api_up is True
-        api.answers[ref(1)] = PollError.of_status(401)
+        api.answer(PollError.of_status(401), 1)
         clock.now += 300
         snapshot = poll(poller, clock)
         assert snapshot.api_up is False
@@ -268,7 +254,7 @@ class TestWhatMayBeTold:
     ) -> None:
         watch(watchlist, 1)
         poll(poller, clock)
-        api.answers[ref(1)] = error
+        api.answer(error, 1)
         snapshot = poll(poller, clock)
         assert (statuses(snapshot), failures(snapshot)) == ([None], [reason])
         assert snapshot.api_up is api_up
@@ -277,7 +263,7 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         watch(watchlist, 1, 2, 3)
-        api.answers[ref(2)] = KeyError("secret-in-a-message")
+        api.answer(KeyError("secret-in-a-message"), 2)
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [None, Reason.INTERNAL, None]
         assert snapshot.api_up is True
@@ -288,14 +274,14 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers[ref(1)] = PollError.of_status(500)
+        api.answer(PollError.of_status(500), 1)
         assert poll(poller, clock).api_up is True
 
     def test_a_poll_without_requests_leaves_the_api_as_it_was(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = PollError(Reason.CONNECTION)
+        api.answer(PollError(Reason.CONNECTION), 1)
         assert poller.poll(clock.now - 1).api_up is None
         assert poll(poller, clock).api_up is False
         assert poller.poll(clock.now - 1).api_up is False
@@ -304,10 +290,10 @@ class TestWhatMayBeTold:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = PollError.of_status(404)
+        api.answer(PollError.of_status(404), 1)
         assert poll(poller, clock).api_last_success is None
         del api.answers[ref(1)]
-        assert poll(poller, clock).api_last_success == WALL_CLOCK
+        assert poll(poller, clock).api_last_success == NOW
 
     def test_unreadable_credentials_fail_every_batch_and_the_api_without_a_request(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
@@ -334,13 +320,13 @@ class TestWhatMayBeTold:
     ) -> None:
         caplog.set_level(logging.INFO)
         watch(watchlist, 1)
-        api.answers[ref(1)] = PollError.of_status(404)
+        api.answer(PollError.of_status(404), 1)
         for _ in range(3):
             poll(poller, clock)
         del api.answers[ref(1)]
         for _ in range(3):
             poll(poller, clock)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         poll(poller, clock)
         assert [record.getMessage() for record in caplog.records] == [
             "a batch cannot be read: HTTP status 404",
@@ -352,48 +338,40 @@ class TestWhatMayBeTold:
 
 class TestDeadlines:
     def test_what_is_missing_at_the_deadline_has_that_reason(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock, concurrency=1)
         watch(watchlist, 1, 2)
-        api.open.clear()
-        scrape = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        scrape = hold(poller.poll, 1)
         assert failures(scrape.out_of_time()) == [Reason.DEADLINE, Reason.DEADLINE]
         api.open.set()
         wait_for_poll_threads_to_end()
         assert api.take_asked() == [ref(1)], "a poll that is over must ask for nothing more"
 
-    @pytest.mark.parametrize(("answer", "up"), [(batch(1), True), (PollError(Reason.TIMEOUT), False)])
+    @pytest.mark.parametrize(("answer", "up"), [(BatchStatus.PROCESSING, True), (PollError(Reason.TIMEOUT), False)])
     def test_a_request_that_outlives_its_poll_counts_for_the_api_when_it_ends(
         self,
+        poller: Poller,
         api: FakeApi,
         watchlist: Lists,
         clock: Clock,
-        background: ThreadPoolExecutor,
-        answer: Batch | Exception,
+        hold: Hold,
+        answer: BatchStatus | Exception,
         up: bool,  # noqa: FBT001  A column.
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
-        api.answers[ref(1)] = answer
-        api.open.clear()
-        scrape = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        api.answer(answer, 1)
+        scrape = hold(poller.poll, 1)
         assert scrape.out_of_time().api_up is None, "it is slow, or dead: nobody knows yet"
         api.open.set()
         wait_for_poll_threads_to_end()
         assert poller.poll(clock.now - 1).api_up is up
 
     def test_a_late_answer_of_a_finished_batch_serves_the_next_poll(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
-        api.open.clear()
-        scrape = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        api.answer(BatchStatus.SUCCESS, 1)
+        scrape = hold(poller.poll, 1)
         assert failures(scrape.out_of_time()) == [Reason.DEADLINE]
         api.open.set()
         wait_for_poll_threads_to_end()
@@ -401,13 +379,10 @@ class TestDeadlines:
         assert api.take_asked() == [ref(1)]
 
     def test_a_request_under_way_is_waited_for_and_not_sent_twice(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
-        api.open.clear()
-        first = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        first = hold(poller.poll, 1)
         first.out_of_time()
         second = background.submit(poller.poll, clock.now + MAX_WAIT)
         third = background.submit(poller.probe, ref(1), clock.now + MAX_WAIT)
@@ -419,7 +394,7 @@ class TestDeadlines:
     def test_a_deadline_that_has_passed_asks_nothing_and_shows_what_is_known(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         watch(watchlist, 1, 2)
         poll(poller, clock)
         api.take_asked()
@@ -448,13 +423,10 @@ class TestSharing:
         assert len(api.take_asked()) <= 6
 
     def test_a_short_deadline_does_not_spoil_the_poll_of_those_who_wait_longer(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
-        api.open.clear()
-        patient = background.submit(poller.poll, clock.now + MAX_WAIT)
-        api.wait_until_asked([ref(1)])
+        patient = hold(poller.poll, 1)
         assert failures(poller.poll(clock.now - 0.4)) == [Reason.DEADLINE] * 2
         hasty = background.submit(poller.poll, clock.now + 1)
         clock.now += 1
@@ -464,13 +436,10 @@ class TestSharing:
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
     def test_a_longer_deadline_extends_the_poll_that_it_joins(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
-        api.open.clear()
-        hasty = Scrape(background, clock, poller.poll)
-        api.wait_until_asked([ref(1)])
+        hasty = hold(poller.poll, 1)
         clock.now += 1
         (poll_of_both,) = poller._polls
         patient = Scrape(background, clock, poller.poll)
@@ -498,9 +467,8 @@ class TestSharing:
         assert sorted(set(api.asked)) == [ref(1), ref(2), ref(3)]
 
     def test_an_answer_serves_every_poll_that_waits_for_the_batch(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
-        poller = make_poller(api, watchlist, clock, concurrency=1)
         watch(watchlist, *range(20))
         api.open.clear()
         polls = []
@@ -514,13 +482,10 @@ class TestSharing:
         assert len(api.take_asked()) == 20
 
     def test_an_early_leaver_does_not_declare_the_api_down(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1)
-        api.open.clear()
-        patient = background.submit(poller.poll, clock.now + MAX_WAIT)
-        api.wait_until_asked([ref(1)])
+        patient = hold(poller.poll, 1)
         assert poller.poll(clock.now).api_up is None
         api.open.set()
         assert patient.result().api_up is True
@@ -547,13 +512,10 @@ class TestSharing:
         wait_for_poll_threads_to_end()
 
     def test_stop_lets_everybody_go_with_what_is_there(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
-        poller = make_poller(api, watchlist, clock)
         watch(watchlist, 1, 2)
-        api.open.clear()
-        scrape = background.submit(poller.poll, clock.now + MAX_WAIT)
-        api.wait_until_asked([ref(1)])
+        scrape = hold(poller.poll, 1)
         probe = background.submit(poller.probe, ref(3), clock.now + MAX_WAIT)
         poller.stop()
         assert failures(scrape.result()) == [Reason.DEADLINE] * 2
@@ -643,28 +605,25 @@ class TestNoMoreThreads:
     def test_the_threads_that_there_are_ask_for_everything(
         self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
-        watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
+        watch(watchlist, *range(5))
         grant(1)
-        snapshot = poller.poll(clock.now + MAX_WAIT)
-        assert [state.failure for state in snapshot.batches] == [None] * 5
+        assert failures(poll(poller, clock)) == [None] * 5
 
     def test_without_any_the_poll_ends_at_once_and_the_next_one_is_well(
         self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
-        watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(5))
+        watch(watchlist, *range(5))
         grant(0)
-        snapshot = poller.poll(clock.now + MAX_WAIT)
-        assert [state.failure for state in snapshot.batches] == [Reason.INTERNAL] * 5
+        assert failures(poll(poller, clock)) == [Reason.INTERNAL] * 5
         grant(5)
-        snapshot = poller.poll(clock.now + MAX_WAIT)
-        assert [state.failure for state in snapshot.batches] == [None] * 5
+        assert failures(poll(poller, clock)) == [None] * 5
 
 
 def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists, clock: Clock) -> None:
     def watched() -> list[Watched]:
         return [state.watched for state in poller.poll(clock.now + MAX_WAIT).batches]
 
-    watchlist.replace(WatchedBatch(ref=ref(number)) for number in range(3))
+    watch(watchlist, *range(3))
     before = watched()
     assert [new is old for new, old in zip(watched(), before, strict=True)] == [True] * 3
     watchlist.replace(WatchedBatch(ref=ref(number), feed="nightly-guests") for number in range(2))

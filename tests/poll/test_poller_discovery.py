@@ -5,84 +5,22 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
 
-from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
+from sitecore_cdp_exporter.api.batch import BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
-from sitecore_cdp_exporter.config.model import Config, WatchedBatch
+from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.metrics.collector import Families
 from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
-from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, PRESIGNED_URL, Client, assert_no_secret
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
+from tests.poll.listing import API, by_ref, make_config, make_poller, poll, put, requests_of
+from tests.poll.polling import DAY, NOW, new_poller
 from tools.raw_server import answering
-
-DAY = 86400.0
-NOW = 1.75e9
-API = {"base_url": "https://api.example", "endpoint": "inspect"}
-
-
-def make_config(**changes: Any) -> Config:  # noqa: ANN401  Sections of the config file.
-    sections: dict[str, Any] = {
-        "api": API,
-        "discovery": {"enabled": True},
-    }
-    return Config.model_validate({**sections, **changes})
-
-
-def make_poller(api: FakeApi, clock: Clock, lists: Lists | None = None, **changes: Any) -> Poller:  # noqa: ANN401  Likewise.
-    return Poller(api, make_config(**changes), lists or Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
-
-
-def put(
-    api: FakeApi,
-    number: int,
-    status: BatchStatus = BatchStatus.SUCCESS,
-    *,
-    age: float = 60.0,
-    total: int = 100,
-    failed: int = 0,
-    prefix: str = "",
-) -> str:
-    """Let the API have a batch, in its list and by itself, in place of the one that it had."""
-    key = prefix + ref(number)[len(prefix) :]
-    moment = NOW - age
-    listed = Batch(ref=key, status=status, created=moment, modified=moment)
-    api.listed = [listed] + [batch for batch in api.listed if batch.ref != key]
-    api.answers[key] = Batch(
-        ref=key,
-        status=status,
-        error_log_available=False,
-        total_records=total,
-        failed_records=failed,
-        created=moment,
-        # The single answer rounds otherwise than the list.
-        modified=moment + 0.001,
-    )
-    return key
-
-
-def poll(poller: Poller, clock: Clock) -> Snapshot:
-    clock.now += 15
-    return poller.poll(clock.now + MAX_WAIT)
-
-
-def by_ref(snapshot: Snapshot) -> dict[str, BatchState]:
-    states = {state.watched.ref: state for state in snapshot.batches}
-    assert len(states) == len(snapshot.batches), "a batch appears once"
-    return states
-
-
-def requests_of(api: FakeApi) -> int:
-    requests = api.pages + len(api.take_asked())
-    api.pages = 0
-    return requests
 
 
 def test_an_unfinished_batch_needs_no_request_of_its_own(api: FakeApi, clock: Clock) -> None:
@@ -140,7 +78,7 @@ def test_a_listed_batch_that_is_discovered_too_appears_once_as_it_is_listed(api:
 def test_a_listed_batch_that_the_list_does_not_have_is_asked_for_itself(api: FakeApi, clock: Clock) -> None:
     poller = make_poller(api, clock, batches=[ref(9)])
     put(api, 1, BatchStatus.PROCESSING)
-    api.answers[ref(9)] = PollError.of_status(404)
+    api.answer(PollError.of_status(404), 9)
     states = by_ref(poll(poller, clock))
     assert states[ref(9)].failure is Reason.NOT_FOUND
     assert api.take_asked() == [ref(9)]
@@ -200,7 +138,7 @@ class TestABrokenList:
         self, api: FakeApi, clock: Clock
     ) -> None:
         poller = make_poller(api, clock)
-        api.answers[ref(1)] = PollError.of_status(401)
+        api.answer(PollError.of_status(401), 1)
         poller.probe(ref(1), clock.now + MAX_WAIT)
         snapshot = poll(poller, clock)
         assert snapshot.discovery is not None
@@ -309,7 +247,7 @@ class TestAListThatDoesNotAddUp:
         put(api, 1)
         put(api, 2, BatchStatus.PROCESSING)
         config = make_config(api=API | {"concurrency": 1})
-        poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        poller = new_poller(api, config, clock)
         snapshot = poll(poller, clock)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is Reason.BAD_RESPONSE
@@ -557,7 +495,7 @@ def test_a_presigned_url_in_the_list_is_neither_logged_nor_shown(
     with answering(*[reply] * 20) as server:
         environ = {"SITECORE_CDP_CLIENT_KEY": CLIENT_KEY, "SITECORE_CDP_API_TOKEN": API_TOKEN}
         api = new_client(server.url, endpoint="inspect", environ=environ).api
-        poller = Poller(api, make_config(), Lists(), clock=clock, wall_clock=lambda: NOW, wait=clock.wait)
+        poller = new_poller(api, make_config(), clock)
         snapshot = poll(poller, clock)
     assert set(by_ref(snapshot)) == {ref(1), ref(2)}
     assert snapshot.discovery is not None

@@ -13,8 +13,9 @@ from sitecore_cdp_exporter.poll.memory import MAX_REMEMBERED_PROBES
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.conditions import wait_until
-from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.polling import (
+    Hold,
     Scrape,
     failures,
     make_poller,
@@ -37,7 +38,7 @@ class TestProbes:
     ) -> None:
         listed = WatchedBatch(ref=ref(10), feed="nightly-guests", labels={"team": "crm"})
         watchlist.replace([listed])
-        api.answers[ref(10)] = batch(10, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 10)
         poll(poller, clock)
         snapshot = poller.probe(ref(10).upper(), clock.now + MAX_WAIT)
         assert snapshot.batches[0].watched == Watched(ref(10), "nightly-guests", {"team": "crm"}, Source.FILE)
@@ -47,7 +48,7 @@ class TestProbes:
     def test_a_finished_batch_is_remembered_from_probe_to_probe(
         self, poller: Poller, api: FakeApi, clock: Clock
     ) -> None:
-        api.answers[ref(1)] = batch(1, BatchStatus.SUCCESS)
+        api.answer(BatchStatus.SUCCESS, 1)
         for _ in range(3):
             assert statuses(poller.probe(ref(1), clock.now + MAX_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
@@ -59,7 +60,7 @@ class TestProbes:
         poll(poller, clock)
         caplog.set_level(logging.INFO)
         for number in (1, 2):
-            api.answers[ref(number)] = PollError.of_status(404)
+            api.answer(PollError.of_status(404), number)
             poller.probe(ref(number), clock.now + MAX_WAIT)
         api.answers.clear()
         for number in (1, 2):
@@ -72,7 +73,7 @@ class TestProbes:
     ) -> None:
         poll(poller, clock)
         caplog.set_level(logging.WARNING)
-        api.answers[ref(1)] = PollError.of_status(404)
+        api.answer(PollError.of_status(404), 1)
         poller.probe(ref(1), clock.now + MAX_WAIT)
         watch(watchlist, 1)
         for _ in range(3):
@@ -82,8 +83,8 @@ class TestProbes:
     def test_the_ref_probed_longest_ago_is_forgotten_beyond_a_thousand(
         self, poller: Poller, api: FakeApi, clock: Clock
     ) -> None:
+        api.answer(BatchStatus.SUCCESS, *range(MAX_REMEMBERED_PROBES + 1))
         for number in range(MAX_REMEMBERED_PROBES + 1):
-            api.answers[ref(number)] = batch(number, BatchStatus.SUCCESS)
             poller.probe(ref(number), clock.now + MAX_WAIT)
         api.take_asked()
         poller.probe(ref(1), clock.now + MAX_WAIT)
@@ -93,21 +94,18 @@ class TestProbes:
     def test_a_probe_never_changes_whether_the_api_is_up(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        api.answers[ref(1)] = PollError(Reason.CONNECTION)
+        api.answer(PollError(Reason.CONNECTION), 1)
         assert poller.probe(ref(1), clock.now + MAX_WAIT).api_up is None
         watch(watchlist, 2)
         assert poll(poller, clock).api_up is True
         assert poller.probe(ref(1), clock.now + MAX_WAIT).api_up is True
 
     def test_a_probe_waits_for_the_request_of_the_same_batch(
-        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
+        self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, 1)
-        api.open.clear()
-        deadline = clock.now + MAX_WAIT
-        scrape = background.submit(poller.poll, deadline)
-        api.wait_until_asked([ref(1)])
+        scrape = hold(poller.poll, 1)
         assert failures(poller.probe(ref(1), clock.now)) == [Reason.DEADLINE]
         probe = Scrape(background, clock, partial(poller.probe, ref(1)))
         wait_until(lambda: len(poller._polls) == 2)

@@ -6,7 +6,7 @@ from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.poller import Poller
-from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, batch, ref
+from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.polling import failures, make_poller, poll, watch
 
 
@@ -15,7 +15,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2, 3)
-        api.answers |= {ref(number): PollError.of_status(401) for number in (1, 2, 3)}
+        api.answer(PollError.of_status(401), 1, 2, 3)
         assert failures(poll(poller, clock)) == [Reason.UNAUTHORIZED, Reason.SKIPPED, Reason.SKIPPED]
         clock.now += 59
         snapshot = poll(poller, clock)
@@ -30,7 +30,7 @@ class TestRefusals:
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(10))
-        api.answers |= {ref(number): PollError.of_status(401) for number in range(10)}
+        api.answer(PollError.of_status(401), *range(10))
         poll(poller, clock)
         api.answers.clear()
         clock.now += 60
@@ -42,7 +42,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers |= {ref(1): PollError.of_status(401), ref(2): PollError.of_status(401)}
+        api.answer(PollError.of_status(401), 1, 2)
         poll(poller, clock)
         api.answers.clear()
         api.credentials = Credentials("client", "new token")
@@ -50,7 +50,7 @@ class TestRefusals:
 
     def test_probes_share_the_refusal(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1)
-        api.answers[ref(1)] = PollError.of_status(401)
+        api.answer(PollError.of_status(401), 1)
         poll(poller, clock)
         assert failures(poller.probe(ref(2), clock.now + MAX_WAIT)) == [Reason.SKIPPED]
 
@@ -58,7 +58,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
-        api.answers |= {ref(number): PollError.of_status(403) for number in range(6)}
+        api.answer(PollError.of_status(403), *range(6))
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [Reason.FORBIDDEN] * 3 + [Reason.SKIPPED] * 3
         assert snapshot.api_up is False
@@ -70,7 +70,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
-        api.answers |= {ref(number): PollError.of_status(403) for number in (0, 1, 3, 4)}
+        api.answer(PollError.of_status(403), 0, 1, 3, 4)
         snapshot = poll(poller, clock)
         assert failures(snapshot) == [
             Reason.FORBIDDEN,
@@ -86,8 +86,8 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 9, 1, 2, 3)
-        api.answers |= {ref(number): PollError.of_status(403) for number in (1, 2, 3)}
-        api.answers[ref(9)] = batch(9, BatchStatus.SUCCESS)
+        api.answer(PollError.of_status(403), 1, 2, 3)
+        api.answer(BatchStatus.SUCCESS, 9)
         poll(poller, clock)
         for _ in range(2):
             snapshot = poll(poller, clock)
@@ -98,7 +98,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers[ref(1)] = PollError.of_status(429, 30)
+        api.answer(PollError.of_status(429, 30), 1)
         assert failures(poll(poller, clock)) == [Reason.RATE_LIMITED, Reason.SKIPPED]
         clock.now += 29
         assert failures(poll(poller, clock)) == [Reason.SKIPPED, Reason.SKIPPED]
@@ -112,7 +112,7 @@ class TestRefusals:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, error: PollError
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers[ref(1)] = error
+        api.answer(error, 1)
         assert failures(poll(poller, clock)) == [error.reason, None]
 
 
@@ -125,7 +125,7 @@ class TestAnApiInTrouble:
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=16)
         watch(watchlist, *range(200))
-        api.answers |= {ref(number): PollError.of_status(status) for number in range(200)}
+        api.answer(PollError.of_status(status), *range(200))
         poll(poller, clock)
         assert len(api.take_asked()) == 200
         asked = []
@@ -142,7 +142,7 @@ class TestAnApiInTrouble:
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(20))
-        api.answers |= {ref(number): PollError.of_status(500) for number in range(20)}
+        api.answer(PollError.of_status(500), *range(20))
         poll(poller, clock)
         api.answers.clear()
         clock.now += 5
@@ -155,7 +155,7 @@ class TestAnApiInTrouble:
     ) -> None:
         watch(watchlist, 1, 2, 3)
         poll(poller, clock)
-        api.answers |= {ref(number): PollError.of_status(500) for number in (1, 2, 3)}
+        api.answer(PollError.of_status(500), 1, 2, 3)
         clock.now += 15
         poll(poller, clock)
         watch(watchlist, 1, 2, 3, 4)
@@ -166,7 +166,7 @@ class TestAnApiInTrouble:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
-        api.answers |= {ref(number): PollError.of_status(500) for number in range(5)}
+        api.answer(PollError.of_status(500), *range(5))
         for _ in range(3):
             assert failures(poll(poller, clock)) == [*[Reason.SERVER_ERROR] * 5, None]
 
@@ -174,14 +174,14 @@ class TestAnApiInTrouble:
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
-        api.answers |= {ref(number): PollError.of_status(500) for number in (1, 2)}
+        api.answer(PollError.of_status(500), 1, 2)
         for _ in range(3):
             assert failures(poll(poller, clock)) == [Reason.SERVER_ERROR] * 2
 
     def test_a_probe_waits_as_well_and_begins_no_pause(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
-        api.answers |= {ref(number): PollError.of_status(500) for number in range(9)}
+        api.answer(PollError.of_status(500), *range(9))
         for number in range(4):
             assert failures(poller.probe(ref(number), clock.now + MAX_WAIT)) == [Reason.SERVER_ERROR]
         watch(watchlist, 1, 2, 3)

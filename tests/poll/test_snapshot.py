@@ -8,14 +8,11 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.cause import FailureCause
-from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
-from tests.fake_api import Clock, FakeApi, Lists, ref
-from tests.poll.polling import WALL_CLOCK, poll
+from tests.fake_api import Clock, FakeApi, ref
+from tests.poll.polling import NOW, new_poller, poll
 
-EXPIRED = Batch(
-    ref=ref(1), status=BatchStatus.UPLOADING, error_log_available=False, upload_expiry=WALL_CLOCK - 1, created=1.0
-)
+EXPIRED = Batch(ref=ref(1), status=BatchStatus.UPLOADING, error_log_available=False, upload_expiry=NOW - 1, created=1.0)
 UNREADABLE = replace(EXPIRED, status=BatchStatus.ERROR, upload_expiry=None)
 
 
@@ -28,7 +25,7 @@ def snapshot_of(api: FakeApi, clock: Clock, answer: Batch | PollError, endpoint:
             "feeds": [FeedConfig(name="guests")],
         }
     )
-    poller = Poller(api, config, Lists(), clock=clock, wall_clock=lambda: WALL_CLOCK, wait=clock.wait)
+    poller = new_poller(api, config, clock)
     return poll(poller, clock)
 
 
