@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from html import escape
 
+from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS, Advice
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
-from sitecore_cdp_exporter.web.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS, Advice
 from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
 
 _BODY = """<h1>Batch <code>{ref}</code></h1>

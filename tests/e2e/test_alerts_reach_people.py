@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from sitecore_cdp_exporter.api.error_log import RecordCause
+from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS
 from sitecore_cdp_exporter.poll.cause import FailureCause
-from sitecore_cdp_exporter.web.advice import WHY_BATCHES, WHY_RECORDS
 from stack.config_files import ALERTMANAGER_CONFIG, Addresses, alertmanager_config, prometheus_config
 from tests.e2e.alertmanager_server import Alertmanager, Inbox, running_alertmanager, running_inbox
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_with_config

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.errors import Reason
-from sitecore_cdp_exporter.web.advice import WHY_BATCHES, WHY_RECORDS, Advice
+from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice
 from tests.alert_files import ALERTS, DIRECTORY, RULES, read
 from tests.metrics.test_documentation import documented_rows
 

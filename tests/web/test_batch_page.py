@@ -12,11 +12,11 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
 from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
-from sitecore_cdp_exporter.web.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
 from tests.web.page import Page
 from tests.web.web_server_thread import WebServerThread, exporter_of

@@ -1,4 +1,4 @@
-"""What each cause of a failure means and what to do about it, in a line each: for the page of a batch.
+"""What each cause of a failure means and what to do about it, in a line each.
 
 The messages of prometheus/alerts.yml say the same, and docs/runbook.md says more.
 """
