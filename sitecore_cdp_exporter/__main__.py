@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from importlib import import_module
 
 # These end by themselves. Interrupted, they must not look like a success.
 ONE_SHOT_FLAGS = {"--config.check", "--once"}
@@ -13,12 +14,16 @@ def main() -> int:
     """Run the command with the arguments of the process, and return its exit status."""
     # A reload may be asked for before there is anything to reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    is_one_shot = not ONE_SHOT_FLAGS.isdisjoint(sys.argv)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL if ONE_SHOT_FLAGS.intersection(sys.argv) else _end)
+        signal.signal(number, signal.SIG_DFL if is_one_shot else _end)
     # What the imports create stays. Searching it for garbage takes an eighth of the startup, and 30 ms each time later.
     gc.disable()
     try:
-        from sitecore_cdp_exporter import cli  # noqa: PLC0415  It imports everything, which takes a third of a second.
+        from sitecore_cdp_exporter import cli  # noqa: PLC0415  Imports take a third of a second.
+
+        if not is_one_shot:
+            import_module("sitecore_cdp_exporter.serve")
     except ModuleNotFoundError as error:
         print(  # noqa: T201  Logging is not set up yet.
             f"sitecore-cdp-batch-exporter needs the Python module {error.name}, which {sys.executable} does not have. "

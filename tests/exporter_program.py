@@ -38,7 +38,9 @@ __all__ = [
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Each process loads the script that started this one again, which is that of pytest.
-_CONTEXT.set_forkserver_preload(["sitecore_cdp_exporter.cli", "pytest", "tests.exporter_program"])
+_CONTEXT.set_forkserver_preload(
+    ["sitecore_cdp_exporter.cli", "sitecore_cdp_exporter.serve", "pytest", "tests.exporter_program"]
+)
 
 
 def start_fork_server() -> None:

@@ -14,7 +14,7 @@ import prometheus_client
 import pytest
 import requests
 
-from sitecore_cdp_exporter import __version__, cli, systemd
+from sitecore_cdp_exporter import __version__, serve, systemd
 from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
@@ -320,7 +320,7 @@ def test_a_signal_ends_it_with_0(sandbox: Sandbox, tmp_path: Path, number: int) 
         assert get(exporter, "/metrics").status_code == 200
         assert stop(exporter, number) == 0
         last = exporter.program.output().splitlines()[-1]
-    assert last.endswith("level=info source=cli msg=stopping")
+    assert last.endswith("level=info source=serve msg=stopping")
 
 
 def test_a_signal_gives_waiting_scrapes_their_answer_and_waits_for_no_request(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_a_sighup_while_the_config_is_read_loads_it_again(config: Path, monkeypa
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("sitecore_cdp_exporter.service.load_config", load_then_change)
-    monkeypatch.setattr(cli, "_reload", reload)
+    monkeypatch.setattr(serve, "_reload", reload)
     assert main([f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]) == 0
     assert len(reloaded) == 1
 

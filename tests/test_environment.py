@@ -9,7 +9,7 @@ import pytest
 
 # As the exporter does it, in the order that matters: its own package comes first.
 PROGRAM = """
-import sitecore_cdp_exporter.cli
+import sitecore_cdp_exporter.serve
 import aiohttp, ssl
 from prometheus_client import CollectorRegistry, Counter
 ssl.create_default_context()

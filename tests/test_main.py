@@ -85,17 +85,17 @@ def test_without_its_requirements_it_says_in_one_line_what_to_do(how: list[str])
 # Both signals come after it has stopped, at the last moment at which Python runs code of ours.
 ENDING = """
 import asyncio, atexit, os, signal, sys
-from sitecore_cdp_exporter import __main__, cli
+from sitecore_cdp_exporter import __main__, serve as server
 
 async def serve(flags, demo):
-    with cli._handling({number: lambda: None for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}):
+    with server._handling({number: lambda: None for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}):
         return 0
 
 def send():
     for number in (signal.SIGHUP, signal.SIGTERM):
         os.kill(os.getpid(), number)
 
-cli._serve = serve
+server._serve = serve
 atexit.register(send)
 print([name for name in sys.modules if ".sandbox" in name], flush=True)
 sys.exit(__main__.main())
