@@ -1,9 +1,9 @@
-"""What each cause of a failure means and what to do about it, in a line each.
+"""What each cause of a failure means and what to do about it, in a line each, and how to silence the alerts of it.
 
 The messages of prometheus/alerts.yml say the same, and docs/runbook.md says more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sitecore_cdp_exporter.api.error_log import RecordCause
@@ -88,3 +88,13 @@ WHY_BATCHES: Mapping[FailureCause, Advice] = {
         "Look at the log of the uploader, and run it again: it needs a new ref.",
     ),
 }
+
+
+def silence_command(refs: Sequence[str]) -> str:
+    """Return the command that silences the alerts of these batches, for a shell, in two lines."""
+    # The one for several is a regular expression. The digits and dashes of a ref mean themselves there.
+    matcher = f"ref={refs[0]}" if len(refs) == 1 else f"'ref=~{'|'.join(refs)}'"
+    return (
+        "amtool silence add --alertmanager.url=http://localhost:9093 --duration=7d \\\n"
+        f"    --comment='uploaded again' {matcher}"
+    )

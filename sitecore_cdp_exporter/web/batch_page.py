@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS, Advice
+from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL, WHY_BATCHES, WHY_RECORDS, Advice, silence_command
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -34,8 +34,7 @@ _CAUSES = """<h2>Why</h2>
 
 _SILENCE = """<h2>Silence its alerts</h2>
 <p>Once you have dealt with it. Put the address of your Alertmanager in place of this one.</p>
-<pre><code>amtool silence add --alertmanager.url=http://localhost:9093 --duration=7d \\
-    --comment='uploaded again' ref={ref}</code></pre>"""
+<pre><code>{command}</code></pre>"""
 
 _NOT_WATCHED = """<h1>Not watched</h1>
 <nav><a href="/">All batches</a></nav>
@@ -155,4 +154,4 @@ def _notes(state: BatchState) -> Iterable[str]:
 def _silence(state: BatchState) -> str:
     """Return how to silence the alerts of a batch that failed or never came; empty for others."""
     failed = state.accepted is False or state.cause is not None
-    return _SILENCE.format(ref=escape(state.watched.ref)) if failed else ""
+    return _SILENCE.format(command=escape(silence_command([state.watched.ref]), quote=False)) if failed else ""
