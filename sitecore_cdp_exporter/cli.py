@@ -3,14 +3,19 @@
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.check import check, missing_config
 from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.config.names import REF
+from sitecore_cdp_exporter.config.values import Duration
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PORT = 10311
+# With --demo --once the batches of the demo, which take two minutes, take two seconds.
+ONCE_SPEED = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,14 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None: those of the process.
 
     Returns:
-        The exit status: 0 after SIGTERM or SIGINT, 1 when the config or an address cannot be used. Wrong flags end
-        the process with 2.
+        The exit status: 0 after SIGTERM or SIGINT, 1 when the config or an address cannot be used; with --once that
+        of its report. Wrong flags end the process with 2.
 
     """
     flags = _parse_flags(argv)
-    configure_logging(flags.log_level, flags.log_format)
+    # What --once prints has all that is worth a warning.
+    configure_logging(flags.log_level or ("error" if flags.once else "info"), flags.log_format)
     if flags.config_check:
         return check(flags.config_file, flags.web_config_file)
+    if flags.once:
+        return _once(flags)
     from sitecore_cdp_exporter.serve import serve  # noqa: PLC0415  What ends by itself needs no server.
 
     try:
@@ -49,10 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail([f"{error}; choose another with {flag}=HOST:PORT, with make by ARGS={flag}=HOST:PORT"])
 
 
-def _start_demo() -> AbstractContextManager["Demo"]:
+def _once(flags: argparse.Namespace) -> int:
+    from sitecore_cdp_exporter.once import once  # noqa: PLC0415  Nothing else needs it.
+
+    try:
+        if flags.demo:
+            with _start_demo(speed=ONCE_SPEED) as demo:
+                demo.upload_round()
+                return once(demo.config, flags.refs, wait=flags.wait or 0.0, output=flags.output or "table")
+        return once(flags.config_file, flags.refs, wait=flags.wait or 0.0, output=flags.output or "table")
+    except ConfigError as error:
+        print(*(missing_config(flags.config_file) or error.errors), sep="\n", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _start_demo(speed: float = 1.0) -> AbstractContextManager["Demo"]:
     from sitecore_cdp_exporter.demo import start_demo  # noqa: PLC0415  Only the demo needs the sandbox.
 
-    return start_demo()
+    return start_demo(speed=speed)
 
 
 def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,6 +93,26 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="validate the config file and the files that it names, print what would be watched, and exit with 0 or 1",
     )
+    add(
+        "--once",
+        action="store_true",
+        help="poll once, print a report and end: 0 all finished and accepted, 1 config, credentials or API, 3 a batch "
+        "has failed, 4 a batch is unfinished or unreadable",
+    )
+    add(
+        "refs",
+        nargs="*",
+        type=_ref,
+        metavar="REF",
+        help="with --once: the batches to poll (default: all that are watched)",
+    )
+    add(
+        "--wait",
+        type=_duration,
+        metavar="DURATION",
+        help="with --once: wait so long for the batches to finish, such as 30m (default: 0)",
+    )
+    add("--output", choices=("table", "json"), help="with --once: format of the report (default: table)")
     add(
         "--config.auto-reload",
         dest="auto_reload",
@@ -128,8 +172,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--log.level",
         dest="log_level",
         choices=LOG_LEVELS,
-        default="info",
-        help="log messages of this level and above (default: %(default)s)",
+        help="log messages of this level and above (default: info, with --once error)",
     )
     add(
         "--log.format",
@@ -139,13 +182,31 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="format of the log lines (default: %(default)s)",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_intermixed_args(argv)
+    if not flags.once and (flags.refs or flags.wait is not None or flags.output is not None):
+        parser.error("REF, --wait and --output go with --once only")
+    if flags.once and flags.config_check:
+        parser.error("--once and --config.check exclude each other")
     if flags.demo and (flags.config_file or flags.config_check):
         parser.error("--demo takes no config file")
     if not flags.demo:
         flags.config_file = flags.config_file or Path("config.yaml")
     flags.listen_addresses = flags.listen_addresses or [ListenAddress("127.0.0.1" if flags.demo else None, PORT)]
     return flags
+
+
+def _ref(text: str) -> str:
+    if not re.fullmatch(REF, text):
+        raise argparse.ArgumentTypeError("expected a UUID such as 12af3453-62da-4b31-b646-631b7b5f3009")
+    return text
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds: float = TypeAdapter(Duration).validate_python(text)
+    except ValidationError:
+        raise argparse.ArgumentTypeError("expected a duration such as 30m, 90s or 1h30m") from None
+    return seconds
 
 
 def _path(text: str) -> Path:

@@ -3,14 +3,20 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
-from sitecore_cdp_exporter.sandbox.demo_upload_schedule import FEEDS, ROUND_TIME, TIME_BETWEEN_UPLOADS
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
+    FEEDS,
+    ROUND_TIME,
+    SLOW_UPLOAD_TIME,
+    TIME_BETWEEN_UPLOADS,
+)
+from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +25,8 @@ API_TOKEN = "sandbox-token"  # noqa: S105  It opens nothing but the sandbox of t
 # A few rounds of uploads; older ones leave the page.
 WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
+# Then an upload is lost, and the demo goes on without it.
+SECONDS_TO_ALLOCATE = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,7 @@ class Demo:
 
         stopping = threading.Event()
         polls = threading.Thread(target=poll, name="demo-polls", daemon=True)
-        uploads = DemoUploads(
-            self.sandbox.base_url,
-            client_key=CLIENT_KEY,
-            api_token=API_TOKEN,
-            announce=announce,
-            speed=self.speed,
-        )
+        uploads = self._new_uploads(announce)
         uploads.start()
         polls.start()
         try:
@@ -79,6 +81,27 @@ class Demo:
             stopping.set()
             uploads.stop()
             polls.join()
+
+    def upload_round(self) -> None:
+        """Upload one batch of each feed, and let pass what the slowest takes to finish."""
+        allocated = threading.Semaphore(0)
+        uploads = self._new_uploads(lambda *_: allocated.release())
+        uploads.start()
+        try:
+            for _ in FEEDS:
+                allocated.acquire(timeout=SECONDS_TO_ALLOCATE)
+            time.sleep((SLOW_UPLOAD_TIME + (QUEUE_TIME + PROCESSING_TIME).total_seconds()) / self.speed)
+        finally:
+            uploads.stop()
+
+    def _new_uploads(self, announce: Callable[[str, str], None]) -> DemoUploads:
+        return DemoUploads(
+            self.sandbox.base_url,
+            client_key=CLIENT_KEY,
+            api_token=API_TOKEN,
+            announce=announce,
+            speed=self.speed,
+        )
 
     def banner(self, url: str, telemetry_path: str) -> str:
         """Return what to look at, and how. `url` is that of the exporter."""

@@ -31,6 +31,7 @@ from tools.sandbox import Sandbox, faults
 
 PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
 FLAGS = (
+    *("--once", "--wait", "--output"),
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
     *("--config.auto-reload", "--web.enable-lifecycle"),
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
@@ -90,6 +91,15 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ["--unknown"],
         ["config.yaml"],
+        [REF],
+        ["--demo", REF],
+        ["--wait=1m"],
+        ["--output=json"],
+        ["--once", "config.yaml"],
+        ["--once", "--config.check"],
+        ["--once", "--output=yaml"],
+        *[["--once", f"--wait={value}"] for value in ("", "5", "1.5m", "-1m", "m", "1s1m", "300y", "inf")],
+        ["--once", "--demo", "--config.file=config.yaml"],
         ["--config.fil=config.yaml"],
         ["--web.listen=:80"],
         ["--vers"],

@@ -65,11 +65,24 @@ def test_garbage_is_collected_again_after_the_imports_but_not_among_what_they_ma
     assert run([sys.executable, "-c", code]).stdout == "True True\n"
 
 
-def test_a_check_that_is_interrupted_is_no_success(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flag", "number"), [("--config.check", signal.SIGINT), ("--once", signal.SIGTERM)])
+def test_what_ends_by_itself_is_no_success_when_it_is_interrupted(
+    flag: str, number: signal.Signals, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
-    environment = {"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(signal.SIGINT))}
-    ended = run([*EXPORTER_PY, "--config.check"], environment=environment)
-    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+    environment = {"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(number))}
+    ended = run([*EXPORTER_PY, flag], environment=environment)
+    assert (ended.returncode, ended.stderr) == (-number, "")
+
+
+def test_the_first_process_of_a_container_can_be_interrupted_too() -> None:
+    # Signals that it does not handle never reach it, as if they were blocked.
+    code = (
+        "import signal; from sitecore_cdp_exporter import __main__; "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}); __main__._interrupt(signal.SIGINT, None)"
+    )
+    ended = run([sys.executable, "-c", code])
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGINT, "")
 
 
 # Without the site module Python finds no installed package.
