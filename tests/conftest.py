@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import prometheus_client
 import pytest
 import trustme
 
 from sitecore_cdp_exporter.config.model import TlsConfig
 from tests import tiers
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
+from tests.config_file import write_config
 from tests.exporter_program import start_fork_server
 from tests.fake_api import Clock, FakeApi
+from tests.logging_state import logging_as_before
 from tools.sandbox import Sandbox
 
 MAX_WAIT = 60.0
@@ -81,6 +84,20 @@ def api_sandbox(nothing_is_left: None) -> Iterator[Sandbox]:  # noqa: ARG001  It
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(REF, status="processing", total=7)
         yield sandbox
+
+
+@pytest.fixture
+def process_as_before() -> Iterator[None]:
+    """Undo what the command changes in its process."""
+    with logging_as_before():
+        yield
+    prometheus_client.enable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A valid config whose API nobody can reach."""
+    return write_config(tmp_path)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 import io
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import prometheus_client
 import pytest
 import yaml
 
@@ -12,20 +10,8 @@ from sitecore_cdp_exporter import check
 from sitecore_cdp_exporter.cli import main
 from sitecore_cdp_exporter.config.model import Config, load_config
 from tests.config_file import BROKEN_WEB_CONFIG, OTHER_REF, REF, SECRET, write_config
-from tests.logging_state import logging_as_before
 
-
-@pytest.fixture(autouse=True)
-def _process_as_before() -> Iterator[None]:
-    with logging_as_before():
-        yield
-    prometheus_client.enable_created_metrics()  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """A valid config whose API nobody can reach."""
-    return write_config(tmp_path)
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 def test_a_valid_config_is_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

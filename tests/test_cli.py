@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 import requests
 
@@ -23,11 +22,12 @@ from sitecore_cdp_exporter.web.server import WebServer
 from tests.conditions import wait_until
 from tests.config_file import BROKEN_WEB_CONFIG, OTHER_REF, REF, SECRET, write_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, forked, running_demo, running_exporter
-from tests.logging_state import logging_as_before
 from tests.web.security.web_config_server import TLS, USERS, Folder
 from tests.web.web_server_thread import PATIENCE
 from tools.program import answers_ok
 from tools.sandbox import Sandbox, faults
+
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
 FLAGS = (
@@ -39,24 +39,11 @@ FLAGS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _process_as_before() -> Iterator[None]:
-    with logging_as_before():
-        yield
-    prometheus_client.enable_created_metrics()  # type: ignore[no-untyped-call]
-
-
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(REF, status="processing")
         yield sandbox
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """A valid config whose API nobody can reach."""
-    return write_config(tmp_path)
 
 
 def stop(exporter: Exporter, number: int = signal.SIGTERM) -> int:

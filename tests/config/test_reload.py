@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sitecore_cdp_exporter.config import files
-from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.config.reload import ReadFile, Reloader, ReloadState
+from tests.hanging_disk import MAX_WAIT, HangingDisk
 
 GOOD = "api:\n  base_url: https://api.example\nbatches:\n  - 12af3453-62da-4b31-b646-631b7b5f3009\n"
 OTHER = "api:\n  base_url: https://other.example\n"
@@ -111,21 +111,14 @@ def test_a_bad_change_is_logged_once_for_its_content(
 def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait(
     path: Path, exporter: Exporter, reloader: Reloader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-
-    def hang(path: Path, max_bytes: int) -> bytes:
-        reading.set()
-        assert go_on.wait(60)
-        return read_regular_file(path, max_bytes)
-
-    monkeypatch.setattr(files, "read_regular_file", hang)
+    disk = HangingDisk(monkeypatch, files)
     path.write_text(OTHER, encoding="utf-8")
     for _ in range(20):
         reloader.reload_if_changed(timeout=0)
-    assert reading.wait(60)
+    assert disk.reading.wait(MAX_WAIT)
     assert reloader.state == ReloadState(successful=True, last_success=100.0)
     assert exporter.configs == []
-    go_on.set()
+    disk.go_on.set()
     reloader.reload_if_changed()
     assert exporter.hosts == ["https://other.example"]
 

@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.poll.snapshot import BatchState
 from tests.conditions import wait_until
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll import listing
-from tests.poll.polling import NOW, new_poller, poll, watch
+from tests.poll.polling import NOW, make_poller, new_poller, poll, watch
 
 READ = ErrorLog({RecordCause.VALIDATION: 3})
 
@@ -25,6 +25,12 @@ READ = ErrorLog({RecordCause.VALIDATION: 3})
 def failed(number: int) -> Batch:
     created = NOW - 3600 + number
     return Batch(ref=ref(number), status=BatchStatus.ERROR, error_log_available=True, created=created)
+
+
+def watch_failed(api: FakeApi, watchlist: Lists, *numbers: int) -> None:
+    """Watch batches that have failed and have error logs. Those with higher numbers are newer."""
+    watch(watchlist, *numbers)
+    api.answers |= {ref(number): failed(number) for number in numbers}
 
 
 def log_threads() -> list[threading.Thread]:
@@ -55,8 +61,7 @@ def test_a_log_is_read_after_the_answer_that_names_it(
 
 
 def test_a_scrape_waits_for_no_log(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(READ)
     api.logs_open.clear()
     for _ in range(3):
@@ -73,10 +78,8 @@ def test_a_scrape_waits_for_no_log(poller: Poller, api: FakeApi, watchlist: List
 def test_the_newest_failed_batch_comes_first_and_one_log_at_a_time(
     api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
-    config = Config(api=ApiConfig(base_url="https://api.example", concurrency=16))
-    poller = new_poller(api, config, clock, watchlist)
-    watch(watchlist, *range(20))
-    api.answers = {ref(number): failed(number) for number in range(20)}
+    poller = make_poller(api, watchlist, clock, concurrency=16)
+    watch_failed(api, watchlist, *range(20))
     api.logs_open.clear()
     poll(poller, clock)
     assert len(log_threads()) == 1
@@ -91,8 +94,7 @@ def test_the_newest_failed_batch_comes_first_and_one_log_at_a_time(
 def test_a_log_is_tried_again_after_a_fresh_answer(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, outcome: Reason | LogReason
 ) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(outcome)
     poll(poller, clock)
     wait_until(lambda: not log_threads())
@@ -126,8 +128,7 @@ def test_a_discovered_batch_is_asked_anew_for_its_log_though_the_list_shows_no_c
 def test_a_failure_of_the_log_is_none_of_the_batch(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(LogReason.HOST_NOT_ALLOWED)
     (state,) = scrape(poller, clock)
     assert (state.failure, state.error_log_failure) == (None, LogReason.HOST_NOT_ALLOWED)
@@ -141,8 +142,7 @@ def test_a_reader_that_raises_is_an_internal_failure(
         raise ZeroDivisionError
 
     monkeypatch.setattr(api, "read_error_log", fail)
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     (state,) = scrape(poller, clock)
     assert state.error_log_failure is Reason.INTERNAL
 
@@ -154,15 +154,13 @@ def test_a_fault_of_the_queue_stops_no_later_log(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     with monkeypatch.context() as patch:
         patch.setattr(f"{step.__module__}.{step.__qualname__}", fail)
         with suppress(ZeroDivisionError):
             poll(poller, clock)
         wait_until(lambda: not log_threads())
-    watch(watchlist, 1, 2)
-    api.answers[ref(2)] = failed(2)
+    watch_failed(api, watchlist, 1, 2)
     api.logs[ref(2)] = LogReading(READ)
     clock.now += MAX_WAIT
     assert scrape(poller, clock)[1].error_log == READ
@@ -180,8 +178,7 @@ def test_a_probed_batch_has_its_log_read_too(poller: Poller, api: FakeApi, clock
 def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(Reason.TIMEOUT)
     scrape(poller, clock)
     api.answer(PollError.of_status(404), 1)
@@ -197,8 +194,7 @@ def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
 def test_a_reload_breaks_a_reading_off_and_restarts_it(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = None
     poll(poller, clock)
     wait_until(lambda: not log_threads())
@@ -211,8 +207,7 @@ def test_a_reload_breaks_a_reading_off_and_restarts_it(
 
 
 def test_another_organisation_has_its_own_logs(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     scrape(poller, clock)
     other = FakeApi(api.answers)
     other.logs[ref(1)] = LogReading(READ)
@@ -224,8 +219,7 @@ def test_another_organisation_has_its_own_logs(poller: Poller, api: FakeApi, wat
 def test_switched_off_no_log_is_read_until_it_is_switched_on(api: FakeApi, watchlist: Lists, clock: Clock) -> None:
     off = Config(api=ApiConfig(base_url="https://api.example", concurrency=1), error_logs=ErrorLogs(enabled=False))
     poller = new_poller(api, off, clock, watchlist)
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(READ)
     for _ in range(3):
         (state,) = scrape(poller, clock)
@@ -238,10 +232,8 @@ def test_switched_off_no_log_is_read_until_it_is_switched_on(api: FakeApi, watch
 def test_after_a_restart_all_failed_batches_are_asked_once_and_the_newest_logs_are_read(
     api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
-    config = Config(api=ApiConfig(base_url="https://api.example", concurrency=16))
-    poller = new_poller(api, config, clock, watchlist)
-    watch(watchlist, *range(500))
-    api.answers = {ref(number): failed(number) for number in range(500)}
+    poller = make_poller(api, watchlist, clock, concurrency=16)
+    watch_failed(api, watchlist, *range(500))
     api.logs_open.clear()
     poll(poller, clock)
     api.logs_open.set()
@@ -255,8 +247,7 @@ def test_after_a_restart_all_failed_batches_are_asked_once_and_the_newest_logs_a
 
 
 def test_a_url_is_dropped_after_its_attempt(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
-    watch(watchlist, 1)
-    api.answers[ref(1)] = failed(1)
+    watch_failed(api, watchlist, 1)
     (state,) = scrape(poller, clock)
     assert ".example" not in f"{state}"
     assert poller._organisation.memory.error_logs._urls == {}

@@ -16,6 +16,7 @@ from sitecore_cdp_exporter.config.files import read_regular_file
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.watch import batch_files as module
 from sitecore_cdp_exporter.watch.batch_files import MAX_FILE_BYTES, MAX_WARNINGS, BatchFiles, parse_batch_file
+from tests.hanging_disk import MAX_WAIT, HangingDisk
 
 REFS = [f"3ee694e5-0b77-2d1e-af19-{number:012x}" for number in range(10)]
 LOGGER = "sitecore_cdp_exporter.watch.batch_files"
@@ -475,22 +476,15 @@ def test_a_disk_that_hangs_leaves_the_batches_and_blocks_neither_readers_nor_a_r
 ) -> None:
     folder.write("a.yaml", entry(1))
     assert folder.watched() == ["1 None"]
-    reading, go_on = threading.Event(), threading.Event()
-
-    def hang(path: Path, max_bytes: int) -> bytes:
-        reading.set()
-        assert go_on.wait(60)
-        return read_regular_file(path, max_bytes)
-
-    monkeypatch.setattr(module, "read_regular_file", hang)
+    disk = HangingDisk(monkeypatch, module)
     folder.write("a.yaml", entry(2))
     folder.files.refresh(timeout=0)
-    assert reading.wait(60)
+    assert disk.reading.wait(MAX_WAIT)
     for _ in range(20):
         folder.files.refresh(timeout=0)
     assert (list(folder.files.batches), folder.files.errors) == ([REFS[1]], {"batches.d/a.yaml": False})
     folder.files.watch([str(folder.batches / "b*")])
-    go_on.set()
+    disk.go_on.set()
     assert folder.watched() == []
 
 

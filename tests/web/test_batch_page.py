@@ -18,6 +18,7 @@ from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from sitecore_cdp_exporter.web.batch_page import render_batch_page, render_not_watched_page, state_of
+from tests.finished_batch import FINISHED_WITH_ERRORS
 from tests.web.page import Page
 from tests.web.web_server_thread import WebServerThread, exporter_of
 from tools.sandbox import Sandbox
@@ -29,18 +30,8 @@ NOW = 1_745_483_580.77  # 2025-04-24T08:33:00.77Z
 FAILED = BatchState(
     watched=Watched(ref=REF, feed="nightly", labels={"team": "crm", "region": "eu"}, source=Source.DISCOVERY),
     reading=Reading(
-        Batch(
-            ref=REF,
-            status=BatchStatus.ERROR,
-            error_log_available=True,
-            total_records=121776,
-            succeeded_records=121460,
-            failed_records=316,
-            time_to_process_seconds=614.867,
-            size_bytes=3456789,
-            created=NOW - 3600,
-            modified=NOW - 60,
-            upload_expiry=NOW,
+        replace(
+            FINISHED_WITH_ERRORS, ref=REF, size_bytes=3456789, created=NOW - 3600, modified=NOW - 60, upload_expiry=NOW
         ),
         NOW,
     ),
