@@ -476,7 +476,7 @@ def test_the_log_is_json_if_asked_for(sandbox: Sandbox, tmp_path: Path, free_add
     assert stopping["msg"] == "stopping"
 
 
-def test_no_secret_is_shown_whatever_goes_wrong(tmp_path: Path) -> None:
+def test_no_error_shows_a_secret(tmp_path: Path) -> None:
     token, client_key = f"token-{SECRET}", f"client-{SECRET}"
     secret_url = f"https://{SECRET}.invalid/{SECRET}?signature={SECRET}"
     broken: list[faults.Fault] = [

@@ -85,7 +85,7 @@ def test_logfmt_begins_as_the_lines_of_prometheus_do() -> None:
         *('"quoted" = \\', "\\", "", " ", "ä ☃"),
     ],
 )
-def test_a_record_is_one_line_whatever_it_says(log_format: LogFormat, text: str) -> None:
+def test_any_record_is_one_line(log_format: LogFormat, text: str) -> None:
     stream = configure(log_format)
     logger.error("%s", text, extra={"value": text})
     fields = read_line(stream, log_format)

@@ -66,9 +66,7 @@ def test_garbage_is_collected_again_after_the_imports_but_not_among_what_they_ma
 
 
 @pytest.mark.parametrize(("flag", "number"), [("--config.check", signal.SIGINT), ("--once", signal.SIGTERM)])
-def test_what_ends_by_itself_is_no_success_when_it_is_interrupted(
-    flag: str, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_an_interrupted_command_does_not_exit_with_0(flag: str, number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
     environment = {"PYTHONPATH": str(tmp_path), "TEST_SIGNAL": str(int(number))}
     ended = run([*EXPORTER_PY, flag], environment=environment)

@@ -60,7 +60,7 @@ def test_a_systemd_that_cannot_be_reached_is_logged(
     assert caplog.messages == ["cannot notify systemd"]
 
 
-def test_the_unit_waits_for_the_notice_and_restarts_whatever_ended_it() -> None:
+def test_the_unit_waits_for_readiness_and_always_restarts() -> None:
     unit = Unit.read(UNIT_FILE)
     assert (unit.values("Type"), unit.values("Restart")) == (["notify"], ["always"])
     # The notice goes through a Unix socket.

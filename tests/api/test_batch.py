@@ -109,7 +109,7 @@ def test_every_status_code_is_a_status(code: str, status: BatchStatus, finished:
 
 
 @pytest.mark.parametrize("value", [None, 5, b"success"])
-def test_what_is_no_text_is_no_status(value: object) -> None:
+def test_what_is_not_text_is_not_a_status(value: object) -> None:
     with pytest.raises(ValueError, match="is not a valid BatchStatus"):
         BatchStatus(value)  # type: ignore[arg-type]
 
@@ -218,7 +218,7 @@ def test_what_is_not_a_number_from_0_up_is_refused(field: str, value: object) ->
 
 
 @pytest.mark.parametrize("field", COUNTS)
-def test_a_fraction_is_no_count(field: str) -> None:
+def test_a_fraction_is_not_a_count(field: str) -> None:
     with pytest.raises(MalformedBatchError, match=rf"^{field} is not a whole number$"):
         parse(with_field(field, 1.5))
 

@@ -274,7 +274,7 @@ def test_the_status_counts_though_its_body_never_comes(new_client: NewClient, mo
         new_client(server.url, timeout=30.0, clock=clock).fail(Reason.NOT_FOUND)
 
 
-def test_nobody_waits_for_a_large_body_of_an_error(new_client: NewClient) -> None:
+def test_the_large_body_of_an_error_is_not_waited_for(new_client: NewClient) -> None:
     with flooding(reply("HTTP/1.1 404 Not Found\nContent-Length: 99999"), b"", 0.01) as server:
         # The timeout is that of the test, too: what ends the request is the length.
         new_client(server.url, timeout=120.0).fail(Reason.NOT_FOUND)
@@ -307,7 +307,7 @@ def damaged_replies(draw: st.DrawFn) -> bytes:
     return good[:begin] + b"".join(junk) + good[end:]
 
 
-def test_whatever_a_server_sends_is_a_batch_or_a_poll_error(new_client: NewClient) -> None:
+def test_any_bytes_of_a_server_are_a_batch_or_a_poll_error(new_client: NewClient) -> None:
     replies: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -370,7 +370,7 @@ def in_an_hour() -> str:
     ],
     ids=lambda value: f"{value}"[:40],
 )
-def test_retry_after_is_told_in_seconds(new_client: NewClient, status: int, value: str, seconds: float | None) -> None:
+def test_retry_after_is_in_seconds(new_client: NewClient, status: int, value: str, seconds: float | None) -> None:
     expected = {429: Reason.RATE_LIMITED, 503: Reason.SERVER_ERROR, 401: Reason.UNAUTHORIZED}[status]
     head = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nRetry-After: {value}\r\n\r\n"
     with answering(head.encode()) as server:

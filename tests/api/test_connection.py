@@ -297,7 +297,7 @@ def test_many_threads_never_get_the_value_of_another_batch(new_client: NewClient
         ] == []
 
 
-def test_a_body_that_ends_with_the_connection_is_whole_without_a_goodbye_of_tls(
+def test_a_body_that_ends_with_the_connection_is_whole_without_close_notify(
     new_client: NewClient, certificates: Certificates
 ) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

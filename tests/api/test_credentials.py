@@ -116,7 +116,7 @@ def test_all_that_is_missing_is_named_at_once(new_client: NewClient, tmp_path: P
     assert credential_problems(auth, {USERNAME_VARIABLE: "client"}) == []
 
 
-def test_a_pipe_in_place_of_a_secret_file_holds_nobody(new_client: NewClient, tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_secret_file_does_not_block(new_client: NewClient, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "password")
     client = new_client(URL, basic_auth=BasicAuth(username=SecretStr("client"), password_file=tmp_path / "password"))
     with pytest.raises(PollError, match=r"password_file \(.*\): not a file"):
@@ -134,7 +134,7 @@ def test_credentials_of_files_can_be_rotated(api_sandbox: Sandbox, new_client: N
         assert client.api.read_batch(REF, client.api.read_credentials()).batch.ref == REF
 
 
-def test_a_credentials_file_that_can_not_be_read_is_named(new_client: NewClient, tmp_path: Path) -> None:
+def test_an_unreadable_credentials_file_is_named(new_client: NewClient, tmp_path: Path) -> None:
     def error_of(path: Path) -> str:
         message = credentials_error(
             new_client(URL, basic_auth=BasicAuth(username=SecretStr("client"), password_file=path))
@@ -166,7 +166,7 @@ def test_a_credentials_file_that_can_not_be_read_is_named(new_client: NewClient,
         ),
     ],
 )
-def test_credentials_that_can_not_be_sent_are_an_error(
+def test_credentials_that_cannot_be_sent_are_an_error(
     new_client: NewClient, environ: dict[str, str], message: str
 ) -> None:
     assert credentials_error(new_client(URL, environ=environ)) == message

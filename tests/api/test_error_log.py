@@ -114,7 +114,7 @@ def test_the_last_line_counts_with_and_without_its_end(end: bytes) -> None:
         b"<html><body>{}</body></html>",
     ],
 )
-def test_a_line_that_is_no_object_counts_in_no_cause(other: bytes) -> None:
+def test_a_line_that_is_not_an_object_counts_for_no_cause(other: bytes) -> None:
     assert count_causes([other + b"\n" + GOOD]) == ONE
     for log in (other, gzip.compress(other)):
         with pytest.raises(NotAnErrorLogError) as raised:
@@ -132,7 +132,7 @@ def test_text_that_is_not_utf_8_hides_no_record() -> None:
 
 
 @pytest.mark.parametrize("log", [[], [b""], [gzip.compress(b"")]], ids=["nothing", "empty", "packed"])
-def test_nothing_is_no_error_log(log: list[bytes]) -> None:
+def test_an_empty_file_is_not_an_error_log(log: list[bytes]) -> None:
     with pytest.raises(NotAnErrorLogError):
         count_causes(log)
 
@@ -149,7 +149,7 @@ def test_nothing_is_no_error_log(log: list[bytes]) -> None:
     ],
     ids=["cut in the middle", "cut at the end", "head", "wrong checksum", "wrong data", "garbage behind it"],
 )
-def test_a_damaged_gzip_file_is_no_error_log(damaged: bytes) -> None:
+def test_a_damaged_gzip_file_is_not_an_error_log(damaged: bytes) -> None:
     with pytest.raises(NotAnErrorLogError, match="cannot be unpacked"):
         count_causes([damaged])
 
@@ -237,7 +237,7 @@ def peak_of(chunks: Iterator[bytes]) -> tuple[ErrorLog | None, int]:
         tracemalloc.stop()
 
 
-def test_a_gibibyte_of_zeros_is_no_error_log() -> None:
+def test_a_gibibyte_of_zeros_is_not_an_error_log() -> None:
     # Each of the files that follow each other is far larger than the memory it may take, and quick to pack.
     log, peak = peak_of(iter([gzip.compress(bytes(64 * MIB)) * 16]))
     assert log is None

@@ -114,7 +114,7 @@ def test_a_log_is_read_however_it_is_sent(answer: bytes) -> None:
         (reply(b"", "204 No Content"), Reason.HTTP_ERROR),
     ],
 )
-def test_an_answer_that_is_no_log_has_a_reason(answer: bytes, reason: Reason | LogReason) -> None:
+def test_an_answer_that_is_not_a_log_has_a_reason(answer: bytes, reason: Reason | LogReason) -> None:
     assert read_from(answering(answer)) is reason
 
 
@@ -149,7 +149,7 @@ def test_a_server_that_says_nothing_ends_with_the_time() -> None:
     assert read_from(RawServer(silent), seconds=1.0) is Reason.TIMEOUT
 
 
-def test_nobody_who_listens_is_a_connection_error() -> None:
+def test_a_port_without_a_listener_is_a_connection_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         assert read(job(f"http://127.0.0.1:{unused.getsockname()[1]}/")) is Reason.CONNECTION
@@ -209,7 +209,7 @@ def test_public_addresses_are_known_as_such(address: str) -> None:
     assert is_public(address)
 
 
-def test_a_host_is_looked_up_once_so_that_no_second_answer_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_is_resolved_once_so_that_dns_rebinding_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lookups: list[tuple[object, ...]] = []
     connected: list[object] = []
 
@@ -252,7 +252,7 @@ def test_the_ca_file_is_trusted_here_too(certificates: Certificates) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"insecure_skip_verify": True}])
-def test_an_unknown_authority_is_a_tls_error_whatever_the_config_skips(
+def test_an_unknown_authority_is_a_tls_error_even_with_insecure_skip_verify(
     certificates: Certificates, settings: dict[str, bool]
 ) -> None:
     with TlsServer(certificates.server()) as server:

@@ -44,7 +44,7 @@ def api_port(sandbox: Sandbox) -> int:
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_a_proxy_of_the_environment_has_no_say_unless_the_config_says_so(
+def test_proxy_variables_are_ignored_unless_the_config_enables_them(
     new_tls_sandbox: Callable[[ssl.SSLContext], Sandbox],
     new_client: NewClient,
     certificates: Certificates,
@@ -80,7 +80,7 @@ def test_a_token_for_loopback_never_goes_to_a_proxy_of_the_environment(
 
 
 @pytest.mark.parametrize("url", ["https://localhost", "https://127.0.0.2:8443", "https://[::1]", "http://[::1]:8080"])
-def test_loopback_takes_no_proxy_of_the_environment(url: str) -> None:
+def test_loopback_is_never_proxied(url: str) -> None:
     environ = {"HTTP_PROXY": "http://proxy.example:3128", "HTTPS_PROXY": "http://proxy.example:3128"}
     assert find_proxy(ApiConfig(base_url=url, proxy_from_environment=True), environ, url) is None
 
@@ -111,7 +111,7 @@ def test_the_proxy_of_the_environment_is_that_of_https(environ: dict[str, str], 
     ("value", "is_bypassed"),
     [("example.org,api.example", True), (".example", True), ("*", True), ("example.org", False), ("", False)],
 )
-def test_no_proxy_of_the_environment_is_heeded(
+def test_no_proxy_variables_are_respected(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, *, is_bypassed: bool
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -155,7 +155,7 @@ def test_the_user_of_a_proxy_is_sent_with_and_without_a_password(
     assert lines == ([] if sent is None else [f"Proxy-Authorization: Basic {b64encode(sent.encode()).decode()}"])
 
 
-def test_netrc_has_no_say(
+def test_netrc_is_ignored(
     api_sandbox: Sandbox, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")

@@ -79,7 +79,7 @@ def test_a_client_certificate_that_is_missing_is_a_tls_error(new_client: NewClie
 
 
 @pytest.mark.parametrize("with_ca_file", [False, True])
-def test_insecure_skip_verify_trusts_everybody_and_warns_nobody(
+def test_insecure_skip_verify_trusts_any_server_without_a_warning(
     new_tls_sandbox: Callable[[ssl.SSLContext], Sandbox],
     new_client: NewClient,
     certificates: Certificates,
@@ -94,7 +94,7 @@ def test_insecure_skip_verify_trusts_everybody_and_warns_nobody(
     assert len({request.peer_port for request in sandbox.requests}) == 1
 
 
-def test_tls_files_that_can_not_be_used_are_a_tls_error(
+def test_unusable_tls_files_are_a_tls_error(
     tls_sandbox: Sandbox, new_client: NewClient, certificates: Certificates, tmp_path: Path
 ) -> None:
     key = load_pem_private_key(certificates.key_file.read_bytes(), None)
@@ -154,7 +154,7 @@ def test_a_server_that_drips_over_tls_is_a_timeout(
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_the_ca_bundle_of_the_environment_has_no_say(
+def test_ca_bundle_variables_are_ignored(
     tls_sandbox: Sandbox,
     new_client: NewClient,
     certificates: Certificates,

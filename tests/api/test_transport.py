@@ -65,7 +65,7 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(api_sandbox: Sandbo
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("over_tls", [False, True])
-def test_a_reused_connection_that_is_closed_unanswered_is_worth_one_fresh_one(
+def test_a_reused_connection_closed_unanswered_is_retried_once_on_a_new_one(
     request: pytest.FixtureRequest, new_client: NewClient, certificates: Certificates, count: int, *, over_tls: bool
 ) -> None:
     sandbox: Sandbox = request.getfixturevalue("tls_sandbox" if over_tls else "api_sandbox")
@@ -88,9 +88,7 @@ def test_a_reused_connection_that_is_closed_unanswered_is_worth_one_fresh_one(
     assert client.durations()[0] == len(ports)
 
 
-def test_a_fresh_connection_that_is_closed_unanswered_is_not_worth_another(
-    api_sandbox: Sandbox, new_client: NewClient
-) -> None:
+def test_a_new_connection_closed_unanswered_is_not_retried(api_sandbox: Sandbox, new_client: NewClient) -> None:
     client = new_client(api_sandbox.base_url)
     client.read()
     api_sandbox.set_fault(faults.CutConnection())
@@ -106,7 +104,7 @@ def test_a_fresh_connection_that_is_closed_unanswered_is_not_worth_another(
     [b"H", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 100 Continue\r\n\r\n", OK[:-1], b"HTTP/1.1 500 X\r\n\r\n"],
 )
 @pytest.mark.parametrize("by_reset", [False, True])
-def test_a_reused_connection_that_is_closed_after_some_bytes_is_not_worth_another(
+def test_a_reused_connection_closed_after_some_bytes_is_not_retried(
     new_client: NewClient, monkeypatch: pytest.MonkeyPatch, sent: bytes, *, by_reset: bool
 ) -> None:
     received = count_received(monkeypatch)

@@ -91,7 +91,7 @@ class SlowDisk:
         self.may_end.acquire()
 
 
-def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait() -> None:
+def test_a_hanging_disk_delays_nobody_beyond_their_timeout() -> None:
     disk = SlowDisk()
     look = BackgroundLook(disk.look)
     assert not look.wait(0)
@@ -106,7 +106,7 @@ def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait() -> None:
     assert disk.begun == 3
 
 
-def test_who_waits_gets_a_look_that_began_after_they_came() -> None:
+def test_waiting_returns_after_a_look_that_started_later() -> None:
     disk = SlowDisk()
     look = BackgroundLook(disk.look)
     assert not look.wait(0)

@@ -131,7 +131,7 @@ def test_every_key_can_be_set() -> None:
     )
 
 
-def test_a_feed_expects_nothing_unless_told_so(tmp_path: Path) -> None:
+def test_a_feed_expects_nothing_by_default(tmp_path: Path) -> None:
     config = load(f"{API}feeds:\n  - name: guests\n", tmp_path)
     assert config.feeds == (
         FeedConfig(
@@ -157,7 +157,7 @@ def test_a_feed_is_found_by_its_name_and_a_batch_may_have_one_that_is_not_declar
     assert config == load_config(tmp_path / "config.yaml")
 
 
-def test_globs_are_absolute_and_the_folder_of_the_config_file_is_no_part_of_them(
+def test_globs_are_absolute_and_the_folder_of_the_config_file_is_taken_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a[1]*"
@@ -193,7 +193,7 @@ def test_a_ref_prefix_gets_the_form_of_a_uuid(text: str, prefix: str) -> None:
         *("5a0c2f0e6d0b4c519d3c0f6c2b1f8a112", "5a0c2f0e-6d0b-4c51-9d3c-0f6c-2b1f8a11", "\u0665a0c2f0e"),
     ],
 )
-def test_what_no_uuid_begins_with_is_no_ref_prefix(text: str) -> None:
+def test_a_ref_prefix_is_the_start_of_a_uuid(text: str) -> None:
     with pytest.raises(ValidationError, match="8 hex digits"):
         FeedConfig(name="guests", ref_prefix=text)
 
@@ -279,7 +279,7 @@ def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, tmp_pa
         *("true", "[5s]", "{s: 5}", f"{'9' * 5000}s", "2024-01-01", ".inf", ".nan", '"5s\\n"', "\u0665s"),
     ],
 )
-def test_what_prometheus_would_not_read_is_no_duration(text: str, tmp_path: Path) -> None:
+def test_what_prometheus_does_not_accept_is_not_a_duration(text: str, tmp_path: Path) -> None:
     (error,) = errors_of(f"{API}recheck_finished: {text}\n", tmp_path)
     assert error.startswith("3: recheck_finished: ")
     assert "duration" in error or "needs a unit" in error
@@ -332,7 +332,7 @@ def test_a_ratio_is_read_as_yaml_1_2_and_json_read_it(text: str, ratio: float, t
 
 
 @pytest.mark.parametrize("text", ["'5e-2'", "5e", "e-2", "5e-2%", "1e400", "5e-2x", "-5e-2", "0b1e-2"])
-def test_what_is_no_ratio_is_refused(text: str, tmp_path: Path) -> None:
+def test_what_is_not_a_ratio_is_refused(text: str, tmp_path: Path) -> None:
     (error,) = errors_of(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", tmp_path)
     assert error.startswith("3: feeds[0].max_failed_ratio: expected a number")
 
@@ -524,11 +524,11 @@ def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path)
         (b"a: &a [*a]\n", "1: a: unknown key"),
     ],
 )
-def test_a_file_that_is_no_config_at_all_gives_one_line(content: bytes, error: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_config_at_all_gives_one_line(content: bytes, error: str, tmp_path: Path) -> None:
     assert errors_of(content, tmp_path)[-1].startswith(error)
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     assert load("\ufeff" + API.replace("\n", "\r\n"), tmp_path).api.base_url == BASE_URL
 
 
@@ -545,7 +545,7 @@ def test_a_path_that_cannot_be_read_gives_one_line(tmp_path: Path) -> None:
         assert raised.value.errors == (f"{shown}: cannot be read: {reason}",)
 
 
-def test_what_is_no_file_or_too_large_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_large_or_special_file_is_refused_without_waiting(tmp_path: Path) -> None:
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
     large.write_bytes(b"#" * (MAX_FILE_BYTES + 1))

@@ -53,7 +53,7 @@ def reloader(path: Path, exporter: Exporter) -> Reloader:
     return reloader
 
 
-def test_a_good_config_is_swapped_in(path: Path, exporter: Exporter, reloader: Reloader) -> None:
+def test_a_valid_config_is_swapped_in(path: Path, exporter: Exporter, reloader: Reloader) -> None:
     assert reloader.state == ReloadState(successful=True, last_success=100.0)
     path.write_text(OTHER, encoding="utf-8")
     reloader.reload()
@@ -108,7 +108,7 @@ def test_a_bad_change_is_logged_once_for_its_content(
     assert reloader.state.successful
 
 
-def test_a_disk_that_hangs_holds_nobody_for_longer_than_they_wait(
+def test_a_hanging_disk_delays_nobody_beyond_their_timeout(
     path: Path, exporter: Exporter, reloader: Reloader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = HangingDisk(monkeypatch, files)

@@ -88,7 +88,7 @@ def test_quotes_keep_a_scalar_from_being_plain(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["2024-01-01", "2024-01-01T00:00:00Z", "2024-13-45", "=", "0o17", "1e3"])
-def test_what_is_no_null_boolean_or_number_stays_as_it_was_typed(text: str) -> None:
+def test_what_is_not_a_null_boolean_or_number_stays_text(text: str) -> None:
     assert read_yaml(f"key: {text}").data == {"key": text}
 
 

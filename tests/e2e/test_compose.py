@@ -35,7 +35,7 @@ def config(**environment: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(done.stdout), done.stderr
 
 
-def test_it_is_valid_and_nothing_is_warned_of() -> None:
+def test_it_is_valid_without_warnings() -> None:
     services, warnings = config()
     assert len(services["services"]) == 5
     assert warnings == ""

@@ -18,7 +18,7 @@ from tools.sandbox import Sandbox, faults
 __all__ = ["api", "exporters", "prometheus"]  # Fixtures, which pytest finds by name.
 
 
-def test_while_the_api_fails_nothing_vanishes_and_nothing_looks_well(
+def test_while_the_api_fails_nothing_vanishes_and_nothing_looks_healthy(
     api: Sandbox, prometheus: PrometheusServer
 ) -> None:
     api.set_fault(faults.Status(500))

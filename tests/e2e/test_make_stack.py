@@ -117,7 +117,7 @@ def test_when_one_ends_all_end_and_it_is_reported_which(name: str, tmp_path: Pat
         assert "Traceback" not in stack.program.output()
 
 
-def test_a_config_of_ones_own_is_watched_and_data_survives(tmp_path: Path) -> None:
+def test_a_custom_config_is_watched_and_data_survives(tmp_path: Path) -> None:
     # Where Prometheus' own releases are installed, Alertmanager has its short name.
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -74,7 +74,7 @@ def test_ended_early_it_shows_what_it_knows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("duration", ["10", "1s", "forever"])
-def test_a_duration_that_shows_nothing_is_refused(duration: str) -> None:
+def test_a_duration_that_is_too_short_is_refused(duration: str) -> None:
     refused = subprocess.run(
         [*COMMAND[:-1], f"--duration={duration}"], cwd=ROOT, capture_output=True, text=True, check=False
     )

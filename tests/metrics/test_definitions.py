@@ -167,7 +167,7 @@ def test_acceptance_is_reported_where_it_is_known(value: bool | None) -> None:  
         assert exposed == (None if value is None else [({"ref": REF}, value)])
 
 
-def test_a_batch_of_which_only_the_list_was_read_says_nothing_of_its_error_log() -> None:
+def test_a_batch_known_only_from_the_list_has_no_error_log_sample() -> None:
     samples = expose(state(Batch(ref=REF, status=BatchStatus.PROCESSING)))
     assert "sitecore_cdp_batch_error_log_available" not in samples
     assert samples["sitecore_cdp_batch_poll_success"] == [({"ref": REF}, 1)]
@@ -225,7 +225,7 @@ def test_the_poll_as_a_whole() -> None:
     }
 
 
-def test_before_the_first_request_nothing_is_said_of_the_api() -> None:
+def test_before_the_first_request_there_are_no_samples_of_the_api() -> None:
     names = set(samples_of(snapshot(api_up=None, api_last_success=None)))
     assert not names & {"sitecore_cdp_up", "sitecore_cdp_api_last_success_timestamp_seconds"}
 
@@ -241,7 +241,7 @@ def test_the_list_of_batches_has_totals_with_their_zeros() -> None:
     assert "sitecore_cdp_discovery_failure" not in samples
 
 
-def test_a_list_that_can_not_be_read_has_a_reason_and_no_totals() -> None:
+def test_a_list_that_cannot_be_read_has_a_reason_and_no_totals() -> None:
     discovery = DiscoveryState(failure=Reason.SERVER_ERROR, totals=None, dropped=0)
     samples = samples_of(replace(snapshot(), discovery=discovery))
     assert samples["sitecore_cdp_discovery_success"] == [({}, 0)]

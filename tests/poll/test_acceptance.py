@@ -29,7 +29,7 @@ def last_accepted(poller: Poller, clock: Clock) -> float:
     return state.last_accepted
 
 
-class TestAReloadJudgesAnew:
+class TestAReloadAppliesNewRules:
     @pytest.mark.parametrize("discovery", [True, False])
     def test_what_a_stricter_rule_does_not_accept_counts_no_more(
         self,
@@ -56,7 +56,7 @@ class TestAReloadJudgesAnew:
         poller.reconfigure(api, make_config(feeds=loose, **sections))
         assert last_accepted(poller, clock) == pytest.approx(NOW - 300, abs=1)
 
-    def test_batches_that_are_watched_no_more_are_judged_anew_too(self, api: FakeApi, clock: Clock) -> None:
+    def test_batches_no_longer_watched_are_judged_again_too(self, api: FakeApi, clock: Clock) -> None:
         lists = Lists()
         sections: dict[str, Any] = {"discovery": {"enabled": False}}
         keys = [put(api, 1, age=900), put(api, 2, BatchStatus.ERROR, age=300, failed=5)]

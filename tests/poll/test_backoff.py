@@ -32,7 +32,7 @@ def test_after_a_401_one_trial_a_minute_is_allowed(backoff: Backoff) -> None:
 
 
 @pytest.mark.parametrize("outcome", [None, PollError.of_status(404)])
-def test_an_answer_about_the_batch_shows_that_the_credentials_are_good(
+def test_an_answer_about_the_batch_shows_that_the_credentials_are_valid(
     backoff: Backoff, outcome: PollError | None
 ) -> None:
     backoff.record(OLD, PollError.of_status(401), 0)

@@ -20,7 +20,7 @@ from tests.poll.polling import (
 
 
 class TestLog:
-    def test_an_outage_is_told_once_with_its_cause(
+    def test_an_outage_is_logged_once_with_its_cause(
         self, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)

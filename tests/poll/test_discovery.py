@@ -70,7 +70,7 @@ statuses = st.sampled_from(UNFINISHED + FINISHED)
 
 
 @given(st.lists(statuses, max_size=60), st.integers(1, 20), st.data())
-def test_every_batch_is_found_whatever_page_the_server_grants_and_in_whatever_order_pages_come(
+def test_every_batch_is_found_for_any_page_size_and_any_order_of_pages(
     present: list[BatchStatus], largest_page: int, data: st.DataObject
 ) -> None:
     server = Server([listed(number, status) for number, status in enumerate(present)], largest_page)
@@ -297,7 +297,7 @@ def test_batches_that_come_and_go_while_pages_are_read_do_not_hide_those_that_st
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 100)), max_size=12), st.integers(2, 10))
-def test_a_list_that_moves_once_between_two_pages_is_no_problem(
+def test_a_list_that_moves_once_between_two_pages_is_not_a_problem(
     changes: list[tuple[bool, int]], largest_page: int
 ) -> None:
     """Wherever a batch arrives or leaves: the order of the list is not documented."""
@@ -317,7 +317,7 @@ def test_a_list_that_moves_once_between_two_pages_is_no_problem(
 
 
 @given(st.booleans(), st.integers(0, 29), st.integers(1, 8), st.integers(2, 10), st.data())
-def test_a_list_that_moves_once_while_pages_are_read_in_any_order_is_no_problem(
+def test_a_list_that_moves_once_while_pages_are_read_in_any_order_is_not_a_problem(
     arrives: bool,  # noqa: FBT001  Hypothesis passes it by place.
     place: int,
     moment: int,
@@ -350,7 +350,7 @@ def test_a_batch_that_was_missed_while_the_list_moved_is_found_by_the_next_poll(
     assert known(discovery)[ref(1000)] is BatchStatus.ERROR
 
 
-def test_an_empty_page_is_the_end_whatever_the_count_says() -> None:
+def test_an_empty_page_is_the_end_for_any_count() -> None:
     discovery = Discovery()
     (request,) = discovery.begin(0)
     first, *_ = discovery.receive(request, BatchPage(900, 1, (listed(1, BatchStatus.PROCESSING),)), 0, POLLED)
@@ -426,7 +426,7 @@ def test_a_page_that_comes_late_serves_the_walk_once() -> None:
     assert discovery.totals[BatchStatus.SUCCESS] == 250
 
 
-def test_a_server_that_does_not_heed_the_filter_misleads_nobody() -> None:
+def test_a_server_that_ignores_the_filter_is_detected() -> None:
     batches = (listed(1), listed(2, BatchStatus.PROCESSING), listed(3, BatchStatus.UNKNOWN))
     discovery = Discovery()
     (request,) = discovery.begin(0)
@@ -524,7 +524,7 @@ def test_a_list_that_does_not_add_up_has_a_problem_and_what_it_shows_is_known(li
 @pytest.mark.parametrize("finished", [101, 150, 199, 201, 1000])
 @pytest.mark.parametrize("largest_page", [1, 3, 100])
 @pytest.mark.parametrize("has_count", [True, False])
-def test_a_server_that_shows_the_same_page_again_has_a_problem_and_is_not_asked_for_ever(
+def test_a_server_that_repeats_a_page_has_a_problem_and_the_walk_ends(
     finished: int,
     largest_page: int,
     has_count: bool,  # noqa: FBT001  A column.
@@ -657,7 +657,7 @@ def test_a_count_that_no_organisation_can_have_becomes_no_requests() -> None:
     assert len(discovery.receive(request, BatchPage(MAX_BATCHES + 1, 100, batches), 0, POLLED)) == 1
 
 
-def test_a_batch_that_takes_the_place_of_another_while_the_list_is_read_is_no_problem() -> None:
+def test_a_batch_that_takes_the_place_of_another_while_the_list_is_read_is_not_a_problem() -> None:
     """The count stays the same, and one batch is shown twice."""
     server = Server([listed(number) for number in range(250)])
 

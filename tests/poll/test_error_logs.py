@@ -188,7 +188,7 @@ def test_a_url_that_has_waited_too_long_is_asked_for_again() -> None:
     assert logs.read() == ref(1)
 
 
-def test_a_reading_that_was_broken_off_is_no_attempt() -> None:
+def test_an_interrupted_reading_does_not_count_as_an_attempt() -> None:
     logs = Logs()
     state = logs.answer(failed(1))
     task = logs.queue.take(logs.now)
@@ -319,7 +319,7 @@ def test_what_is_no_longer_watched_is_forgotten() -> None:
     assert logs.skipped() == set()
 
 
-def test_a_batch_that_is_forgotten_while_its_log_is_read_harms_nothing() -> None:
+def test_a_batch_may_be_forgotten_while_its_log_is_read() -> None:
     logs = Logs()
     logs.answer(failed(1))
     logs.answer(failed(2))

@@ -49,7 +49,7 @@ def test_to_skip_everything_after_a_refusal_is_to_be_down() -> None:
     assert judged(health, refused=True) is False
 
 
-def test_before_the_end_of_a_poll_only_good_news_counts() -> None:
+def test_during_a_poll_only_successes_change_up() -> None:
     health = ApiHealth()
     assert judged(health, PollError(Reason.TIMEOUT), over=False) is None
     assert judged(health, over=True) is False

@@ -90,7 +90,7 @@ class TestLateAnswers:
             (PollError(Reason.TIMEOUT), Reason.DEADLINE),
         ],
     )
-    def test_an_answer_that_is_an_error_names_its_reason_and_no_answer_is_no_news(
+    def test_a_late_error_shows_its_reason_and_a_late_timeout_shows_nothing(
         self,
         poller: Poller,
         api: FakeApi,
@@ -113,7 +113,7 @@ class TestLateAnswers:
         assert statuses(patient.result()) == [BatchStatus.PROCESSING]
         assert statuses(poller.poll(clock.now)) == [BatchStatus.PROCESSING]
 
-    def test_a_probe_shows_it_as_well(
+    def test_a_probe_shows_a_late_answer_too(
         self, poller: Poller, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
         probe = partial(poller.probe, ref(1))

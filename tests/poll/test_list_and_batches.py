@@ -184,9 +184,7 @@ class TestListAndBatchDisagree:
         assert poll(poller, clock).unread == 0
         assert len(api.take_asked()) == 3
 
-    def test_a_batch_that_is_unfinished_again_in_the_list_has_the_last_word_itself(
-        self, api: FakeApi, clock: Clock
-    ) -> None:
+    def test_a_batch_that_is_unfinished_again_in_the_list_is_polled_to_decide(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         key = put(api, 1, BatchStatus.ERROR)
         poll(poller, clock)
@@ -212,7 +210,7 @@ class TestListAndBatchDisagree:
             assert state.accepted is True
         assert api.take_asked() == [key]
 
-    def test_what_a_batch_answered_while_the_list_was_broken_holds_when_the_list_is_mended(
+    def test_an_answer_from_while_the_list_was_broken_still_counts_once_it_is_back(
         self, api: FakeApi, clock: Clock
     ) -> None:
         key = put(api, 1, BatchStatus.ERROR, failed=10)
@@ -284,7 +282,7 @@ class TestListAndBatchDisagree:
         assert state.accepted is True
 
     @pytest.mark.parametrize("error", [PollError.of_status(404), PollError.of_status(403)])
-    def test_a_list_that_is_refused_is_no_failure_of_a_batch(self, api: FakeApi, clock: Clock, error: Any) -> None:  # noqa: ANN401  A PollError.
+    def test_a_refused_list_does_not_fail_a_batch(self, api: FakeApi, clock: Clock, error: Any) -> None:  # noqa: ANN401  A PollError.
         api.list_error = error
         snapshot = poll(make_poller(api, clock), clock)
         assert snapshot.api_up is False
@@ -311,7 +309,7 @@ class TestFeedsAfterARestart:
         api.answers[newer] = PollError.of_status(500)
         assert set(by_ref(poll(poller, clock))) == {accepted, newer}
 
-    def test_a_feed_does_not_lose_its_newest_accepted_batch_for_want_of_room(self, api: FakeApi, clock: Clock) -> None:
+    def test_the_limit_does_not_drop_the_newest_accepted_batch_of_a_feed(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, discovery={"enabled": True, "max_batches": 1}, feeds=RATIO_FEED)
         accepted = put(api, 1, age=3000, prefix="5a0c2f0e")
         put(api, 2, age=4000, prefix="5a0c2f0e")
@@ -377,7 +375,7 @@ class TestEdges:
             poller.reconfigure(api, make_config(discovery={"enabled": enabled}))
             assert set(by_ref(poll(poller, clock))) == (keys if enabled else set())
 
-    def test_a_list_that_is_late_when_discovery_has_been_switched_off_changes_nothing(self, clock: Clock) -> None:
+    def test_a_late_list_is_ignored_once_discovery_is_off(self, clock: Clock) -> None:
         api = SlowApi(clock)
         for number in (1, 2):
             put(api, number, BatchStatus.UPLOADING)
@@ -398,7 +396,7 @@ class TestEdges:
             assert failure_of_list(polling.result()) is Reason.DEADLINE
             api.rest_open.set()
 
-    def test_a_file_that_says_otherwise_than_the_config_is_told_once(
+    def test_a_file_that_contradicts_the_config_is_logged_once(
         self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.WARNING)
@@ -414,7 +412,7 @@ class TestEdges:
         (record,) = caplog.records
         assert "from the config, which takes precedence" in record.message
 
-    def test_a_list_that_breaks_is_told_once_and_again_when_it_is_mended(
+    def test_a_broken_list_is_logged_once_and_its_recovery_too(
         self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)

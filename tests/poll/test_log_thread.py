@@ -106,7 +106,7 @@ def test_a_log_is_tried_again_after_a_fresh_answer(
 
 
 @pytest.mark.parametrize("outcome", [Reason.TIMEOUT, LogReason.EXPIRED])
-def test_a_discovered_batch_is_asked_anew_for_its_log_though_the_list_shows_no_change(
+def test_a_discovered_batch_is_polled_again_for_its_log_though_the_list_shows_no_change(
     api: FakeApi, clock: Clock, outcome: Reason | LogReason
 ) -> None:
     poller = listing.make_poller(api, clock)
@@ -125,9 +125,7 @@ def test_a_discovered_batch_is_asked_anew_for_its_log_though_the_list_shows_no_c
     assert api.take_asked() == [key]
 
 
-def test_a_failure_of_the_log_is_none_of_the_batch(
-    poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
-) -> None:
+def test_a_failed_log_does_not_fail_the_batch(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
     watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(LogReason.HOST_NOT_ALLOWED)
     (state,) = scrape(poller, clock)

@@ -130,12 +130,12 @@ def test_unfinished_come_first_then_never_read_then_re_checks_and_in_each_the_on
     ]
 
 
-def test_of_those_never_asked_the_newest_leads() -> None:
+def test_among_batches_never_polled_the_newest_comes_first() -> None:
     known = {key: listed(SUCCESS, created=created) for key, created in (("old", 1.0), ("new", 3.0), ("middle", 2.0))}
     assert planned({key: Record() for key in known}, known) == ["new", "middle", "old"]
 
 
-def test_after_much_silence_the_one_asked_longest_ago_is_asked() -> None:
+def test_after_a_long_silence_the_batch_polled_longest_ago_is_due() -> None:
     records = {"a": read(SUCCESS, asked=200), "b": read(SUCCESS, asked=100), "c": read(SUCCESS, asked=300)}
     assert planned(records, silence=MAX_SILENCE - 1) == []
     assert planned(records, silence=MAX_SILENCE) == ["b"]

@@ -225,7 +225,7 @@ class TestRechecks:
         assert statuses(snapshot) == [BatchStatus.SUCCESS]
 
 
-class TestWhatMayBeTold:
+class TestWhatIsShown:
     @pytest.mark.parametrize(
         ("error", "reason", "api_up"),
         [
@@ -422,7 +422,7 @@ class TestSharing:
         # A scrape that came after the end of the shared poll has begun one of its own.
         assert len(api.take_asked()) <= 6
 
-    def test_a_short_deadline_does_not_spoil_the_poll_of_those_who_wait_longer(
+    def test_a_short_deadline_does_not_shorten_a_shared_poll(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
         watch(watchlist, 1, 2)
@@ -449,7 +449,7 @@ class TestSharing:
         assert failures(patient.result()) == [None, None]
         assert sorted(api.take_asked()) == [ref(1), ref(2)]
 
-    def test_scrapers_that_overlap_for_ever_do_not_keep_one_poll_for_ever(
+    def test_overlapping_scrapes_cannot_extend_one_poll_indefinitely(
         self, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=2)
@@ -511,7 +511,7 @@ class TestSharing:
             poller.poll(clock.now + MAX_WAIT)
         wait_for_poll_threads_to_end()
 
-    def test_stop_lets_everybody_go_with_what_is_there(
+    def test_stopping_returns_to_every_scrape_what_is_known(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, background: ThreadPoolExecutor, hold: Hold
     ) -> None:
         watch(watchlist, 1, 2)
@@ -550,7 +550,7 @@ outcomes = st.sampled_from(
         max_size=12,
     )
 )
-def test_whatever_happens_a_snapshot_shows_only_what_was_seen(
+def test_a_snapshot_shows_only_what_was_seen(
     steps: list[tuple[float, list[tuple[int, object]], set[int]]],
 ) -> None:
     """Drive the poller with random answers, times and watch lists, and compare it with a model of a few lines."""
@@ -602,14 +602,14 @@ class TestNoMoreThreads:
 
         return grant
 
-    def test_the_threads_that_there_are_ask_for_everything(
+    def test_the_threads_that_could_be_started_poll_everything(
         self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
         watch(watchlist, *range(5))
         grant(1)
         assert failures(poll(poller, clock)) == [None] * 5
 
-    def test_without_any_the_poll_ends_at_once_and_the_next_one_is_well(
+    def test_without_any_thread_the_poll_ends_at_once_and_the_next_one_succeeds(
         self, poller: Poller, watchlist: Lists, clock: Clock, grant: Callable[[int], None]
     ) -> None:
         watch(watchlist, *range(5))
@@ -619,7 +619,7 @@ class TestNoMoreThreads:
         assert failures(poll(poller, clock)) == [None] * 5
 
 
-def test_a_poll_makes_nothing_anew_of_what_is_listed_as_before(poller: Poller, watchlist: Lists, clock: Clock) -> None:
+def test_an_unchanged_watch_list_is_not_rebuilt(poller: Poller, watchlist: Lists, clock: Clock) -> None:
     def watched() -> list[Watched]:
         return [state.watched for state in poller.poll(clock.now + MAX_WAIT).batches]
 

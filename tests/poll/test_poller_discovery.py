@@ -166,7 +166,7 @@ class TestABrokenList:
         about_the_list = [record.message for record in caplog.records if "the list" in record.message]
         assert about_the_list == ["the list of batches cannot be read"]
 
-    def test_unreadable_credentials_are_told_of_the_list_too(self, api: FakeApi, clock: Clock) -> None:
+    def test_unreadable_credentials_are_reported_for_the_list_too(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, batches=[ref(9)])
         api.credentials = PollError(Reason.CREDENTIALS, "there is no password")
         snapshot = poll(poller, clock)
@@ -174,7 +174,7 @@ class TestABrokenList:
         assert snapshot.discovery.failure is Reason.CREDENTIALS
         assert by_ref(snapshot)[ref(9)].failure is Reason.CREDENTIALS
 
-    def test_details_that_can_not_be_read_leave_the_status_of_the_list(self, api: FakeApi, clock: Clock) -> None:
+    def test_details_that_cannot_be_read_leave_the_status_of_the_list(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         key = put(api, 1, BatchStatus.ERROR)
         api.answers[key] = PollError.of_status(500)
@@ -301,7 +301,7 @@ class TestWhatIsKept:
         assert set(by_ref(snapshot)) == {unfinished, *newer}
         assert old_success not in by_ref(snapshot)
 
-    def test_beyond_the_limit_the_oldest_goes_first_whatever_its_ref(self, api: FakeApi, clock: Clock) -> None:
+    def test_beyond_the_limit_the_oldest_is_dropped_first_for_any_ref(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, discovery={"enabled": True, "max_batches": 2})
         ages = {put(api, number, age=age): age for number, age in ((1, 20.0), (2, 9000.0), (3, 10.0), (4, 8000.0))}
         assert {ages[key] for key in by_ref(poll(poller, clock))} == {10.0, 20.0}

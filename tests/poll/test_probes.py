@@ -53,7 +53,7 @@ class TestProbes:
             assert statuses(poller.probe(ref(1), clock.now + MAX_WAIT)) == [BatchStatus.SUCCESS]
         assert api.take_asked() == [ref(1)]
 
-    def test_what_is_not_listed_fails_in_silence(
+    def test_failures_of_unlisted_batches_are_not_logged(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         watch(watchlist, 1)
@@ -68,7 +68,7 @@ class TestProbes:
         logged = [(record.getMessage(), vars(record)["ref"]) for record in caplog.records]
         assert logged == [("a batch cannot be read: HTTP status 404", ref(1)), ("a batch can be read again", ref(1))]
 
-    def test_what_was_probed_before_it_was_listed_is_told_when_it_is(
+    def test_a_failure_seen_by_a_probe_is_logged_once_the_batch_is_listed(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         poll(poller, clock)

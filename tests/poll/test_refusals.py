@@ -162,7 +162,7 @@ class TestAnApiInTrouble:
         clock.now += 15
         assert failures(poll(poller, clock)) == [*[Reason.SERVER_ERROR] * 3, None]
 
-    def test_one_good_answer_makes_the_others_the_fault_of_their_batches(
+    def test_one_success_makes_the_other_failures_those_of_their_batches(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, *range(6))
@@ -170,7 +170,7 @@ class TestAnApiInTrouble:
         for _ in range(3):
             assert failures(poll(poller, clock)) == [*[Reason.SERVER_ERROR] * 5, None]
 
-    def test_a_poll_of_two_requests_is_no_burden(
+    def test_a_poll_of_two_requests_needs_no_pause(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2)
@@ -178,7 +178,7 @@ class TestAnApiInTrouble:
         for _ in range(3):
             assert failures(poll(poller, clock)) == [Reason.SERVER_ERROR] * 2
 
-    def test_a_probe_waits_as_well_and_begins_no_pause(
+    def test_a_probe_obeys_a_pause_but_does_not_start_one(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answer(PollError.of_status(500), *range(9))

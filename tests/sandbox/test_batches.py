@@ -152,7 +152,7 @@ def test_the_checksum_is_compared_with_its_case(client: Client) -> None:
     assert client.wait_until_final()["status"] == {"code": "corrupted"}
 
 
-def test_a_file_is_kept_as_it_came_whatever_its_content_encoding(client: Client) -> None:
+def test_a_file_is_kept_as_sent_for_any_content_encoding(client: Client) -> None:
     content = gzip.compress(lines(RECORD))
     url = client.allocate(content).json()["location"]["href"]
     client.store(url, content, **{"Content-Encoding": "gzip"})
@@ -281,7 +281,7 @@ def test_the_list_is_walked_by_the_size_of_its_pages(session: requests.Session) 
         assert walked == refs
 
 
-def test_an_item_of_the_list_holds_what_is_documented_and_no_more(client: Client) -> None:
+def test_a_list_item_has_only_the_documented_keys(client: Client) -> None:
     created_at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     client.sandbox._batches.now = lambda: created_at + timedelta(days=1)
     client.sandbox.put_batch(REF, status="error", failed=3, log=True, created_at=created_at)

@@ -212,9 +212,7 @@ def test_a_lost_file_is_logged_without_its_url(watcher: Watcher, caplog: pytest.
     assert "s3cret" not in caplog.text
 
 
-def test_proxies_of_the_environment_have_no_say(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -257,5 +255,5 @@ def test_rounds_are_numbered_so_that_causes_take_turns(monkeypatch: pytest.Monke
     assert planned[:3] == [0, 1, 2]
 
 
-def test_stopping_before_starting_is_no_error() -> None:
+def test_stopping_before_starting_does_nothing() -> None:
     DemoUploads("http://127.0.0.1:1", client_key="", api_token="", announce=lambda _ref, _feed: None).stop()

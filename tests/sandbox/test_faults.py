@@ -37,7 +37,7 @@ def test_faults_leave_storage_alone(client: Client) -> None:
     assert client.session.get(url, timeout=60).status_code == 200
 
 
-def test_a_delayed_answer_is_right(client: Client) -> None:
+def test_a_delayed_answer_is_the_normal_one(client: Client) -> None:
     client.sandbox.put_batch(REF)
     client.sandbox.set_fault(faults.Delay(0.05))
     answer = client.get(f"/v2/batches/{REF}")

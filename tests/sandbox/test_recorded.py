@@ -309,7 +309,7 @@ def test_a_redirect_points_elsewhere(client: Client) -> None:
     assert (answer.status_code, answer.headers["Location"]) == (307, "http://127.0.0.1:1/elsewhere")
 
 
-def test_a_cookie_comes_with_the_right_answer(client: Client) -> None:
+def test_a_cookie_is_sent_with_the_normal_answer(client: Client) -> None:
     client.sandbox.put_batch(REF)
     client.sandbox.set_fault(faults.SetCookie())
     answer = client.get(f"/v2/batches/{REF}")

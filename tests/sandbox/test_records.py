@@ -122,7 +122,7 @@ def test_what_becomes_of_a_guest_depends_on_those_before(steps: list[tuple[Any, 
     assert [import_record(record(*step), profiles).code for step in steps] == answers
 
 
-def test_a_delete_that_matches_several_guests_deletes_the_first_and_says_so() -> None:
+def test_a_delete_that_matches_several_guests_deletes_the_first_and_reports_it() -> None:
     profiles = Profiles()
     for number in range(3):
         import_record(record(identified(number, email="a@b.c")), profiles)

@@ -15,7 +15,7 @@ from tests.sandbox.client import API_TOKEN, CLIENT_KEY, RECORD, REF, Client, lin
 from tools.sandbox import Sandbox, faults
 
 
-def test_tls_is_served_and_the_urls_say_so(tmp_path: Path, session: requests.Session) -> None:
+def test_tls_is_served_and_urls_start_with_https(tmp_path: Path, session: requests.Session) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -35,7 +35,7 @@ def test_tls_is_served_and_the_urls_say_so(tmp_path: Path, session: requests.Ses
 
 
 @pytest.mark.usefixtures("nothing_is_left")
-def test_stopping_leaves_no_thread_and_no_open_file_whatever_was_going_on() -> None:
+def test_stopping_at_any_time_leaves_no_thread_and_no_open_file() -> None:
     def run() -> None:
         with (
             Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, speed=1000) as sandbox,

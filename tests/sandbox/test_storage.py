@@ -83,7 +83,7 @@ def test_a_url_that_was_tampered_with_is_refused(client: Client, change: str) ->
     assert (response.status_code, "SignatureDoesNotMatch" in response.text) == (403, True)
 
 
-def test_signatures_of_another_sandbox_are_worth_nothing(client: Client) -> None:
+def test_signatures_of_another_sandbox_are_rejected(client: Client) -> None:
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as other:
         url = Client(other, client.session).allocate(b"content").json()["location"]["href"]
     path = url.removeprefix(other.base_url)
@@ -106,7 +106,7 @@ def test_a_log_is_given_to_its_signed_url_only(client: Client) -> None:
 
 
 @pytest.mark.parametrize("accepted", ["identity", "gzip", "gzip, deflate, br", "gzip;q=0", "br", "*;q=0"])
-def test_a_log_is_sent_as_it_is_whatever_encoding_is_accepted(client: Client, accepted: str) -> None:
+def test_a_log_is_sent_unchanged_for_any_accept_encoding(client: Client, accepted: str) -> None:
     client.sandbox.put_batch(REF, status="error", log={"validation": 2})
     response = client.session.get(
         client.show()["status"]["log"], headers={"Accept-Encoding": accepted}, stream=True, timeout=60

@@ -49,7 +49,7 @@ def test_the_models_of_grafana_read_it_without_loss() -> None:
     assert json.loads(json.dumps(Dashboard.from_json(DASHBOARD), cls=JSONEncoder)) == DASHBOARD
 
 
-def test_its_address_is_stable_and_it_can_not_be_edited_by_accident() -> None:
+def test_its_address_is_stable_and_it_cannot_be_edited_by_accident() -> None:
     assert DASHBOARD["uid"] == "sitecore-cdp-batches"
     assert DASHBOARD["editable"] is False
     assert "id" not in DASHBOARD
@@ -143,7 +143,7 @@ def test_panels_that_need_discovery_say_when_it_is_off() -> None:
     assert {panel["fieldConfig"]["defaults"]["noValue"] for panel in need_it} == {"discovery is off"}
 
 
-def test_what_is_not_known_looks_neither_well_nor_broken() -> None:
+def test_what_is_unknown_looks_neither_healthy_nor_broken() -> None:
     for panel in PANELS:
         if panel["type"] == "stat":
             # Grafana takes the first step for a panel or a cell without a value.
@@ -346,7 +346,7 @@ def test_the_provisioned_data_source_is_the_one_that_the_dashboard_begins_with()
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
 
 
-def test_the_provisioned_dashboard_can_not_be_changed_or_deleted_in_the_browser() -> None:
+def test_the_provisioned_dashboard_cannot_be_changed_or_deleted_in_the_browser() -> None:
     [provider] = provisioned("dashboards/sitecore-cdp.yaml")["providers"]
     assert provider["options"]["path"] == "/etc/grafana/dashboards"
     assert (provider["type"], provider["allowUiUpdates"], provider["disableDeletion"]) == ("file", False, True)

@@ -140,7 +140,7 @@ def test_the_prometheus_rule_is_made_of_the_alerts() -> None:
     assert GROUPS
 
 
-def test_make_writes_the_prometheus_rule_whatever_the_alerts_look_like(tmp_path: Path) -> None:
+def test_make_writes_the_prometheus_rule_for_any_alerts(tmp_path: Path) -> None:
     alerts = (
         "# A comment.\n\ngroups:\n- name: batches\n  rules:\n  - alert: 'It''s down'\n    expr: |\n"
         "      sum(sitecore_cdp_up)\n\n        == 0  # $HOME %s \\n\n    annotations:\n      summary: >-\n"

@@ -291,7 +291,7 @@ def test_an_old_or_missing_python_gets_a_line(clone: Clone, python: str) -> None
     assert "Traceback" not in failed.stderr
 
 
-def test_what_is_no_environment_is_not_removed(clone: Clone) -> None:
+def test_what_is_not_an_environment_is_not_removed(clone: Clone) -> None:
     (clone.path / ".venv").mkdir()
     (clone.path / ".venv" / "thesis.txt").touch()
     failed = clone.make("demo")

@@ -86,7 +86,7 @@ def test_pipelines_at_once_lose_nothing_and_the_exporter_never_reads_half_a_file
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_pipeline_that_died_while_it_wrote_does_no_harm(tmp_path: Path) -> None:
+def test_what_a_dead_pipeline_left_half_written_is_removed(tmp_path: Path) -> None:
     list_batch(tmp_path, REF)
     (file,) = tmp_path.iterdir()
     left = file.with_name(f".{file.name}")
@@ -129,7 +129,7 @@ def test_a_mistake_is_shown_in_one_line_and_nothing_is_written(
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
-def test_a_batch_that_makes_a_failed_one_good_says_so(tmp_path: Path) -> None:
+def test_a_batch_that_replaces_a_failed_one_lists_its_ref(tmp_path: Path) -> None:
     failed = [str(uuid4()), str(uuid4())]
     assert list_batch(tmp_path, REF, *(f"--replaces={ref.upper()}" for ref in failed)).returncode == 0
     files = watched(tmp_path)
@@ -158,7 +158,7 @@ def test_all_mistakes_are_shown_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o000])
-def test_the_exporter_can_read_the_file_and_its_folder_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+def test_the_exporter_can_read_the_file_and_its_folder_with_any_umask(umask: int, tmp_path: Path) -> None:
     folder = tmp_path / "batches.d"
     for _ in range(2):
         done = subprocess.run(

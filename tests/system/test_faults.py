@@ -180,7 +180,9 @@ def test_what_would_last_too_long_ends_by_the_timeout_without_a_trace(
 
 
 @pytest.mark.parametrize("fault", [faults.CloseReusedConnection(), faults.SetCookie()], ids=str)
-def test_what_is_no_fault_of_the_api_is_not_noticed(sandbox: Sandbox, exporter: Exporter, fault: faults.Fault) -> None:
+def test_what_is_not_a_fault_of_the_api_is_not_noticed(
+    sandbox: Sandbox, exporter: Exporter, fault: faults.Fault
+) -> None:
     sandbox.set_fault(fault)
     sandbox.clear_requests()
     for _ in range(3):

@@ -47,9 +47,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("web_config", ["", MUTUAL_TLS, USERS], ids=["plain", "client certificates", "passwords"])
-def test_the_health_check_shows_whether_the_exporter_runs_whatever_its_web_config(
-    web_config: str, free_port: int, tmp_path: Path
-) -> None:
+def test_the_health_check_works_with_any_web_config(web_config: str, free_port: int, tmp_path: Path) -> None:
     _, *flags = command("ENTRYPOINT")
     assert flags == [f"--web.health-listen-address={HEALTH_ADDRESS}"]
     # The address of the metrics is another one than that of the image here, too.

@@ -92,7 +92,7 @@ def test_processor_time_is_that_of_all_threads() -> None:
     assert usage_of(os.getpid()).processor_seconds == pytest.approx(time.process_time(), abs=0.1)
 
 
-def test_a_process_that_has_ended_can_not_be_looked_at() -> None:
+def test_a_process_that_has_ended_cannot_be_measured() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(ProcessLookupError, match=f"process {process.pid} has ended"):

@@ -64,7 +64,7 @@ def test_what_never_comes_is_a_failure() -> None:
     assert "what never comes" in result.measured
 
 
-def test_what_this_machine_can_not_do_is_no_failure_and_says_so(document: Path) -> None:
+def test_what_this_machine_cannot_do_is_skipped_with_a_reason(document: Path) -> None:
     assert main([], {"Things": [row(NeedsError("root"))]}, document) == 0
     assert "| a fault | It holds. | needs root | not tried |\n" in document.read_text(encoding="utf-8")
 

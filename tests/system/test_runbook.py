@@ -140,7 +140,7 @@ def test_the_commands_show_what_sitecore_cdp_says_of_a_batch(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_without_an_error_log_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_batch_without_an_error_log_is_reported_in_one_line(tmp_path: Path) -> None:
     [names] = [block.text for block in blocks(RUNBOOK) if (block.heading, block.language) == ("What a batch is", "sh")]
     [login, _, refused, _] = [block.text for block in blocks(RUNBOOK) if block.heading == "How to look"]
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
@@ -159,7 +159,7 @@ def test_a_batch_without_an_error_log_is_told_in_one_line(tmp_path: Path) -> Non
     assert not (tmp_path / "rejected-records.jsonl").exists()
 
 
-def test_the_command_without_credentials_shows_that_the_way_is_good(tmp_path: Path) -> None:
+def test_the_command_without_credentials_shows_that_the_api_is_reachable(tmp_path: Path) -> None:
     [command] = [block.text for block in blocks(RUNBOOK) if "--write-out" in block.text]
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         shown = run_bash(f"API={sandbox.base_url} REF={REF}\n{command}", home=tmp_path)

@@ -213,7 +213,7 @@ def test_a_faithful_exporter_misses_nothing_and_makes_up_nothing(lives: list[Lif
 
 
 @given(batches(), st.data())
-def test_whatever_must_be_stored_is_missed_when_it_is_hidden(lives: list[Life], data: st.DataObject) -> None:
+def test_every_sample_that_must_be_stored_is_missed_when_hidden(lives: list[Life], data: st.DataObject) -> None:
     stored = faithful(lives, SCRAPES)
     faithfully = Comparison(stored, [], interval=1.0)
     due = [life for life in lives if life.until - life.since > 1.0 and faithfully.must_be_stored(life)]

@@ -46,7 +46,7 @@ def test_a_connection_that_is_gone_before_the_request_ends_only_this_client(monk
     assert client.fileno() == -1, "its socket is left open"
 
 
-def test_that_nobody_listens_ends_only_this_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_a_listener_ends_only_this_client(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> socket.socket:
         raise ConnectionRefusedError
 

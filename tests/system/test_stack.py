@@ -93,7 +93,7 @@ def test_a_missing_program_is_reported_with_its_package_and_nothing_is_started(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(there)
 
 
-def test_a_folder_that_can_not_be_made_is_reported_in_one_line(run_stack: RunStack, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(run_stack: RunStack, tmp_path: Path) -> None:
     for name in ("prometheus", "prometheus-alertmanager"):
         stand_in(tmp_path, name)
     file = tmp_path / "file"

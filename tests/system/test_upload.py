@@ -153,7 +153,7 @@ def test_it_waits_and_exits_by_the_outcome(
     assert "Authorization" not in storage.headers
 
 
-def test_it_makes_up_a_ref_and_does_not_wait_unasked(sandbox: Sandbox, file: Path) -> None:
+def test_it_generates_a_ref_and_does_not_wait_by_default(sandbox: Sandbox, file: Path) -> None:
     done = upload(sandbox.base_url, file)
     assert (done.returncode, len(sandbox.requests)) == (0, 2), done.stderr
     assert str(uuid.UUID(done.stdout.strip())) in sandbox.requests[0].path
@@ -326,7 +326,7 @@ def test_an_api_elsewhere_cannot_send_the_file_to_this_machine_openly() -> None:
         api.upload(uuid.UUID(REF), b"content")
 
 
-def test_a_netrc_file_has_no_say(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
+def test_a_netrc_file_is_ignored(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text("default login somebody password of-another-place\n", encoding="ascii")
     netrc.chmod(0o600)

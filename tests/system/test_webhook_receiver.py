@@ -97,14 +97,14 @@ def test_an_alert_with_nothing_but_a_name_is_reported() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\nFIRING critical Fake", "a\r\u202eb"])
-def test_no_text_steers_the_terminal_or_looks_like_another_alert(text: str) -> None:
+def test_no_text_controls_the_terminal_or_looks_like_another_alert(text: str) -> None:
     labels, annotations = FIRING["labels"] | {"feed": text}, FIRING["annotations"] | {"description": text}
     lines = describe(notification(FIRING | {"labels": labels, "annotations": annotations}))
     assert [line.startswith("    ") for line in lines] == [False] + [True] * (len(lines) - 1)
     assert all(line.isprintable() for line in lines)
 
 
-def test_a_description_of_several_lines_is_shown_so() -> None:
+def test_a_description_keeps_its_line_breaks() -> None:
     annotations = {"summary": "Failed", "description": "24 records:\n20 validation: ...\n4 internal: ..."}
     assert describe(notification(FIRING | {"annotations": annotations}))[1:4] == [
         *("    Failed", "    24 records:", "    20 validation: ..."),
@@ -123,7 +123,7 @@ ANY_ALERT = st.dictionaries(
 
 
 @given(JSON | st.fixed_dictionaries({"alerts": st.lists(ANY_ALERT) | JSON}))
-def test_whatever_comes_is_reported_in_printable_lines_or_refused(body: object) -> None:
+def test_any_request_is_reported_in_printable_lines_or_refused(body: object) -> None:
     try:
         lines = describe(body)
     except ValueError as error:
@@ -182,7 +182,7 @@ def test_a_notification_is_shown_and_acknowledged(url: str, shown: list[Sequence
     ],
     ids=["empty", "cut", "binary", "list", "no alert", "no labels", "unheard-of status", "deep"],
 )
-def test_what_is_no_notification_is_refused_and_not_shown(
+def test_what_is_not_a_notification_is_refused_and_not_shown(
     url: str, shown: list[Sequence[str]], body: bytes, status: int
 ) -> None:
     assert requests.post(url, data=body, timeout=60).status_code == status
@@ -206,7 +206,7 @@ def test_a_body_of_unknown_or_excessive_length_is_refused_unread(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_client_that_is_gone_is_no_news(program: Program) -> None:
+def test_a_disconnected_client_is_not_logged(program: Program) -> None:
     url = wait_for_url(program)
     address = ("127.0.0.1", int(re.findall(r":(\d+)/", url)[0]))
     with socket.create_connection(address, timeout=60) as connection:

@@ -123,7 +123,7 @@ def test_a_bad_entry_is_reported_with_its_place_and_the_others_count(entry: str,
     assert errors == (f"{PATH}:2: {error}",)
 
 
-def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
+def test_all_mistakes_are_reported_in_the_order_of_the_file() -> None:
     batches, errors = parse(f"- x\n- {{ref: {REF}, feed: 7, job: x, labels: {{job: x}}}}\n- {OTHER_REF}\n- y\n")
     assert [batch.ref for batch in batches] == [OTHER_REF]
     assert [error.removeprefix(f"{PATH}:").rpartition(": ")[0] for error in errors] == [
@@ -136,14 +136,14 @@ def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("entry", ["{ref: UPPER, feed: guests}", "{feed: guests, labels: {}, ref: LOWER}", "*first"])
-def test_the_same_entry_twice_is_no_mistake(entry: str) -> None:
+def test_the_same_entry_twice_is_accepted(entry: str) -> None:
     entry = entry.replace("UPPER", REF.upper()).replace("LOWER", REF)
     assert parse(f"- &first {{ref: {REF}, feed: guests}}\n- {entry}\n") == BatchFile(
         (WatchedBatch(ref=REF, feed="guests"),), ()
     )
 
 
-def test_a_bad_entry_does_not_take_the_place_of_a_good_one_with_its_ref() -> None:
+def test_an_invalid_entry_does_not_replace_a_valid_one_with_the_same_ref() -> None:
     batches, errors = parse(f"- {{ref: {REF}, feed: 7}}\n- {{ref: {REF}, feed: guests}}\n")
     assert batches == (WatchedBatch(ref=REF, feed="guests"),)
     assert len(errors) == 1
@@ -168,9 +168,7 @@ def test_a_bad_entry_does_not_take_the_place_of_a_good_one_with_its_ref() -> Non
         (rb'[{"feed": "\ud83d\ude00"}]', "1:14: not valid YAML: found invalid Unicode character escape code"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_made_is_reported_in_one_line(
-    content: bytes, message: str, tmp_path: Path
-) -> None:
+def test_an_unparsable_file_is_reported_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "tonight.yaml"
     path.write_bytes(content)
     failure = failure_of(path)
@@ -223,7 +221,7 @@ def test_what_cannot_be_read_leaves_no_file_open(tmp_path: Path) -> None:
         )
     ).map(lambda pieces: "".join(pieces).encode())
 )
-def test_any_bytes_give_good_entries_and_lines_or_one_line(content: bytes) -> None:
+def test_any_bytes_result_in_entries_and_error_lines_or_in_one_error(content: bytes) -> None:
     try:
         batches, errors = parse(content)
     except BatchFileError as error:
@@ -241,7 +239,7 @@ ENTRIES = st.fixed_dictionaries(
 
 
 @given(entries=st.lists(ENTRIES))
-def test_the_first_good_entry_of_a_ref_counts(entries: list[dict[str, object]]) -> None:
+def test_the_first_valid_entry_for_a_ref_wins(entries: list[dict[str, object]]) -> None:
     """Compare with a model that goes through the entries one by one."""
     expected: dict[str, dict[str, object]] = {}
     mistakes = 0

@@ -161,7 +161,7 @@ def test_a_change_that_leaves_size_and_time_as_they_were_is_seen(folder: Folder)
     assert folder.watched() == ["2 None"]
 
 
-def test_a_file_that_was_touched_is_not_told_again(folder: Folder, log: Log, parsed: list[str]) -> None:
+def test_a_touched_file_is_not_logged_again(folder: Folder, log: Log, parsed: list[str]) -> None:
     path = folder.write("a.yaml", "- x\n" + entry(1))
     folder.files.refresh()
     assert len(log.lines()) == 2
@@ -200,7 +200,7 @@ def test_what_cannot_be_parsed_keeps_its_last_good_content(garbage: str, folder:
     assert log.lines() == ["INFO batch file loaded file=batches.d/a.yaml batches=2 errors=0"]
 
 
-def test_a_file_that_was_never_good_has_no_batches_and_does_no_harm(folder: Folder, log: Log) -> None:
+def test_a_file_that_was_never_valid_has_no_batches_and_leaves_the_others_alone(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", "- [")
     folder.write("b.yaml", entry(1))
     assert folder.watched() == ["1 None"]
@@ -208,7 +208,7 @@ def test_a_file_that_was_never_good_has_no_batches_and_does_no_harm(folder: Fold
     assert [line.split()[0] for line in log.lines()] == ["ERROR", "INFO"]
 
 
-def test_good_entries_count_and_each_bad_one_is_reported_once(folder: Folder, log: Log) -> None:
+def test_valid_entries_count_and_each_invalid_one_is_reported_once(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", entry(1) + "- x\n")
     for _ in range(3):
         assert folder.watched() == ["1 None"]
@@ -261,7 +261,7 @@ def test_of_two_files_that_do_not_agree_the_first_name_counts_and_one_warning_is
     assert log.lines()[-1] == f"WARNING batches.d/b.yaml: {warning}"
 
 
-def test_upper_case_is_no_conflict(folder: Folder, log: Log) -> None:
+def test_upper_case_is_not_a_conflict(folder: Folder, log: Log) -> None:
     folder.write("a.yaml", f"- {REFS[1]}\n")
     folder.write("b.yaml", f"- {REFS[1].upper()}\n")
     assert folder.watched() == ["1 None"]
@@ -276,7 +276,7 @@ def test_hidden_files_and_folders_and_other_names_are_not_looked_at(folder: Fold
     assert folder.files.errors == {}
 
 
-def test_links_are_followed_and_one_to_nowhere_is_no_file(folder: Folder) -> None:
+def test_links_are_followed_and_a_dangling_one_is_not_a_file(folder: Folder) -> None:
     (folder.path / "real").write_text(entry(1))
     (folder.batches / "a.yaml").symlink_to("../real")
     (folder.batches / "b.yaml").symlink_to("../none")
@@ -332,7 +332,7 @@ def test_what_cannot_be_read_is_reported_in_one_line(tmp_path: Path, log: Log) -
     ]
 
 
-def test_a_file_that_could_not_be_reached_for_a_while_is_good_again_though_it_did_not_change(folder: Folder) -> None:
+def test_a_file_that_was_unreachable_for_a_while_is_used_again_though_unchanged(folder: Folder) -> None:
     folder.write("a.yaml", entry(1))
     folder.files.refresh()
     folder.batches.rename(folder.path / "away")
@@ -355,13 +355,13 @@ def test_permission_that_is_given_later_is_noticed(folder: Folder) -> None:
     assert folder.watched() == ["1 None"]
 
 
-def test_a_named_pipe_makes_nobody_wait(folder: Folder) -> None:
+def test_a_named_pipe_does_not_block(folder: Folder) -> None:
     os.mkfifo(folder.batches / "a.yaml")
     assert folder.watched() == []
     assert folder.files.errors == {"batches.d/a.yaml": True}
 
 
-def test_a_file_that_vanishes_between_listing_and_reading_is_no_error(
+def test_a_file_that_vanishes_between_listing_and_reading_is_not_an_error(
     folder: Folder, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write("a.yaml", entry(1))
@@ -427,7 +427,7 @@ def test_a_folder_that_is_a_link_to_itself_is_an_error_from_the_start(tmp_path: 
     assert files.errors == {}
 
 
-def test_a_folder_that_does_not_exist_yet_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_yet_is_not_an_error(tmp_path: Path) -> None:
     files = BatchFiles([str(tmp_path / "none/*.yaml"), str(tmp_path / "none/*/x.yaml")], tmp_path)
     files.refresh()
     assert (files.batches, files.errors) == ({}, {})

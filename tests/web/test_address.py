@@ -24,7 +24,7 @@ def test_an_address_is_read_and_written(text: str, address: ListenAddress) -> No
 @pytest.mark.parametrize(
     "text", ["", "10311", "host", "host:", "host:x", ":65536", ":-1", ": 1", "::1", "::1:80", ":\uff11", "a:1:2"]
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_what_is_not_an_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected host:port|brackets"):
         ListenAddress.parse(text)
 

@@ -103,7 +103,7 @@ def test_busy_connections_stay_and_a_new_one_is_refused(
     assert ask(clients.enter_context(server.connect())).startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_whose_client_has_gone_takes_no_room(
+def test_a_connection_whose_client_has_gone_does_not_count(
     server: WebServerThread, clients: ExitStack, poller: ScriptedPoller
 ) -> None:
     poller.go_on.clear()
@@ -156,7 +156,7 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(folder: Folder, polle
         assert len(read_to_the_end(slow)) < LARGE_ANSWER
 
 
-def test_what_is_kept_is_bounded_though_nobody_asks_any_more(
+def test_unread_answers_are_bounded_without_new_requests(
     folder: Folder, poller: ScriptedPoller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 3 * LARGE_ANSWER)
@@ -171,7 +171,9 @@ def test_what_is_kept_is_bounded_though_nobody_asks_any_more(
         wait_until(lambda: server.connections() <= 9)
 
 
-def test_a_client_that_says_goodbye_with_its_answer_unread_harms_nobody(tmp_path: Path, poller: ScriptedPoller) -> None:
+def test_a_client_that_closes_tls_with_its_answer_unread_affects_no_other(
+    tmp_path: Path, poller: ScriptedPoller
+) -> None:
     folder = Folder(tmp_path)
     folder.write(TLS)
     poller.snapshot = large_snapshot()

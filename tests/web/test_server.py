@@ -209,7 +209,7 @@ def one_server() -> Iterator[WebServerThread]:
     ("accept_encoding", "is_packed"),
     [("gzip", True), ("deflate, GZIP;q=1.0", True), ("identity", False), (None, False), ("", False), ("br", False)],
 )
-def test_gzip_is_for_those_who_accept_it(
+def test_gzip_is_used_only_if_accepted(
     server: WebServerThread,
     accept_encoding: str | None,
     is_packed: bool,  # noqa: FBT001  A column of the table.
@@ -364,7 +364,7 @@ def test_the_reserve_follows_the_last_encoding_of_the_same_path(poller: Scripted
 
 
 @pytest.mark.parametrize("hasty_first", [True, False])
-def test_a_hasty_scrape_does_not_spoil_the_poll_of_a_patient_one(
+def test_a_scrape_with_a_short_deadline_does_not_shorten_a_shared_poll(
     sandbox: Sandbox,
     exporter: WebServerThread,
     hasty_first: bool,  # noqa: FBT001  A column of the table.
@@ -434,7 +434,7 @@ def test_an_unlisted_batch_has_its_ref_alone(exporter: WebServerThread) -> None:
     assert {tuple(labels) for labels, _ in found["sitecore_cdp_batch_poll_success"]} == {("ref",)}
 
 
-def test_a_listed_batch_keeps_feed_and_labels_whatever_the_case_of_its_target(exporter: WebServerThread) -> None:
+def test_a_listed_batch_keeps_feed_and_labels_for_a_target_in_any_case(exporter: WebServerThread) -> None:
     for target in (LISTED, LISTED.upper()):
         found = samples(exporter.get(f"/probe?target={target}"))
         labels = {"ref": LISTED, "feed": WATCHED.feed, **WATCHED.labels}
@@ -582,7 +582,7 @@ def test_pipelined_requests_are_answered_in_order(server: WebServerThread) -> No
         pytest.param(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 100_000 + b"\r\n", id="many headers"),
     ],
 )
-def test_what_is_no_request_is_refused_and_not_logged(
+def test_what_is_not_a_request_is_refused_and_not_logged(
     server: WebServerThread, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -650,7 +650,7 @@ def test_a_fault_of_ours_is_a_500_and_logged(
 # The end
 
 
-def test_stopping_gives_those_who_wait_their_answer(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_answers_the_waiting_scrapes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "SECONDS_TO_STOP", 1.0)
     sandbox.set_fault(faults.Hang())
     with exporter_of(sandbox, [WATCHED]) as exporter, ExitStack() as stack:

@@ -110,7 +110,7 @@ def send_until_it_is_too_much(connection: socket.socket, pieces: Iterator[bytes]
         pytest.param(SCRAPE, id="never reads"),
     ],
 )
-def test_a_crowd_of_slow_connections_keeps_nobody_from_a_scrape(exporter: WebServerThread, sent: bytes) -> None:
+def test_many_slow_connections_do_not_prevent_a_scrape(exporter: WebServerThread, sent: bytes) -> None:
     needed = 2 * CROWD + 200  # Both ends of each are in this process.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -148,7 +148,7 @@ def test_few_open_files_are_shared_so_that_a_crowd_leaves_room(sandbox: Sandbox,
         assert "out of system resource" not in program.output()
 
 
-def test_a_crowd_that_shakes_no_hands_keeps_nobody_from_a_scrape(tmp_path: Path) -> None:
+def test_many_connections_without_a_handshake_do_not_prevent_a_scrape(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write(f"{TLS}{USERS}")
     with secure_server(folder) as server, ExitStack() as stack:
@@ -235,7 +235,7 @@ def test_what_follows_a_request_counts_from_its_end(server: WebServerThread) -> 
         assert read_all(connection) == b""
 
 
-def test_a_head_of_usual_size_is_no_matter(server: WebServerThread) -> None:
+def test_a_head_of_the_usual_size_is_accepted(server: WebServerThread) -> None:
     headers = {f"X-{number}": "a" * 1000 for number in range(20)} | {"Cookie": "a" * 8000}
     with requests.Session() as session:
         for _ in range(3):
@@ -332,7 +332,7 @@ def test_probes_never_exceed_the_concurrency_towards_the_api() -> None:
         *("file:///etc/passwd", "{{7*7}}", "$(id)", "' OR 1=1 --", "<script>", "\u202e", "a" * 7000),
     ],
 )
-def test_a_hostile_target_reaches_nobody(sandbox: Sandbox, exporter: WebServerThread, target: str) -> None:
+def test_a_hostile_target_is_never_requested(sandbox: Sandbox, exporter: WebServerThread, target: str) -> None:
     response = exporter.get(f"/probe?target={target}")
     assert response.status_code == 400
     # Nothing of it is in the answer.
@@ -375,7 +375,7 @@ def test_no_method_reflects_or_changes_anything(exporter: WebServerThread, metho
 @pytest.mark.parametrize(
     "sent", [b"what\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
 )
-def test_a_refusal_names_no_software_and_is_no_html(server: WebServerThread, sent: bytes) -> None:
+def test_a_refusal_names_no_software_and_is_plain_text(server: WebServerThread, sent: bytes) -> None:
     with server.connect(sent) as connection:
         head, _, body = read_all(connection).partition(b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.[01] 400 ", head)

@@ -90,7 +90,7 @@ def test_everything_asks_for_a_password(server: SecureServerThread, method: str,
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
-def test_the_health_paths_ask_nobody(server: SecureServerThread, comparisons: Comparisons, path: str) -> None:
+def test_the_health_paths_need_no_password(server: SecureServerThread, comparisons: Comparisons, path: str) -> None:
     assert status(server, None, path) == 200
     assert status(server, (USER, "wrong"), path) == 200
     assert server.request("HEAD", path).status_code == 200
@@ -129,7 +129,7 @@ def test_user_and_password_must_match(server: SecureServerThread, auth: tuple[st
         base64.b64encode(f"{USER}:{PASSWORD}".encode()),
     ],
 )
-def test_a_malformed_header_is_no_password(server: SecureServerThread, header: bytes) -> None:
+def test_a_malformed_header_is_refused(server: SecureServerThread, header: bytes) -> None:
     assert server.get("/metrics", headers={"Authorization": header}).status_code == 401
 
 
@@ -164,7 +164,7 @@ def test_the_health_listener_serves_nothing_else_and_hears_no_password(
     assert comparisons.asked == []
 
 
-def test_nobody_is_asked_without_users(folder: Folder) -> None:
+def test_without_users_no_password_is_needed(folder: Folder) -> None:
     folder.write("basic_auth_users: {}\n")
     with secure_server(folder) as server:
         assert status(server, None) == 200
@@ -201,7 +201,7 @@ def test_no_password_lets_an_unknown_user_in(folder: Folder) -> None:
         assert status(server, ("nobody", PASSWORD)) == 401
 
 
-def test_a_scrape_is_no_comparison_after_the_first(server: SecureServerThread, comparisons: Comparisons) -> None:
+def test_only_the_first_scrape_compares_a_password(server: SecureServerThread, comparisons: Comparisons) -> None:
     for path in ("/metrics", "/", f"/probe?target={REF}", "/metrics"):
         assert status(server, RIGHT, path) == 200
     assert len(comparisons.asked) == 1
@@ -240,7 +240,9 @@ def test_passwords_are_compared_one_at_a_time_and_everybody_has_a_turn(
         assert [each.result() for each in wrong] == [401] * 20
 
 
-def test_a_flood_of_wrong_passwords_holds_up_no_scrape(server: SecureServerThread, comparisons: Comparisons) -> None:
+def test_a_flood_of_wrong_passwords_does_not_delay_scrapes(
+    server: SecureServerThread, comparisons: Comparisons
+) -> None:
     assert status(server) == 200
     comparisons.go_on.clear()
     with ThreadPoolExecutor(20) as threads:
@@ -255,7 +257,7 @@ def test_a_flood_of_wrong_passwords_holds_up_no_scrape(server: SecureServerThrea
     assert len(comparisons.asked) == 21
 
 
-def test_those_who_wait_for_a_comparison_keep_no_connection_from_others(
+def test_requests_waiting_for_a_comparison_do_not_exhaust_the_connections(
     folder: Folder, comparisons: Comparisons
 ) -> None:
     with secure_server(folder, max_connections=3) as server, ThreadPoolExecutor(3) as threads, ExitStack() as stack:

@@ -293,7 +293,7 @@ def test_no_repr_shows_hash_or_key() -> None:
     text=st.text(max_size=60), beginning=st.sampled_from(["", TLS, MUTUAL_TLS, USERS, "rate_limit: {", "http_server"])
 )
 @settings(max_examples=200, deadline=None)
-def test_no_text_makes_anything_but_a_config_or_told_mistakes(text: str, beginning: str) -> None:
+def test_any_text_results_in_a_config_or_reported_mistakes(text: str, beginning: str) -> None:
     lines: tuple[str, ...] = ()
     try:
         parse(beginning + text)
@@ -341,13 +341,13 @@ def test_files_may_be_missing_in_a_check_but_not_be_wrong(folder: Folder) -> Non
 @pytest.mark.parametrize(
     ("name", "key", "line"), [("server.crt", "cert_file", 2), ("client_ca.crt", "client_ca_file", 5)]
 )
-def test_what_is_no_certificate_is_reported(folder: Folder, content: str, name: str, key: str, line: int) -> None:
+def test_what_is_not_a_certificate_is_reported(folder: Folder, content: str, name: str, key: str, line: int) -> None:
     (folder.path / name).write_text(content, encoding="utf-8")
     message = f"web.yml:{line}: tls_server_config.{key}: holds no certificate, or a broken one; expected PEM"
     assert load_errors(folder) == [message]
 
 
-def test_what_is_no_key_is_reported(folder: Folder) -> None:
+def test_what_is_not_a_key_is_reported(folder: Folder) -> None:
     for content in ("", "garbage", (folder.path / "server.crt").read_text(encoding="ascii")):
         (folder.path / "server.key").write_text(content, encoding="ascii")
         [message] = load_errors(folder)
@@ -374,7 +374,7 @@ def test_the_key_of_another_certificate_is_refused(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["server.crt", "server.key", "client_ca.crt", "web.yml"])
-def test_what_is_no_file_or_too_large_is_refused(folder: Folder, name: str) -> None:
+def test_a_large_or_special_file_is_refused(folder: Folder, name: str) -> None:
     folder.write(MUTUAL_TLS)
     path = folder.path / name
     path.write_bytes(bytes(MAX_FILE_BYTES + 1))

@@ -124,7 +124,7 @@ def test_a_server_whose_file_is_cut_asks_as_before(folder: Folder, last: str) ->
     ],
     indirect=["web_config"],
 )
-def test_what_is_weaker_is_refused_and_told_once(
+def test_weaker_settings_are_refused_and_logged_once(
     web_config: WebConfigFile, folder: Folder, weaker: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = current(web_config)
@@ -172,7 +172,7 @@ def test_users_come_and_go_as_long_as_there_is_one(web_config: WebConfigFile, fo
 
 
 @pytest.mark.parametrize("web_config", [f"{USERS}rate_limit: {{interval: 1h, burst: 1}}\n"], indirect=True)
-def test_a_rate_limit_may_end_because_it_lets_nobody_in(web_config: WebConfigFile, folder: Folder) -> None:
+def test_a_rate_limit_may_be_removed_by_a_reload(web_config: WebConfigFile, folder: Folder) -> None:
     folder.write(USERS)
     assert current(web_config).rate_limit is None
 

@@ -247,7 +247,7 @@ def test_the_server_looks_at_its_files_by_itself(server: SecureServerThread, fol
     wait_until(lambda: served_certificate(server, folder) == renewed)
 
 
-def test_a_disk_that_hangs_holds_up_neither_handshakes_nor_answers(
+def test_a_hanging_disk_delays_neither_handshakes_nor_answers(
     server: SecureServerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging, go_on = threading.Event(), threading.Event()
@@ -385,7 +385,7 @@ def test_tls_is_not_switched_off_or_on_without_a_restart(folder: Folder, caplog:
         pytest.param(b"\x15\x03\x03\x00\x02\x02\x28", id="alert"),
     ],
 )
-def test_what_is_no_handshake_is_refused_and_not_logged(
+def test_what_is_not_a_handshake_is_refused_and_not_logged(
     server: SecureServerThread, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     with caplog.at_level(logging.INFO), server.connect() as connection:
@@ -397,7 +397,7 @@ def test_what_is_no_handshake_is_refused_and_not_logged(
 
 
 @pytest.mark.parametrize("length", [0, 20, None], ids=["nothing", "half a hello", "hello"])
-def test_silent_clients_hold_up_nobody(folder: Folder, monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+def test_silent_clients_delay_nobody(folder: Folder, monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
     monkeypatch.setattr(web_server, "HANDSHAKE_SECONDS", 1000.0)
     with ExitStack() as stack, secure_server(folder, max_connections=5) as server:
         for _ in range(10):
