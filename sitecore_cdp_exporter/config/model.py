@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.json_schema import GenerateJsonSchema
 
+from sitecore_cdp_exporter.config.calendar import Calendar
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
 from sitecore_cdp_exporter.config.files import read_regular_file, why_unread
 from sitecore_cdp_exporter.config.names import LABEL_NAME_SCHEMA, REF_SCHEMA, Feed, LabelName, Ref, RefPrefix
@@ -176,10 +177,13 @@ class FeedConfig(Section):
         default_factory=dict, description="Labels on every series of the feed, and on those of its batches."
     )
     expect_success_every: Interval | None = Field(
-        None, description="How often a batch of the feed should be accepted. Default: nothing is expected."
+        None, description="How often a batch of the feed should be accepted. Not with expect_success_by."
+    )
+    expect_success_by: Calendar | None = Field(
+        None, description="By when, on which days. Not with expect_success_every; without both nothing is expected."
     )
     grace: Duration = duration(
-        "0s", "How much later than expect_success_every still counts as on time. Only with expect_success_every."
+        "0s", "How much later still counts as on time. Only with expect_success_every or expect_success_by."
     )
     max_failed_ratio: Ratio = Field(
         0,
@@ -202,8 +206,9 @@ class FeedConfig(Section):
     @field_validator("grace")
     @classmethod
     def _is_with_expectation(cls, value: float, info: ValidationInfo) -> float:
-        if value and info.data.get("expect_success_every", "refused") is None:
-            raise ValueError("needs expect_success_every, which is missing")
+        expectations = (info.data.get(key, "refused") for key in ("expect_success_every", "expect_success_by"))
+        if value and all(each is None for each in expectations):
+            raise ValueError("needs expect_success_every or expect_success_by")
         return value
 
 
@@ -285,9 +290,10 @@ SECTIONS: dict[str, type[Section]] = {
     "retention": Retention,
     "discovery": Discovery,
     "feeds": FeedConfig,
+    "feeds.expect_success_by": Calendar,
     "error_logs": ErrorLogs,
 }
-KNOWN_KEYS = {path: tuple(section.model_fields) for path, section in SECTIONS.items()}
+KNOWN_KEYS = {path: section.keys() for path, section in SECTIONS.items()}
 # Room for 50,000 batches with feed and labels, far more than anyone lists.
 MAX_FILE_BYTES = 10 * 1024 * 1024
 

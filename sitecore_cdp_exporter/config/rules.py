@@ -31,7 +31,11 @@ def broken_rules(document: YamlDocument) -> Iterator[YamlProblem]:
 
 
 def _exclusive_keys(document: YamlDocument) -> Iterator[YamlProblem]:
-    for key, other in EXCLUSIVE:
+    of_feeds = [
+        (("feeds", index, "expect_success_by"), ("feeds", index, "expect_success_every"))
+        for index in range(len(_items(document, "feeds")))
+    ]
+    for key, other in (*EXCLUSIVE, *of_feeds):
         if document.value(key) not in (None, False) and document.value(other) is not None:
             yield _problem(document, key, f"cannot be combined with {other[-1]}; remove one of the two")
 

@@ -27,7 +27,13 @@ class Section(BaseModel):
         """Drop keys without a value, so that they get their defaults."""
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        known = cls.keys()
+        return {key: value for key, value in data.items() if value is not None or key not in known}
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Return the keys that it may have, as they are written in the file."""
+        return tuple(field.alias or name for name, field in cls.model_fields.items())
 
 
 def duration(default: str, description: str) -> Any:  # noqa: ANN401  A field with the type of its annotation.

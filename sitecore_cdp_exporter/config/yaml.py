@@ -31,7 +31,7 @@ _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)
 # Numbers that YAML 1.1 reads differently from most people, and the remedy.
 _MISREAD = (
     (re.compile(r".*_"), "write the number without _"),
-    (re.compile(r".*:"), "YAML reads digits with colons in base 60; write a duration as 1m30s"),
+    (re.compile(r".*:"), "YAML reads digits with colons in base 60; write a duration as 1m30s, and a time in quotes"),
     (re.compile(r"[-+]?0[bx]"), "write the number in decimal, not in binary or hexadecimal"),
     (re.compile(r"[-+]?0[0-9]+$"), "a leading zero makes a number octal in YAML; write it without the zero"),
 )

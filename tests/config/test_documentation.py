@@ -25,10 +25,13 @@ SECTIONS = {
     "retention.": SCHEMA["$defs"]["Retention"],
     "discovery.": SCHEMA["$defs"]["Discovery"],
     "feeds[].": SCHEMA["$defs"]["FeedConfig"],
+    "feeds[].expect_success_by.": SCHEMA["$defs"]["Calendar"],
     "error_logs.": SCHEMA["$defs"]["ErrorLogs"],
 }
 # What an item of a list needs at least.
 LIST_ITEMS = {"batches": {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"}, "feeds": {"name": "nightly-guests"}}
+# What a section needs at least.
+SECTIONS_NEED = {"expect_success_by": {"time": "23:30"}}
 # What has to be set beside a key.
 COMPANIONS = {
     "api.tls_config.cert_file": {"api.tls_config.key_file": "client.key"},
@@ -64,7 +67,7 @@ def config_with(values: dict[str, str]) -> str:
         section = config
         for parent in parents:
             if (items := parent.removesuffix("[]")) == parent:
-                section = section.setdefault(parent, {})
+                section = section.setdefault(parent, dict(SECTIONS_NEED.get(parent, {})))
             else:
                 section = section.setdefault(items, [dict(LIST_ITEMS[items])])[0]
         section[name] = f"value of {key}"

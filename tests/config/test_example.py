@@ -14,8 +14,8 @@ from sitecore_cdp_exporter.config.model import Config, load_config
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.yaml").read_text()
 # The second of two options that exclude each other.
-ALTERNATIVES = r"username_file|password_file|proxy_from_environment"
-FIRST_OF_TWO = r"username|password|proxy_url"
+ALTERNATIVES = r"username_file|password_file|proxy_from_environment|expect_success_by"
+FIRST_OF_TWO = r"username|password|proxy_url|expect_success_every"
 
 
 def uncommented(leave_out: str) -> str:
@@ -60,8 +60,11 @@ def test_the_example_has_every_option_with_its_default() -> None:
             assert path + name in shown
             assert key.get("default") in (None, [], shown[path + name])
     assert set(shown["batches"][1]) == set(schema["$defs"]["WatchedBatch"]["properties"])
-    (feed,) = shown["feeds"]
+    feed: dict[str, Any] = {}
+    for leave_out in (ALTERNATIVES, FIRST_OF_TWO):
+        feed |= yaml.safe_load(uncommented(leave_out))["feeds"][0]
     assert set(feed) == set(schema["$defs"]["FeedConfig"]["properties"])
+    assert set(feed["expect_success_by"]) == set(schema["$defs"]["Calendar"]["properties"])
     for name, key in schema["$defs"]["FeedConfig"]["properties"].items():
         if name in ("max_failed_ratio", "min_records", "next_success_resolves"):
             assert key["default"] == feed[name]

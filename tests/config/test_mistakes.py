@@ -28,6 +28,25 @@ LABEL = "a label name has only letters, digits and _, and does not start with a 
 BROKEN = "; check the indentation (no tabs), and put values with special characters in quotes"
 ENTRY = "expected a ref, or a mapping with ref, feed, labels and replaces"
 BASIC_AUTH = "unknown key; expected one of username, username_file, password, password_file"
+CLOCK = '      time: "23:30"\n      '
+TIME = 'expected a time of the day from "00:00" to "23:59", in quotes'
+WRONG_TIMES = ("08h30", "'24:00'", "'23:60'", "'8:30'", "'23:30:00'", "' 23:30'", "'٠٨:٣٠'", "2330", "true", "[1]")
+ZONE = "unknown time zone; expected a name of the IANA database such as Europe/Berlin or UTC"
+WRONG_ZONES = (
+    "Europe/Bonn",
+    "Europe",
+    "localtime",
+    "right/Europe/Berlin",
+    "posix/UTC",
+    "../UTC",
+    "/etc/localtime",
+    "+02:00",
+    "CEST",
+    "2",
+    "'\\0'",
+    "''",
+    "[UTC]",
+)
 
 # By what comes before it in the file: a text, and the lines that it gives without the path of the file.
 MISTAKES: dict[str, list[tuple[str, ...]]] = {
@@ -191,8 +210,8 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "  timeout: 1:30",
             (
-                "3: api.timeout: YAML reads digits with colons in base 60; write a duration as 1m30s; put it in "
-                "quotes if it is text"
+                "3: api.timeout: YAML reads digits with colons in base 60; write a duration as 1m30s, and a time in "
+                "quotes; put it in quotes if it is text"
             ),
         ),
         ("  timeout: 2m1ms", "3: api.timeout: expected more than 0s and at most 2m"),
@@ -435,7 +454,10 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
     f"{API}feeds:\n  - name: guests\n": [
         ("    expect_success_every: daily\n    grace: 3h", f"5: feeds[0].expect_success_every: {DURATION}"),
         ("    expect_success_every: 0s", "5: feeds[0].expect_success_every: expected more than 0s"),
-        ("    grace: 3h", "5: feeds[0].grace: needs expect_success_every, which is missing"),
+        (
+            "    grace: 3h",
+            "5: feeds[0].grace: needs expect_success_every or expect_success_by",
+        ),
         ("    labels: {severity: page}", f"5: feeds[0].labels.severity: {RESERVED}"),
         ("    min_records: 1.5", "5: feeds[0].min_records: expected a whole number"),
         ("    min_records: 1000000001", "5: feeds[0].min_records: expected at most 1000000000"),
@@ -458,7 +480,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "    ref_prefix: 5a0c2f0e\n  - name: orders\n    ref_prefix: 5a0c2f0e6\n    grace: 1h",
             "7: feeds[1].ref_prefix: overlaps with feeds[0].ref_prefix: a ref could belong to both feeds",
-            "8: feeds[1].grace: needs expect_success_every, which is missing",
+            "8: feeds[1].grace: needs expect_success_every or expect_success_by",
         ),
         ("    ref_prefix: nightly-", f"5: feeds[0].ref_prefix: {PREFIX}"),
         ("    ref_prefix: 12345678", "5: feeds[0].ref_prefix: expected a string; put it in quotes"),
@@ -489,9 +511,58 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (
             "    interval: 24h",
             (
-                "5: feeds[0].interval: unknown key; expected one of name, labels, expect_success_every, grace, "
-                "max_failed_ratio, min_records, next_success_resolves, ref_prefix"
+                "5: feeds[0].interval: unknown key; expected one of name, labels, expect_success_every, "
+                "expect_success_by, grace, max_failed_ratio, min_records, next_success_resolves, ref_prefix"
             ),
+        ),
+    ],
+    f"{API}feeds:\n  - name: guests\n    expect_success_by:\n": [
+        (
+            "      time: 23:30",
+            (
+                "6: feeds[0].expect_success_by.time: YAML reads digits with colons in base 60; write a duration as "
+                "1m30s, and a time in quotes; put it in quotes if it is text"
+            ),
+        ),
+        *((f"      time: {time}", f"6: feeds[0].expect_success_by.time: {TIME}") for time in WRONG_TIMES),
+        ("      days: [mon]", "5: feeds[0].expect_success_by.time: is missing"),
+        (
+            f"{CLOCK}days: [mon, monday]",
+            ("7: feeds[0].expect_success_by.days[1]: expected 'mon', 'tue', 'wed', 'thu', 'fri', 'sat' or 'sun'"),
+        ),
+        (
+            f"{CLOCK}days: []",
+            "7: feeds[0].expect_success_by.days: must not be empty; leave it out for every day of the week",
+        ),
+        (f"{CLOCK}days: mon", "7: feeds[0].expect_success_by.days: expected a list"),
+        *((f"{CLOCK}timezone: {zone}", f"7: feeds[0].expect_success_by.timezone: {ZONE}") for zone in WRONG_ZONES),
+        (f"{CLOCK}window: 6", "7: feeds[0].expect_success_by.window: needs a unit; write 5s for five seconds"),
+        (f"{CLOCK}window: 0s", "7: feeds[0].expect_success_by.window: expected more than 0s"),
+        (
+            f"{CLOCK}except:\n        - 2026-12-25\n        - 2026-02-30\n        - 25.12.2026",
+            "9: feeds[0].expect_success_by.except[1]: expected a date such as 2026-12-25",
+            "10: feeds[0].expect_success_by.except[2]: expected a date such as 2026-12-25",
+        ),
+        *(
+            (f"{CLOCK}except: [{date}]", "7: feeds[0].expect_success_by.except[0]: expected a date such as 2026-12-25")
+            for date in ("20261225", "'20261225'", "2026-W52-5", "2026-12-25T00:00:00", "tomorrow", "true", "{a: 1}")
+        ),
+        (f"{CLOCK}except: 2026-12-25", "7: feeds[0].expect_success_by.except: expected a list"),
+        (
+            f"{CLOCK}excepts: [2026-12-25]",
+            ("7: feeds[0].expect_success_by.excepts: unknown key; did you mean except?"),
+        ),
+        (
+            f"{CLOCK}tz: UTC",
+            "7: feeds[0].expect_success_by.tz: unknown key; expected one of time, days, timezone, window, except",
+        ),
+        (
+            f"{CLOCK}days:\n    expect_success_every: 24h",
+            "5: feeds[0].expect_success_by: cannot be combined with expect_success_every; remove one of the two",
+        ),
+        (
+            "      time: noon\n    grace: 3h",
+            f"6: feeds[0].expect_success_by.time: {TIME}",
         ),
     ],
 }

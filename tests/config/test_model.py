@@ -1,5 +1,6 @@
 """The config file: what is taken, and what is refused. `test_mistakes.py` has the words."""
 
+import datetime as dt
 import json
 import os
 import re
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
+from sitecore_cdp_exporter.config.calendar import Calendar
 from sitecore_cdp_exporter.config.model import (
     MAX_FILE_BYTES,
     ApiConfig,
@@ -29,6 +32,7 @@ from sitecore_cdp_exporter.config.model import (
     load_config,
 )
 from sitecore_cdp_exporter.config.names import REF_PREFIX
+from sitecore_cdp_exporter.config.section import Section
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -125,7 +129,21 @@ def test_every_key_can_be_set() -> None:
                 next_success_resolves=True,
                 ref_prefix="5a0c2f0e-6d0b",
             ),
-            FeedConfig(name="orders", max_failed_ratio=1.0, ref_prefix="5a0c2f0f"),
+            FeedConfig(
+                name="orders",
+                expect_success_by=Calendar.model_validate(
+                    {
+                        "time": dt.time(23, 30),
+                        "days": ("mon", "tue", "wed", "thu", "fri"),
+                        "timezone": ZoneInfo("Europe/Berlin"),
+                        "window": 21_600.0,
+                        "except": (dt.date(2026, 12, 25), dt.date(2027, 1, 1)),
+                    }
+                ),
+                grace=1800.0,
+                max_failed_ratio=1.0,
+                ref_prefix="5a0c2f0f",
+            ),
         ),
         error_logs=ErrorLogs(enabled=False, hosts=("*.storage.example", "logs.example.com")),
     )
@@ -138,6 +156,7 @@ def test_a_feed_expects_nothing_by_default(tmp_path: Path) -> None:
             name="guests",
             labels={},
             expect_success_every=None,
+            expect_success_by=None,
             grace=0.0,
             max_failed_ratio=0.0,
             min_records=0,
@@ -396,6 +415,37 @@ def test_an_interval_may_be_as_short_as_a_drill_needs(tmp_path: Path) -> None:
     assert config.feeds[0].expect_success_every == 0.001
 
 
+def test_a_calendar_is_every_day_in_utc_unless_told_so(tmp_path: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: '00:05', except: }}}}]\n", tmp_path)
+    assert config.feeds[0].expect_success_by == Calendar.model_validate(
+        {
+            "time": "00:05",
+            "days": ("mon", "tue", "wed", "thu", "fri", "sat", "sun"),
+            "timezone": "UTC",
+            "window": None,
+            "except": (),
+        }
+    )
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Etc/GMT+12", "America/Argentina/Buenos_Aires", "GMT0", "Asia/Kolkata"])
+def test_the_names_of_the_database_of_time_zones_are_taken(zone: str, tmp_path: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: 08:00, timezone: {zone}}}}}]\n", tmp_path)
+    calendar = config.feeds[0].expect_success_by
+    assert calendar is not None
+    assert calendar.timezone.key == zone
+
+
+def test_time_zones_are_known_where_the_system_has_none() -> None:
+    script = (
+        "from sitecore_cdp_exporter.config.calendar import Calendar;"
+        "print(Calendar.model_validate({'time': '23:30', 'timezone': 'Europe/Berlin'}).timezone)"
+    )
+    environment = {**os.environ, "PYTHONTZPATH": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "Europe/Berlin\n"
+
+
 def test_code_gives_durations_in_seconds() -> None:
     assert ApiConfig(base_url=BASE_URL, timeout=0.25).timeout == 0.25
     with pytest.raises(ValidationError):
@@ -612,7 +662,7 @@ def test_the_schema_in_the_repository_is_that_of_the_models() -> None:
     assert (ROOT / "config.schema.json").read_bytes() == printed.stdout, "run `make schema`"
 
 
-SECTIONS: dict[str, type[BaseModel]] = {
+SECTIONS: dict[str, type[Section]] = {
     "": Config,
     "ApiConfig": ApiConfig,
     "BasicAuth": BasicAuth,
@@ -621,6 +671,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Retention": Retention,
     "Discovery": Discovery,
     "FeedConfig": FeedConfig,
+    "Calendar": Calendar,
 }
 
 
@@ -629,7 +680,7 @@ def test_the_schema_describes_every_key_and_refuses_others(section: str) -> None
     schema = json.loads((ROOT / "config.schema.json").read_text())
     described = schema["$defs"][section] if section else schema
     assert described["additionalProperties"] is False
-    assert set(described["properties"]) == set(SECTIONS[section].model_fields)
+    assert set(described["properties"]) == set(SECTIONS[section].keys())
     for key in described["properties"].values():
         resolved = schema["$defs"][key["$ref"].rpartition("/")[2]] if "$ref" in key else key
         assert resolved["description"].endswith((".", "!"))

@@ -243,10 +243,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "http_server_config.headers": Headers,
     "rate_limit": RateLimit,
 }
-_KNOWN_KEYS = {
-    path: tuple(field.alias or name for name, field in section.model_fields.items())
-    for path, section in _SECTIONS.items()
-}
+_KNOWN_KEYS = {path: section.keys() for path, section in _SECTIONS.items()}
 
 
 def parse_web_config(path: Path, content: bytes) -> ParsedWebConfig:
