@@ -1,0 +1,96 @@
+"""When the next batch of a feed is due at the latest. Pure; times are seconds since the Unix epoch.
+
+By the clock a feed has deadlines. A batch counts for those that it is in time or late for, and by its window for the
+next ones; the first deadline that it does not count for is the one by which the next batch is due.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sitecore_cdp_exporter.config.calendar import DAYS, Calendar
+from sitecore_cdp_exporter.config.model import FeedConfig
+
+# The API may report any time, but Python's dates end in the year 9999.
+MAX_TIME = dt.datetime(9000, 1, 1, tzinfo=dt.UTC).timestamp()
+ONE_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When the next batch of a feed is due at the latest, its grace included.
+
+    Attributes:
+        finished: The next one that finishes, accepted or not.
+        accepted: The next one that is accepted.
+
+    """
+
+    finished: float
+    accepted: float
+
+
+def due(feed: FeedConfig, last: float, since: float) -> float | None:
+    """Return when the next batch of a feed is due; None: nothing is expected.
+
+    Args:
+        feed: What is expected.
+        last: When the newest batch that counts was modified; 0 or less: there was none.
+        since: Since when the expectation is known. A feed without a batch is not overdue at once.
+
+    """
+    if feed.expect_success_every is not None:
+        return (last if last > 0 else since) + feed.expect_success_every + feed.grace
+    if feed.expect_success_by is None:
+        return None
+    calendar = feed.expect_success_by
+    deadline = (
+        _first_not_met(calendar, min(last, MAX_TIME), feed.grace) if last > 0 else _next_deadline(calendar, since)
+    )
+    return deadline + feed.grace
+
+
+def _first_not_met(calendar: Calendar, accepted: float, grace: float) -> float:
+    """Return the first deadline that a batch accepted at this moment does not count for."""
+    if calendar.window is not None:
+        return _next_deadline(calendar, min(accepted + calendar.window, MAX_TIME))
+    # A batch in the grace of the deadline before is the one that was due then. But a long grace must not take the time
+    # of those that are early.
+    before, after = _deadlines_around(calendar, accepted)
+    is_late = accepted <= before + min(grace, (after - before) / 2)
+    return after if is_late else _next_deadline(calendar, after)
+
+
+def _deadlines_around(calendar: Calendar, moment: float) -> tuple[float, float]:
+    """Return the last deadline before a moment, and the first that is not."""
+    day = _day_of(calendar, moment)
+    before = next(deadline for deadline in _deadlines(calendar, day + ONE_DAY, -ONE_DAY) if deadline < moment)
+    return before, _next_deadline(calendar, before)
+
+
+def _next_deadline(calendar: Calendar, moment: float) -> float:
+    """Return the first deadline after a moment."""
+    day = _day_of(calendar, moment)
+    return next(deadline for deadline in _deadlines(calendar, day - ONE_DAY, ONE_DAY) if deadline > moment)
+
+
+def _day_of(calendar: Calendar, moment: float) -> dt.date:
+    return dt.datetime.fromtimestamp(moment, calendar.timezone).date()
+
+
+def _deadlines(calendar: Calendar, day: dt.date, step: dt.timedelta) -> Iterator[float]:
+    """Yield the deadlines from a day on, or back from it."""
+    while True:
+        if DAYS[day.weekday()] in calendar.days and day not in calendar.excluded:
+            yield _moment(day, calendar)
+        day += step
+
+
+def _moment(day: dt.date, calendar: Calendar) -> float:
+    """Return when a day has the time of a deadline.
+
+    The later reading counts where the clocks are set back and it comes twice. Where they are set forward and it does
+    not come at all, it is as much later: 02:30 is 03:30.
+    """
+    local = dt.datetime.combine(day, calendar.time, calendar.timezone)
+    return max(local.timestamp(), local.replace(fold=1).timestamp())
