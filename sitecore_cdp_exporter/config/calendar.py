@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 from sitecore_cdp_exporter.config.section import Section
 from sitecore_cdp_exporter.config.values import Interval
 
+Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 # In the order of datetime.date.weekday().
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 ZONE = "^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
@@ -59,7 +60,7 @@ class Calendar(Section):
     """When a batch of the feed should have been accepted, by the clock."""
 
     time: TimeOfDay = Field(description="The deadline, in hours and minutes. In quotes.", examples=["23:30"])
-    days: Annotated[tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...], Field(strict=False)] = Field(
+    days: Annotated[tuple[Day, ...], Field(strict=False)] = Field(
         DAYS, description="The days of the week that have a deadline.", json_schema_extra={"minItems": 1}
     )
     timezone: TimeZone = Field(

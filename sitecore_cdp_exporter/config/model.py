@@ -203,6 +203,11 @@ class FeedConfig(Section):
         "without dashes.",
     )
 
+    @property
+    def expects(self) -> bool:
+        """Whether a batch is expected by some time."""
+        return self.expect_success_every is not None or self.expect_success_by is not None
+
     @field_validator("grace")
     @classmethod
     def _is_with_expectation(cls, value: float, info: ValidationInfo) -> float:

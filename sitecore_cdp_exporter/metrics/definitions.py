@@ -157,6 +157,12 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
         "When the newest accepted batch of the feed was modified (modifiedAt); 0 if none was seen.",
         lambda state: state.last_accepted,
     ),
+    Gauge(
+        "sitecore_cdp_feed_due_timestamp_seconds",
+        "When the next batch of the feed is due at the latest, grace included: any that finishes, or an accepted one "
+        "(expect_success_every or expect_success_by of the config).",
+        samples.due,
+    ),
     gauge(
         "sitecore_cdp_feed_expected_interval_seconds",
         "How often a batch of the feed should be accepted (expect_success_every of the config).",
@@ -165,7 +171,7 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
     gauge(
         "sitecore_cdp_feed_grace_seconds",
         "How much later is still in time (grace of the config).",
-        lambda state: None if state.feed.expect_success_every is None else state.feed.grace,
+        lambda state: state.feed.grace if state.feed.expects else None,
     ),
     gauge(
         "sitecore_cdp_feed_max_failed_ratio",
@@ -215,6 +221,11 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
         "sitecore_cdp_api_last_success_timestamp_seconds",
         "When the Batch API last answered as it should, with a batch or a page of the list.",
         lambda snapshot: snapshot.api_last_success,
+    ),
+    gauge(
+        "sitecore_cdp_complete_poll_timestamp_seconds",
+        "When everything watched had last been answered for, be it by an error of the batch.",
+        lambda snapshot: snapshot.complete_poll,
     ),
     Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", samples.sources),
     gauge(

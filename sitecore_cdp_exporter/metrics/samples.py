@@ -4,7 +4,7 @@ from collections import Counter
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.metrics.collector import Sample
-from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.poll.snapshot import BatchState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 
 _STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchStatus)
@@ -42,6 +42,13 @@ def log_read(state: BatchState) -> bool | None:
 def log_failures(state: BatchState) -> list[Sample]:
     """Return why the error log could not be read."""
     return [] if state.error_log_failure is None else [({"reason": state.error_log_failure.value}, 1.0)]
+
+
+def due(state: FeedState) -> list[Sample]:
+    """Return when the next batch of a feed is due."""
+    if state.due is None:
+        return []
+    return [({"of": "finished"}, state.due.finished), ({"of": "accepted"}, state.due.accepted)]
 
 
 def list_failures(snapshot: Snapshot) -> list[Sample]:

@@ -30,36 +30,48 @@ def foresee_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
 
 @dataclass(frozen=True, slots=True)
 class NewestAccepted:
-    """The newest accepted batch of a feed: when one was last modified, and when one was last allocated.
+    """The newest accepted batch of a feed, in seconds since the Unix epoch; 0 if there was none.
 
-    Both are seconds since the Unix epoch, 0 if there was none.
+    Attributes:
+        modified: When one was last modified.
+        created: When one was last allocated.
+        finished: When one that finished, accepted or not, was last modified.
+
     """
 
     modified: float = 0.0
     created: float = 0.0
+    finished: float = 0.0
 
 
 def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
     """Find the newest accepted of a feed's batches."""
+    batches = list(batches)
     accepted = [batch for batch in batches if foresee_accepted(batch, feed)]
     return NewestAccepted(
         modified=max((batch.modified or 0.0 for batch in accepted), default=0.0),
         created=max((batch.created or 0.0 for batch in accepted), default=0.0),
+        finished=max((batch.modified or 0.0 for batch in batches if batch.status.finished), default=0.0),
     )
 
 
 class PastBatches:
-    """Batches of feeds that are no longer watched, as far as they may still be the newest accepted one of theirs.
+    """Batches of feeds that are no longer watched, as far as they may still be the newest one of theirs.
 
     The answers are kept, not the verdicts: another `max_failed_ratio` may judge them differently.
     """
 
     def __init__(self) -> None:
         self._by_feed: dict[str, list[Batch]] = {}
+        # The newest of those that no rule accepts.
+        self._failed: dict[str, Batch] = {}
 
     def add(self, feed: str, batch: Batch) -> None:
         """Keep a batch unless a kept one is at least as good under every rule."""
         if _share_of_failures(batch) is None:
+            newest = self._failed.get(feed, batch)
+            if batch.status.finished and (batch.modified or 0.0) >= (newest.modified or 0.0):
+                self._failed[feed] = batch
             return
         kept = self._by_feed.get(feed, [])
         if not any(_outdoes(each, batch) for each in kept):
@@ -67,11 +79,13 @@ class PastBatches:
 
     def of_feed(self, feed: str) -> Iterable[Batch]:
         """Return what is kept of a feed."""
-        return self._by_feed.get(feed, ())
+        failed = self._failed.get(feed)
+        return [*self._by_feed.get(feed, ()), *([] if failed is None else [failed])]
 
     def forget_all_but(self, feeds: Mapping[str, FeedConfig]) -> None:
         """Forget the feeds that are not among these."""
         self._by_feed = {feed: batches for feed, batches in self._by_feed.items() if feed in feeds}
+        self._failed = {feed: batch for feed, batch in self._failed.items() if feed in feeds}
 
 
 def _outdoes(one: Batch, other: Batch) -> bool:

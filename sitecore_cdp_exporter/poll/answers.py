@@ -24,6 +24,9 @@ ANSWERS_THAT_SHOW_A_REFUSAL = 3
 # Likewise a 5xx may concern a single batch. A poll of fewer requests than this puts no load on the API.
 MIN_ANSWERS_OF_TROUBLE = 3
 
+# What a poll knows of a batch once it was answered like this. The others are those of an API that says nothing of it.
+ANSWERS_FOR_A_BATCH = BATCH_REASONS | {Reason.BAD_RESPONSE, Reason.HTTP_ERROR, Reason.SERVER_ERROR}
+
 
 def learn_of_api(
     request: Request,
@@ -123,6 +126,37 @@ def judge_api(poll: Poll, now: float, *, over: bool) -> None:
             backoff.pause(now)
         # Other scrapes may share the poll, and it must count once.
         poll.answers = poll.troubles = 0
+
+
+def note_complete(poll: Poll, now: float, wall_now: float) -> None:
+    """Note that everything watched has been answered for, unless something has not, or the API is down."""
+    if (
+        poll.over(now)
+        and _is_listed(poll)
+        and poll.memory.health.up is not False
+        and all(_is_answered_for(poll, key, now) for key in poll.records)
+    ):
+        poll.memory.complete_poll = wall_now
+
+
+def _is_listed(poll: Poll) -> bool:
+    """Return whether the list was read, save for items that are not readable: those may stay in it for a month."""
+    return (
+        not poll.config.discovery.enabled
+        or poll.list_failure is None
+        or (poll.list_failure is Reason.BAD_RESPONSE and poll.discovery.complete and poll.discovery.unreadable > 0)
+    )
+
+
+def _is_answered_for(poll: Poll, key: str, now: float) -> bool:
+    record = poll.records[key]
+    if poll.is_unread(key):
+        if record.refused == poll.listed(key):
+            return True
+    elif record.finished or key in poll.seen_unfinished:
+        return True
+    outcome = poll.outcomes.get(key) or record.late_answer(now)
+    return isinstance(outcome, Reading) or (outcome is not None and outcome.reason in ANSWERS_FOR_A_BATCH)
 
 
 def _is_forbidden(error: PollError | None) -> bool:

@@ -7,6 +7,7 @@ next ones; the first deadline that it does not count for is the one by which the
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from sitecore_cdp_exporter.config.calendar import DAYS, Calendar
 from sitecore_cdp_exporter.config.model import FeedConfig
@@ -14,6 +15,15 @@ from sitecore_cdp_exporter.config.model import FeedConfig
 # The API may report any time, but Python's dates end in the year 9999.
 MAX_TIME = dt.datetime(9000, 1, 1, tzinfo=dt.UTC).timestamp()
 ONE_DAY = dt.timedelta(days=1)
+
+
+# A feed, and what is expected of it. When that changes, its time begins anew.
+Expectation: TypeAlias = tuple[str, float | None, Calendar | None]
+
+
+def expectation(feed: FeedConfig) -> Expectation:
+    """Return what is expected of a feed."""
+    return feed.name, feed.expect_success_every, feed.expect_success_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

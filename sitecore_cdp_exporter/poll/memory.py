@@ -23,6 +23,7 @@ from sitecore_cdp_exporter.poll.acceptance import (
 )
 from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
+from sitecore_cdp_exporter.poll.due import Expectation, expectation
 from sitecore_cdp_exporter.poll.error_logs import ErrorLogQueue, LogState
 from sitecore_cdp_exporter.poll.health import ApiHealth
 from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
@@ -168,6 +169,8 @@ class Memory:
         list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
         last_request: When its API was last asked, or else when the memory began.
         api_last_success: When its API last answered as it should; None: never.
+        complete_poll: When everything watched had last been answered for; None: that was never so.
+        expected_since: Since when each feed has been expected to do what the config says of it.
 
     """
 
@@ -180,6 +183,8 @@ class Memory:
         self.list_failure: Reason | None = None
         self.last_request = now
         self.api_last_success: float | None = None
+        self.complete_poll: float | None = None
+        self.expected_since: dict[Expectation, float] = {}
         self._identity = _identity(config)
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
@@ -213,6 +218,8 @@ class Memory:
         if lists != self._lists:
             self._lists = lists
             self._list(config, batch_files)
+            expectations = map(expectation, config.feeds)
+            self.expected_since = {each: self.expected_since.get(each, now) for each in expectations}
         for key, record in self._records.items():
             record.note_listed(self.discovery.known.get(key))
         last_known = self._known = self._last_known()

@@ -171,6 +171,11 @@ class Poll:
         """Return whether a scrape may join it. Otherwise overlapping scrapes could extend one poll indefinitely."""
         return not self.over(now) and now < (self.list_deadline if self.discovering else self.started + MAX_AGE_TO_JOIN)
 
+    def is_unread(self, key: str) -> bool:
+        """Return whether the list shows a batch to be finished whose details are still to be read."""
+        listed = self.listed(key)
+        return listed is not None and listed.status.finished and not self.records[key].is_read(listed)
+
     def listed(self, key: str) -> Batch | None:
         """Return what the list last said of a batch."""
         reading = self.discovery.known.get(key)

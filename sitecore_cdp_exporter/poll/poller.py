@@ -19,7 +19,7 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import Config
-from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api
+from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api, note_complete
 from sitecore_cdp_exporter.poll.log_thread import LogThread
 from sitecore_cdp_exporter.poll.memory import Memory
 from sitecore_cdp_exporter.poll.organisation import Job, Organisation
@@ -193,6 +193,7 @@ class Poller:
             organisation.leave(poll)
             if not poll.is_probe:
                 judge_api(poll, now, over=poll.over(now) and not self._stopped)
+                note_complete(poll, now, self._wall_clock())
             return take_snapshot(poll, now)
 
     def _end_slow_lists(self, organisation: Organisation, now: float) -> None:

@@ -7,8 +7,9 @@ from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.poll.acceptance import is_accepted
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
+from sitecore_cdp_exporter.poll.due import Due, due, expectation
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.superseding import is_superseded
@@ -62,10 +63,18 @@ class DiscoveryState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedState:
-    """A feed and when its newest accepted batch was modified, in seconds since the Unix epoch; 0: none was seen."""
+    """A feed of the config.
+
+    Attributes:
+        feed: Its config.
+        last_accepted: When its newest accepted batch was modified, in seconds since the Unix epoch; 0: none was seen.
+        due: When its next batch is due; None: nothing is expected, or not everything watched was answered for yet.
+
+    """
 
     feed: FeedConfig
     last_accepted: float
+    due: Due | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +91,8 @@ class Snapshot:
         unread: How many finished batches are watched whose details are still to be read.
         discovery: None while discovery is off.
         feeds: One state for each feed of the config.
+        complete_poll: When everything watched had last been answered for, in seconds since the Unix epoch; None: that
+            was never so.
 
     """
 
@@ -94,6 +105,7 @@ class Snapshot:
     unread: int = 0
     discovery: DiscoveryState | None = None
     feeds: tuple[FeedState, ...] = field(default=())
+    complete_poll: float | None = None
 
 
 def take_snapshot(poll: Poll, now: float) -> Snapshot:
@@ -131,7 +143,7 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         api_last_success=memory.api_last_success,
         poll_duration=(now if poll.ended is None else poll.ended) - poll.started,
         retired=poll.kept.retired,
-        unread=sum(_is_unread(poll, key) for key in poll.kept.watched),
+        unread=sum(poll.is_unread(key) for key in poll.kept.watched),
         discovery=DiscoveryState(
             failure=poll.list_failure,
             totals=poll.totals,
@@ -140,14 +152,26 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         )
         if poll.config.discovery.enabled
         else None,
-        feeds=tuple(FeedState(feed=feed, last_accepted=newest[feed.name].modified) for feed in poll.config.feeds),
+        feeds=tuple(_feed_state(poll, feed, newest[feed.name]) for feed in poll.config.feeds),
+        complete_poll=memory.complete_poll,
     )
+
+
+def _feed_state(poll: Poll, feed: FeedConfig, newest: NewestAccepted) -> FeedState:
+    """Return what may be said of a feed. What is not known to be missing is not due."""
+    since = poll.memory.expected_since.get(expectation(feed))
+    next_due = None
+    if since is not None and poll.memory.complete_poll is not None:
+        finished, accepted = (due(feed, last, since) for last in (newest.finished, newest.modified))
+        if finished is not None and accepted is not None:
+            next_due = Due(finished=finished, accepted=accepted)
+    return FeedState(feed=feed, last_accepted=newest.modified, due=next_due)
 
 
 def _reading(poll: Poll, key: str, now: float) -> tuple[Reading | None, Reason | None]:
     """Return what holds of a batch, and why its poll failed."""
     record, listed, outcome = poll.records[key], poll.discovery.known.get(key), poll.outcomes.get(key)
-    if listed is not None and _is_unread(poll, key):
+    if listed is not None and poll.is_unread(key):
         # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
         # of its poll.
         failure = record.failure
@@ -161,9 +185,3 @@ def _reading(poll: Poll, key: str, now: float) -> tuple[Reading | None, Reason |
     if key in poll.seen_unfinished:
         return poll.seen_unfinished[key], None
     return None, Reason.DEADLINE if outcome is None else outcome.reason
-
-
-def _is_unread(poll: Poll, key: str) -> bool:
-    """Return whether the list shows a batch to be finished whose details are still to be read."""
-    listed = poll.listed(key)
-    return listed is not None and listed.status.finished and not poll.records[key].is_read(listed)

@@ -135,11 +135,11 @@ def _feed_row(state: FeedState, newest: BatchState | None, now: float) -> str:
 
 
 def _feed_state(state: FeedState, now: float) -> str:
-    if state.feed.expect_success_every is None:
+    if not state.feed.expects:
         return "nothing expected"
-    if not state.last_accepted:
-        return badge("bad", "nothing accepted yet")
-    due = state.last_accepted + state.feed.expect_success_every + state.feed.grace
+    if state.due is None:
+        return "not everything was read yet"
+    due = state.due.accepted
     return badge("bad", f"overdue since {utc(due)} UTC") if due < now else badge("good", f"due by {utc(due)} UTC")
 
 

@@ -18,6 +18,7 @@ from sitecore_cdp_exporter.metrics import definitions
 from sitecore_cdp_exporter.metrics.collector import Families
 from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
 from sitecore_cdp_exporter.poll.cause import FailureCause
+from sitecore_cdp_exporter.poll.due import Due
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.service import Service
@@ -261,16 +262,35 @@ def test_a_feed_says_what_is_expected_of_it() -> None:
         }
     )
     orders = FeedConfig(name="orders")
-    feeds = (FeedState(feed=guests, last_accepted=POLLED), FeedState(feed=orders, last_accepted=0))
+    next_due = Due(finished=POLLED + 60, accepted=POLLED + 30)
+    feeds = (FeedState(feed=guests, last_accepted=POLLED, due=next_due), FeedState(feed=orders, last_accepted=0))
     samples = samples_of(replace(snapshot(), feeds=feeds))
     of_guests, of_orders = {"feed": "nightly-guests", "team": "crm"}, {"feed": "orders"}
     assert {name: values for name, values in samples.items() if name.startswith("sitecore_cdp_feed_")} == {
         "sitecore_cdp_feed_last_accepted_timestamp_seconds": [(of_guests, POLLED), (of_orders, 0)],
+        "sitecore_cdp_feed_due_timestamp_seconds": [
+            ({**of_guests, "of": "finished"}, POLLED + 60),
+            ({**of_guests, "of": "accepted"}, POLLED + 30),
+        ],
         "sitecore_cdp_feed_expected_interval_seconds": [(of_guests, 86400)],
         "sitecore_cdp_feed_grace_seconds": [(of_guests, 10800)],
         "sitecore_cdp_feed_max_failed_ratio": [(of_guests, 0.05), (of_orders, 0)],
         "sitecore_cdp_feed_min_records": [(of_guests, 1000), (of_orders, 0)],
     }
+
+
+def test_a_feed_that_is_due_by_the_clock_has_a_grace_and_no_interval() -> None:
+    config = {"name": "guests", "expect_success_by": {"time": "23:30"}, "grace": "3h"}
+    feeds = (FeedState(feed=FeedConfig.model_validate(config), last_accepted=0),)
+    samples = samples_of(replace(snapshot(), feeds=feeds))
+    assert samples["sitecore_cdp_feed_grace_seconds"] == [({"feed": "guests"}, 10800)]
+    assert "sitecore_cdp_feed_expected_interval_seconds" not in samples
+
+
+def test_a_poll_that_was_complete_has_its_time() -> None:
+    samples = samples_of(replace(snapshot(), complete_poll=POLLED))
+    assert samples["sitecore_cdp_complete_poll_timestamp_seconds"] == [({}, POLLED)]
+    assert "sitecore_cdp_complete_poll_timestamp_seconds" not in samples_of(snapshot())
 
 
 def test_no_value_is_nan() -> None:

@@ -320,8 +320,9 @@ def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
     failed = Batch(ref=ref(1), status=BatchStatus.CORRUPTED, error_log_available=False, created=1.0, modified=2.0)
     rule = FeedConfig(name="guests")
     undated = Batch(ref=ref(2), status=BatchStatus.SUCCESS)
-    none = NewestAccepted(modified=0.0, created=0.0)
-    assert [newest_accepted(batches, rule) for batches in ([failed], [], [undated])] == [none] * 3
+    none = NewestAccepted(modified=0.0, created=0.0, finished=0.0)
+    assert [newest_accepted(batches, rule) for batches in ([], [undated])] == [none] * 2
+    assert newest_accepted([failed], rule) == replace(none, finished=2.0)
 
 
 def test_what_is_kept_of_past_batches_stays_small() -> None:

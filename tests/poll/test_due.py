@@ -28,9 +28,9 @@ def at(text: str, zone: str = "Europe/Berlin", fold: int = 0) -> float:
     return dt.datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp()
 
 
-def nightly(grace: float = 0.0, **calendar: object) -> FeedConfig:
+def nightly(grace: float = 0.0, excluded: object = (), **calendar: Any) -> FeedConfig:  # noqa: ANN401  Keys of the config file.
     """A feed that is due at 23:30 in Berlin, or as `calendar` says."""
-    by: dict[str, Any] = {"time": "23:30", "timezone": "Europe/Berlin", **calendar}
+    by: dict[str, Any] = {"time": "23:30", "timezone": "Europe/Berlin", "except": excluded, **calendar}
     return FeedConfig(name="nightly-guests", expect_success_by=by, grace=grace)  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def test_a_feed_that_was_just_added_is_due_by_its_first_deadline(known: str, gra
 @pytest.mark.parametrize("excluded", ["2026-12-25", dt.date(2026, 12, 25)], ids=["text", "date"])
 def test_an_excluded_day_has_no_deadline(excluded: object) -> None:
     # 2026-12-25 is a Friday.
-    feed = nightly(days=WEEKDAYS, window=6 * HOUR, **{"except": (excluded,)})
+    feed = nightly(days=WEEKDAYS, window=6 * HOUR, excluded=(excluded,))
     assert due(feed, at("2026-12-24 23:00"), KNOWN) == at("2026-12-28 23:30")
     # What comes on that day counts for no deadline to come.
     assert due(feed, at("2026-12-25 23:00"), KNOWN) == at("2026-12-28 23:30")
@@ -139,7 +139,7 @@ def test_an_excluded_day_has_no_deadline(excluded: object) -> None:
 
 
 def test_a_date_is_excluded_where_the_deadline_is_and_not_in_utc() -> None:
-    feed = nightly(time="00:30", window=HOUR, **{"except": ("2026-12-25",)})
+    feed = nightly(time="00:30", window=HOUR, excluded=("2026-12-25",))
     # That is 2026-12-24 23:30 UTC.
     assert due(feed, at("2026-12-24 00:30"), KNOWN) == at("2026-12-26 00:30")
 

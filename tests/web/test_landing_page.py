@@ -6,6 +6,7 @@ import pytest
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.poll.due import Due
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -124,17 +125,21 @@ def test_what_needs_attention_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "last_accepted", "shown"),
+    ("config", "due", "shown"),
     [
-        ({}, NOW, "nothing expected"),
-        ({"expect_success_every": 3600.0}, 0.0, "nothing accepted yet"),
-        ({"expect_success_every": 3600.0}, NOW - 3000, "due by 2025-04-24 08:43:00 UTC"),
-        ({"expect_success_every": 3600.0}, NOW - 4000, "overdue since 2025-04-24 08:26:20 UTC"),
-        ({"expect_success_every": 3600.0, "grace": 1800.0}, NOW - 4000, "due by 2025-04-24 08:56:20 UTC"),
+        ({}, None, "nothing expected"),
+        ({"expect_success_every": 3600.0}, None, "not everything was read yet"),
+        ({"expect_success_every": 3600.0}, NOW + 600, "due by 2025-04-24 08:43:00 UTC"),
+        ({"expect_success_every": 3600.0}, NOW - 400, "overdue since 2025-04-24 08:26:20 UTC"),
+        ({"expect_success_by": {"time": "23:30"}}, NOW + 1400, "due by 2025-04-24 08:56:20 UTC"),
     ],
 )
-def test_feeds_are_shown_with_their_state(config: dict[str, float], last_accepted: float, shown: str) -> None:
-    feed = FeedState(feed=FeedConfig.model_validate({"name": "nightly", **config}), last_accepted=last_accepted)
+def test_feeds_are_shown_with_their_state(config: dict[str, object], due: float | None, shown: str) -> None:
+    feed = FeedState(
+        feed=FeedConfig.model_validate({"name": "nightly", **config}),
+        last_accepted=NOW - 3000,
+        due=None if due is None else Due(finished=NOW + 9999, accepted=due),
+    )
     failed = state(BatchStatus.ERROR, watched=Watched(REF, feed="nightly"), total=800, failed=24)
     page = render(replace(snapshot(failed), feeds=(feed,)))
     assert [(row["Feed"], row["State"], row["Newest batch"]) for row in page.feeds] == [
