@@ -26,7 +26,7 @@ def test_a_later_batch_supersedes_one_that_was_allocated_before_it(
 
 def test_an_accepted_batch_whose_allocation_is_not_known_supersedes_nothing() -> None:
     newest = newest_accepted([Batch(ref=ref(2), status=BatchStatus.SUCCESS, modified=2.0)], FULL_SNAPSHOTS)
-    assert newest == NewestAccepted(modified=2.0, created=0.0)
+    assert newest == NewestAccepted(modified=2.0, created=0.0, finished=2.0)
     assert is_superseded(failed(0.5), FULL_SNAPSHOTS, newest, replaced=None) is False
 
 
