@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 CONFIG ?= config.yaml
-# For the shell, whatever the value holds.
+# Quoted for the shell, for any value.
 quoted = '$(subst ','\'',$(1))'
 # Programs run as `python -m`, because the first line of a script in .venv/bin breaks in paths with quotes.
 RUN := $(call quoted,$(VENV)/bin/python)

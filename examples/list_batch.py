@@ -39,7 +39,7 @@ RESERVED_LABELS = (
 )
 # Where the ref ends in a line.
 REF_END = len('- {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"')
-# The exporter reads these files as another user, whatever the umask of the pipeline is.
+# The exporter reads these files as another user, so the umask of the pipeline must not matter.
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 

@@ -205,7 +205,7 @@ def gzipped(file: Path) -> bytes:
 
 
 def give_up(seconds: float) -> None:
-    """End the program, whatever it waits for: a server that sends one byte a minute meets no timeout of sockets."""
+    """Exit, even while waiting: a server that sends a byte per minute never triggers a socket timeout."""
     print(f"Not finished after {seconds:g} s; gave up.", file=sys.stderr, flush=True)
     os._exit(1)
 

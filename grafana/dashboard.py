@@ -702,7 +702,7 @@ QUESTIONS: Final = (
 
 
 def variables() -> Sequence[VariableModel]:
-    """Give what the user can choose. Those of one exporter come first, because the others depend on them."""
+    """Return what the user can choose. Those of one exporter come first, because the others depend on them."""
     everything = VariableOption(text=["All"], value=["$__all"])
     of_exporters = '{__name__=~"sitecore_cdp_(exporter_build_info|batch_poll_success)"'
     of_feeds = '{__name__=~"sitecore_cdp_(feed_max_failed_ratio|batch_poll_success)"'

@@ -34,7 +34,7 @@ class TimeRange:
 
     @property
     def built_in_variables(self) -> dict[str, str]:
-        """Give Grafana's own variables. The rate interval has at least four scrapes."""
+        """Return Grafana's own variables. The rate interval has at least four scrapes."""
         return {
             "__interval": f"{self.interval}s",
             "__interval_ms": f"{self.interval * 1000}",
@@ -113,7 +113,7 @@ def evaluate(
 def variable_values(
     dashboard: Mapping[str, Any], prometheus: Prometheus, times: TimeRange, chosen: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Give what Grafana writes into a query for each variable. Later variables may depend on earlier ones."""
+    """Return what Grafana writes into a query for each variable. Later variables may depend on earlier ones."""
     values: dict[str, str] = {}
     for variable in dashboard["templating"]["list"]:
         name = variable["name"]

@@ -45,7 +45,7 @@ CONFIG_RELOADS: Final = (
 
 
 def batch(name: str, *, by: str = "ref", where: str = BATCH, at: str = "") -> str:
-    """Give the gauge `sitecore_cdp_batch_<name>` once for each ref. `at` is a modifier such as `offset 1h`."""
+    """Return the gauge `sitecore_cdp_batch_<name>` once for each ref. `at` is a modifier such as `offset 1h`."""
     return f"max by ({by}) (sitecore_cdp_batch_{name}{{{where}}}{at and ' ' + at})"
 
 
@@ -56,7 +56,7 @@ def batch_has(*statuses: str) -> str:
 
 
 def feed(name: str) -> str:
-    """Give the gauge `sitecore_cdp_feed_<name>`, which comes from the config, once for each feed."""
+    """Return the gauge `sitecore_cdp_feed_<name>`, which comes from the config, once for each feed."""
     return f"max by (feed) (sitecore_cdp_feed_{name}{{{FEED}}})"
 
 
@@ -173,5 +173,5 @@ _FINISHED: Final = (
 
 
 def of_finished(name: str) -> str:
-    """Give the gauge of the batches that finished in the interval."""
+    """Return the gauge of the batches that finished in the interval."""
     return f"({batch(name, by='feed, ref', at=_LATER)} and {_FINISHED})"

@@ -143,7 +143,7 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
 
 
 def _find(*names: str) -> str:
-    """Give the path of a program that has one of these names."""
+    """Return the path of a program that has one of these names."""
     for name in names:
         if path := shutil.which(name):
             return path
@@ -202,7 +202,7 @@ def _write_configs(data: Path, addresses: Addresses) -> None:
 
 
 def _wait_until_ready(servers: Sequence[Server], stopping: threading.Event) -> bool:
-    """Tell whether all programs became ready, before `stopping` was set."""
+    """Return whether all programs became ready, before `stopping` was set."""
     while not all(server.is_ready() for server in servers):
         if stopping.wait(SECONDS_BETWEEN_LOOKS):
             return False

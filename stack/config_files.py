@@ -30,7 +30,7 @@ SHIPPED = Addresses(
 
 
 def prometheus_config(addresses: Addresses) -> str:
-    """Give prometheus/prometheus.yml, to be used from any folder."""
+    """Return prometheus/prometheus.yml, to be used from any folder."""
     text = PROMETHEUS_CONFIG.read_text(encoding="utf-8")
     text = text.replace(SHIPPED.exporter, addresses.exporter).replace(SHIPPED.alertmanager, addresses.alertmanager)
     config = yaml.safe_load(text)
@@ -43,7 +43,7 @@ def prometheus_config(addresses: Addresses) -> str:
 
 
 def alertmanager_config(addresses: Addresses) -> str:
-    """Give alertmanager/alertmanager.yml, to be used from any folder."""
+    """Return alertmanager/alertmanager.yml, to be used from any folder."""
     text = ALERTMANAGER_CONFIG.read_text(encoding="utf-8")
     config = yaml.safe_load(text.replace(SHIPPED.webhook_receiver, addresses.webhook_receiver))
     config["templates"] = [str(ALERTMANAGER_CONFIG.parent / name) for name in config["templates"]]

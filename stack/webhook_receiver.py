@@ -34,10 +34,10 @@ ENDED = "Over."
 
 
 def describe(notification: object) -> list[str]:
-    """Give the lines to print for a notification of Alertmanager's webhook (version 4).
+    """Return the lines to print for a notification of Alertmanager's webhook (version 4).
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a notification.
 
     """
     match notification:

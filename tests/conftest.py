@@ -112,7 +112,7 @@ def api() -> FakeApi:
 
 @pytest.fixture(scope="session")
 def ca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a small file of trusted authorities; to read the usual one takes most of a short test's time."""
+    """Return a small file of trusted authorities; to read the usual one takes most of a short test's time."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(path))
     return path

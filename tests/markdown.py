@@ -16,7 +16,7 @@ class Block:
 
 
 def blocks(document: Path) -> list[Block]:
-    """Give the fenced blocks of a document, from the top."""
+    """Return the fenced blocks of a document, from the top."""
     found, heading = [], ""
     for match in re.finditer(
         r"^#+ (?P<heading>[^\n]+)$|^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
@@ -30,22 +30,22 @@ def blocks(document: Path) -> list[Block]:
 
 
 def prose(document: Path) -> str:
-    """Give a document without its fenced blocks."""
+    """Return a document without its fenced blocks."""
     return re.sub(r"(?ms)^( *)```\w*\n.*?^\1```$", "", document.read_text(encoding="utf-8"))
 
 
 def headings(document: Path) -> list[str]:
-    """Give the headings of a document, from the top."""
+    """Return the headings of a document, from the top."""
     return re.findall(r"(?m)^#+ (.+)$", prose(document))
 
 
 def anchor(heading: str) -> str:
-    """Give the anchor that the usual renderers make of a heading."""
+    """Return the anchor that the usual renderers make of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def broken_links(document: Path) -> list[str]:
-    """Give the relative links whose file or anchor does not exist."""
+    """Return the relative links whose file or anchor does not exist."""
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
         if re.match(r"\w+://", link):

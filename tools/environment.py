@@ -108,7 +108,7 @@ def _digest(text: str) -> str:
 
 
 def _installed(venv: Path, identity: dict[str, str]) -> dict[str, str]:
-    """Give name and digest of what is installed; nothing if the environment is not the one to be used."""
+    """Return name and digest of what is installed; nothing if the environment is not the one to be used."""
     try:
         stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
         installed: dict[str, str] = stamp.pop("installed")

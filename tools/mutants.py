@@ -1,4 +1,4 @@
-"""Print what became of the mutants of `make mutants`, as the table of docs/testing.md."""
+"""Print the results of `make mutants` as the table of docs/testing.md."""
 
 import json
 from collections import Counter

@@ -40,18 +40,18 @@ def prometheus(directory: Path, exporter: Exporter) -> Iterator[PrometheusServer
 
 
 def shows_enough(page: str) -> bool:
-    """Tell whether batches of every status are there, and an upload that failed and was repaired."""
+    """Return whether batches of every status are there, and an upload that failed and was repaired."""
     return all(f">{status}<" in page for status in STATUSES) and page.count("<tr><td>") >= BATCHES
 
 
 def enough_alerts_fire(prometheus_url: str) -> bool:
-    """Tell whether so many alerts fire."""
+    """Return whether so many alerts fire."""
     alerts = requests.get(f"{prometheus_url}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
     return len([alert for alert in alerts if alert["state"] == "firing"]) >= FIRING_ALERTS
 
 
 def alerts_page(prometheus_url: str) -> str:
-    """Give the URL of the page Alerts: Debian's Prometheus has the classic pages only."""
+    """Return the URL of the page Alerts: Debian's Prometheus has the classic pages only."""
     page = f"{prometheus_url}/classic/alerts"
     return page if answers_ok(page) else f"{prometheus_url}/alerts"
 

@@ -129,7 +129,7 @@ def wait_for(
             return result
         time.sleep(0.02)
     logs = [f"{program.log}, exit status {program.process.poll()}:\n{program.output()}" for program in programs]
-    raise NeverCameError("\n".join([f"waited in vain for {what}", *logs]))
+    raise NeverCameError("\n".join([f"gave up waiting for {what}", *logs]))
 
 
 def wait_for_address(program: Program) -> str:
@@ -152,7 +152,7 @@ def wait_until_ready(program: Program) -> str:
 def answers_ok(url: str, *, timeout: float = MAX_WAIT) -> bool:
     """Return whether a GET of `url` answers 200; a server that does not listen yet is no error."""
     with requests.Session() as session:
-        # Proxies of the environment have no say on loopback.
+        # Ignore proxy variables on loopback.
         session.trust_env = False
         try:
             return session.get(url, timeout=timeout).ok

@@ -19,13 +19,13 @@ class PrometheusServer:
     programs: Sequence[Program]
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
-        """Give labels and value of each series of an instant vector, as of now."""
+        """Return labels and value of each series of an instant vector, as of now."""
         return [(series["metric"], float(series["value"][1])) for series in self._get("query", query=promql)]
 
     def query_range(
         self, promql: str, *, start: float, end: float, step: float
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
-        """Give labels and (Unix time, value) pairs of each series. Times are Unix seconds, `step` is seconds."""
+        """Return labels and (Unix time, value) pairs of each series. Times are Unix seconds, `step` is seconds."""
         matrix = self._get("query_range", query=promql, start=start, end=end, step=step)
         return [(series["metric"], [(moment, float(value)) for moment, value in series["values"]]) for series in matrix]
 

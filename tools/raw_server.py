@@ -120,7 +120,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Proxy(RawServer):
-    """An HTTP proxy: tunnels for CONNECT, to loopback whatever the name is. It refuses all else.
+    """An HTTP proxy: tunnels for CONNECT, to loopback for any name. It refuses everything else.
 
     `connecting` is called before it connects. `refusal` is a status line and headers to answer with instead, and can be
     changed at any time; None: it does not refuse.

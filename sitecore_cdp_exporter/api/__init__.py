@@ -1,1 +1,1 @@
-"""The Batch API client: each GET returns typed data, or the reason why there is none."""
+"""The Batch API client: each GET returns typed data, or the reason why not."""

@@ -137,7 +137,7 @@ class BatchApi:
         deadline = Deadline(self._config.timeout, self._clock)
         with suppress(_AskAgainError):
             return self._get(session, request, endpoint, deadline, parse)
-        # Not over another idle connection: whatever closed this one, or put it out of step, may have done it to all.
+        # Not over another idle connection: what closed this one, or put it out of step, may have affected all of them.
         return self._get(session, request, endpoint, deadline, parse, fresh=True)
 
     def _get(

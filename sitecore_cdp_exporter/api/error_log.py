@@ -87,7 +87,7 @@ class ErrorLog:
 
 @dataclass(frozen=True, slots=True)
 class LogReading:
-    """What came of reading an error log.
+    """The result of reading an error log.
 
     Attributes:
         log: Its counts, or why there are none.
@@ -150,7 +150,7 @@ def cause_of(record: Mapping[str, object]) -> RecordCause | None:
 
 
 def _parse(line: bytes) -> dict[str, object] | None:
-    """Return the JSON object on a line; None: there is none."""
+    """Return the JSON object on a line, or None."""
     try:
         # A name that is not UTF-8 is no reason to miss a record.
         record = _decode_json(line.decode(errors="replace"))
@@ -187,7 +187,7 @@ class _Reading:
                 # It may go on for long, so it is not kept.
                 is_too_long, rest, self.truncated = True, b"", True
             yield [line for line in lines if b"{" in line and self._is_short(line)]
-        # The last line may lack its end. One that a bound has cut is no whole object, so it does not count.
+        # The last line may lack a line break. A line cut by a limit is not a complete object, so it does not count.
         yield [rest]
 
     def _is_short(self, line: bytes) -> bool:
@@ -207,7 +207,7 @@ class _Reading:
             yield piece
 
     def _unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Unpack what begins as gzip does, whatever its name and headers say; pass on everything else."""
+        """Unpack data that starts like gzip, regardless of its name and headers. Pass on everything else."""
         head, sent = b"", iter(chunks)
         while len(head) < len(_GZIP_MARK) and (chunk := next(sent, None)) is not None:
             head += chunk

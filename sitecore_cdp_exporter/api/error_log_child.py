@@ -1,7 +1,7 @@
 """The child process that reads one error log: a job on standard input, and counts on standard output.
 
-It is a process of its own so that a large log takes neither memory nor time from a scrape, and whatever is in a log is
-gone with it. It loads little, so it begins at once.
+A separate process, so that a large log costs scrapes neither memory nor time, and the content of the log is gone when
+it exits. It imports little, so it starts at once.
 """
 
 import ipaddress
@@ -63,7 +63,7 @@ class Job(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """What came of it: counts, or the reason why there are none; and what it cost.
+    """The result: counts, or the reason why there are none, and the cost.
 
     Attributes:
         records: How many records were rejected for each cause.

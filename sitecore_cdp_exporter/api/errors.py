@@ -30,8 +30,8 @@ class Reason(enum.StrEnum):
 class LogReason(enum.StrEnum):
     """Why an error log could not be read, beyond the reasons that a batch could not."""
 
-    EXPIRED = "expired"  # its URL was valid no more; it is asked for anew
-    HOST_NOT_ALLOWED = "host_not_allowed"  # the URL, or what its host resolves to, is none that error_logs allows
+    EXPIRED = "expired"  # its URL had expired; the batch is polled again for a new one
+    HOST_NOT_ALLOWED = "host_not_allowed"  # error_logs does not allow the URL, or the address of its host
 
 
 # Specific to the batch: most other reasons would affect any batch.

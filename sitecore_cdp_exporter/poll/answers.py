@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # One 403 means somebody else's batch; three in a row before anything else mean that the API refuses the credentials.
 ANSWERS_THAT_SHOW_A_REFUSAL = 3
-# Likewise a 5xx may concern a single batch. A poll of fewer requests than this puts no load on the API.
+# A 5xx may also concern a single batch. A poll with fewer requests than this puts no load on the API.
 MIN_ANSWERS_OF_TROUBLE = 3
 
 # What a poll knows of a batch once it was answered like this. The others are those of an API that says nothing of it.

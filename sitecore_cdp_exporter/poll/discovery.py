@@ -44,7 +44,7 @@ class Discovery:
         self._finished = Walk(FINISHED, float("-inf"))
         # Whether `_finished` is to be read beyond its first page.
         self._walking = False
-        # What came of the last walk through the finished that was read to its end.
+        # The result of the last complete walk through the finished batches.
         self._walked = float("-inf")
         self._finished_total = -1
         self._finished_unreadable = 0

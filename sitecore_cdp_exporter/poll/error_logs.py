@@ -1,8 +1,8 @@
 """Which error log is read next, and what is remembered of those that were. Pure.
 
-A log is read right after its batch has answered, since its URL is valid for a short time only. Until its turn comes its
-URL waits here; one that has waited too long is dropped, and the batch is asked anew. Moments are of the monotonic
-clock, in seconds. Nothing here locks: the poller calls it under its own lock.
+A log is read right after its batch has been polled, because its URL is valid only for a short time. URLs wait here for
+their turn. One that has waited too long is dropped, and its batch polled again. Times are of the monotonic clock, in
+seconds. Nothing here locks: the poller calls it under its own lock.
 """
 
 import logging
@@ -31,7 +31,7 @@ MIN_SECONDS = 10.0
 MAX_AGE_OF_A_URL = 600.0
 # How long after each failure a log is tried again.
 SECONDS_TO_RETRIES = (60.0, 600.0, 3600.0)
-# How many batches are asked anew for the URLs of their logs, as long as no others wait.
+# How many batches may be polled again for the URLs of their logs, as long as no others wait.
 MAX_ASKED_ANEW = 5
 
 
@@ -57,12 +57,12 @@ class LogState:
     rank: tuple[bool, float] = (False, 0.0)
 
     def begin(self, version: object) -> None:
-        """Begin anew for another state of the batch."""
+        """Start over for a new state of the batch."""
         self.log = self.failure = None
         self.failures, self.due, self.version = 0, -math.inf, version
 
     def end(self, outcome: ErrorLog | LogFailure, now: float) -> None:
-        """Remember what came of an attempt, and when the next one is due."""
+        """Record the outcome of an attempt, and when the next one is due."""
         if isinstance(outcome, ErrorLog):
             self.log, self.failure, self.due = outcome, None, math.inf
             return
@@ -79,7 +79,7 @@ class LogState:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A log that is to be read now.
+    """A log to read now.
 
     Attributes:
         key: The ref of its batch, in lower case.
@@ -169,7 +169,7 @@ class ErrorLogQueue:
             self.forget(key)
 
     def wanted(self, keys: Container[str], now: float) -> list[str]:
-        """Return which of these batches to ask anew for the URLs of their logs, the newest failed first."""
+        """Return which of these batches to poll again for the URLs of their logs, the newest failed batches first."""
         if not self._is_open(now):
             return []
         self._drop_urls(now)
@@ -179,7 +179,7 @@ class ErrorLogQueue:
         return [key for key in missing if key in keys][: max(room, 0)]
 
     def take(self, now: float) -> Task | None:
-        """Begin to read the log whose turn it is; None: there is none, or one is being read."""
+        """Start reading the next log. None if there is none, or one is being read."""
         if self._reading is not None or not self._urls or not self._is_open(now):
             return None
         self._drop_urls(now)
@@ -191,7 +191,7 @@ class ErrorLogQueue:
         return Task(key, self._states[key], url, self._budget.seconds_left(now))
 
     def end(self, task: Task, reading: LogReading | None, now: float) -> None:
-        """Remember what came of reading a log. None: the exporter stops or was reloaded before its end."""
+        """Record the result of reading a log. None: the exporter was stopped or reloaded before its end."""
         self._reading = None
         if reading is None:
             return

@@ -145,7 +145,7 @@ class Poll:
         self.finish_if_done(now)
 
     def leave_out(self, error: PollError, now: float) -> None:
-        """Give up all batches that are still to be asked for."""
+        """Drop the requests for all batches that are still missing."""
         while self.queue:
             self.give_up(self.queue.popleft(), error, now)
 

@@ -205,7 +205,7 @@ class Poller:
         end_list(poll, failure, now, lambda: poll.memory.watch(poll.config, self._batch_files, self._wall_clock()))
 
     def _leave_out(self, organisation: Organisation, error: PollError, now: float) -> None:
-        """Give up what is still to be asked, because of an error."""
+        """Drop all queued requests because of an error."""
         for poll in [poll for poll in organisation.polls if poll.queue]:
             poll.skipped |= error.reason is Reason.SKIPPED
             if poll.discovering:
@@ -243,7 +243,7 @@ class Poller:
                     organisation.threads -= 1
 
     def _send_next(self, organisation: Organisation) -> bool:
-        """Send the next request and learn from its answer. If there is none, the thread is counted out."""
+        """Send the next request and process its answer. Return False, and count the thread out, if there is none."""
         polls_begun = organisation.polls_begun
         credentials = answer_of(organisation.api.read_credentials)
         with self._lock:
@@ -269,7 +269,7 @@ class Poller:
         return True
 
     def _take(self, organisation: Organisation, credentials: Credentials | PollError) -> Job | None:
-        """Begin the next request that the API wants to be sent; None: there is none."""
+        """Start the next request that the API accepts now. None if there is none."""
         now = self._clock()
         self._end_slow_lists(organisation, now)
         organisation.drop_those_over(now)

@@ -15,7 +15,7 @@ class Reading:
     polled: float
 
 
-# What came of asking for a batch.
+# The result of requesting a batch.
 Outcome: TypeAlias = Reading | PollError
 
 

@@ -33,8 +33,8 @@ def keep(
 ) -> Kept:
     """Leave out what is past its retention or beyond the limit of discovered batches.
 
-    A batch of the config is always kept, and the newest accepted one of each feed; so is a newer one of which that is
-    not known yet, since what is not kept is not read.
+    Batches of the config are always kept, and so is the newest accepted batch of each feed. So are newer ones that may
+    still turn out to be accepted, because dropped batches are never read.
 
     Args:
         watched: All batches, by ref in lower case.

@@ -45,7 +45,7 @@ class BatchState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryState:
-    """What came of reading the API's list of batches.
+    """The result of reading the API's list of batches.
 
     Attributes:
         failure: Why the list could not be read in this poll; None: it was.

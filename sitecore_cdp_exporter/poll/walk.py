@@ -114,10 +114,10 @@ class Walk:
             # Without a count, assume another page after each that has news.
             total = end + self._page_size if has_news and end < MAX_BATCHES else end
         if not page.length:
-            # An empty page is the end, whatever the count says.
+            # An empty page is the end, even if the count says otherwise.
             self.outstanding = {each: None for each in self.outstanding if each.offset < request.offset}
             return []
-        # Ask from where the page ended early, and for what the count shows to be behind all that was asked for.
+        # Request the rest of a page that was cut short, and what the count says lies beyond all pages requested so far.
         wanted = min(request.offset + min(request.limit, self._page_size), total)
         rest = [PageRequest(self._statuses, end, wanted - end)] if end < wanted else []
         offsets = range(self._end, total, self._page_size)

@@ -47,7 +47,7 @@ def state_of(ref: str, snapshot: Snapshot | None, watched: Mapping[str, Watched]
     Args:
         ref: The ref of the batch, in either case.
         snapshot: What the last poll found; None before the first.
-        watched: The watch list, by ref in lower case, which counts until there is a snapshot.
+        watched: The watch list, by ref in lower case, used until there is a snapshot.
 
     """
     key = ref.lower()
@@ -123,7 +123,7 @@ def _rows(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def _why(state: BatchState) -> str:
-    """Return the causes with what to do about each, the most frequent first; empty if there is none."""
+    """Return the causes and their remedies, the most frequent first, or an empty string."""
     rows = [] if state.cause is None else [_cause(state.cause, "", WHY_BATCHES[state.cause])]
     records = {} if state.error_log is None else state.error_log.records
     for cause, number in sorted(records.items(), key=lambda item: -item[1]):

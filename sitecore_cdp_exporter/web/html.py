@@ -55,7 +55,7 @@ def badge(kind: str, text: str) -> str:
 
 
 def outcome(state: BatchState) -> str:
-    """Return the status, and what became of a failure that no longer matters."""
+    """Return the status, and why a failure no longer matters, if so."""
     if state.reading is None:
         return ""
     status = state.reading.batch.status

@@ -129,7 +129,7 @@ def closed_address() -> tuple[str, int]:
 
 @pytest.fixture
 def silent_address(nothing_is_left: None) -> Iterator[tuple[str, int]]:  # noqa: ARG001  It ends last.
-    """Give an address that answers no connect: the backlog of its listener is full."""
+    """Return an address that answers no connect: the backlog of its listener is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):

@@ -24,7 +24,7 @@ ANNOTATIONS = {
 
 
 def program(*names: str, package: str = "prometheus-alertmanager") -> str:
-    """Give the first of these programs that the PATH has: without any, the test skips, and in CI it fails."""
+    """Return the first of these programs that the PATH has: without any, the test skips, and in CI it fails."""
     for name in names:
         if path := shutil.which(name):
             return path
@@ -53,14 +53,14 @@ class Alertmanager:
         assert response.ok, response.text
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Give all alerts, with labels, status.state, status.inhibitedBy, status.silencedBy and fingerprint."""
+        """Return all alerts, with labels, status.state, status.inhibitedBy, status.silencedBy and fingerprint."""
         response = requests.get(f"{self.url}/api/v2/alerts", timeout=MAX_WAIT)
         assert response.ok, response.text
         alerts: list[dict[str, Any]] = response.json()
         return alerts
 
     def silences(self) -> list[dict[str, Any]]:
-        """Give all silences."""
+        """Return all silences."""
         response = requests.get(f"{self.url}/api/v2/silences", timeout=MAX_WAIT)
         silences: list[dict[str, Any]] = response.json()
         return silences
@@ -90,7 +90,7 @@ class Inbox:
     bodies: list[tuple[str, bytes]] = field(default_factory=list)
 
     def posted(self, path: str) -> list[bytes]:
-        """Give the bodies that were posted to this path."""
+        """Return the bodies that were posted to this path."""
         return [body for posted_to, body in self.bodies if posted_to == path]
 
 

@@ -58,7 +58,7 @@ def exporter(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def exporter_address(exporter: Exporter) -> str:
-    """Give host and port of the exporter."""
+    """Return host and port of the exporter."""
     return exporter.url.removeprefix("http://")
 
 

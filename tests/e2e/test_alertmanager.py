@@ -49,7 +49,7 @@ OTHER_REF = "439332a9-f837-496f-9e4a-87491689bb90"
 
 
 def alert(name: str, severity: str = "warning", *, job: str = "sitecore-cdp", ref: str = REF) -> dict[str, str]:
-    """Give the labels of an alert, those that the rules give to one of this name."""
+    """Return the labels of an alert, those that the rules give to one of this name."""
     labels = {"alertname": f"SitecoreCdp{name}", "severity": severity, "job": job}
     if name in JOB_ALERTS:
         return labels
@@ -151,7 +151,7 @@ def test_a_weekend_mutes_only_that_a_feed_of_working_days_is_late(labels: dict[s
 
 
 def matches(route: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Tell whether the route takes an alert. Knows = and =~, all that the config uses."""
+    """Return whether the route takes an alert. Knows = and =~, all that the config uses."""
     parsed = [re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher) for matcher in route["matchers"]]
     return all(
         match and re.fullmatch(match[3] if match[2] == "=~" else re.escape(match[3]), labels.get(match[1], ""))

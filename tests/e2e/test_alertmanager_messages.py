@@ -37,7 +37,7 @@ class Messages:
     inbox: Inbox
 
     def wait(self, path: str, *, count: int) -> list[dict[str, Any]]:
-        """Give the bodies of the first messages to this path."""
+        """Return the bodies of the first messages to this path."""
 
         def arrived() -> list[bytes] | None:
             posted = self.inbox.posted(path)

@@ -70,7 +70,7 @@ class People:
     alertmanager: Alertmanager
 
     def notifications(self) -> list[dict[str, Any]]:
-        """Give the alerts of all messages, in order."""
+        """Return the alerts of all messages, in order."""
         return [alert for body in self.inbox.posted("/") for alert in json.loads(body)["alerts"]]
 
     def wait_for_notification(self, name: str, *statuses: str) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def docker_compose() -> list[str]:
 
 
 def config(**environment: str) -> tuple[dict[str, Any], str]:
-    """Give what it makes of the file, and what it warns of."""
+    """Return what it makes of the file, and what it warns of."""
     done = subprocess.run(
         [*docker_compose(), "--file", str(ROOT / "compose.yaml"), "config"],
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment},

@@ -204,14 +204,14 @@ class Evaluation:
         return float(series["value"][1])
 
     def rows(self, title: str, name: str, key: str) -> dict[str, float]:
-        """Give the values of a column of a table; a row that is there twice is an error."""
+        """Return the values of a column of a table; a row that is there twice is an error."""
         series = self.results[title, name].series
         rows = {each["metric"][key]: float(each["value"][1]) for each in series}
         assert len(rows) == len(series)
         return rows
 
     def last_points(self, title: str, key: str) -> dict[str, float]:
-        """Give the newest value of each series of a graph."""
+        """Return the newest value of each series of a graph."""
         return {each["metric"].get(key, ""): float(each["values"][-1][1]) for each in self.results[title, "A"].series}
 
 

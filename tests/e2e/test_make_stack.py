@@ -38,7 +38,7 @@ class RunningStack:
     exporter: str
 
     def children(self) -> dict[str, int]:
-        """Give the process of each of its programs."""
+        """Return the process of each of its programs."""
         pid = self.program.process.pid
         found = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.e2e
 
 
 def value(prometheus: PrometheusServer, metric: str, ref: str) -> float:
-    """Give what Prometheus has as the value of this batch's metric now."""
+    """Return what Prometheus has as the value of this batch's metric now."""
     [(_, result)] = prometheus.query(f'{metric}{{ref="{ref}"}}')
     return result
 
 
 def seen(status: str, ref: str) -> str:
-    """Give the query that has a result once Prometheus has seen this batch in this state."""
+    """Return the query that has a result once Prometheus has seen this batch in this state."""
     return f'sitecore_cdp_batch_status{{ref="{ref}", status="{status}"}} == 1'
 
 

@@ -40,7 +40,7 @@ def soaking(directory: Path) -> Iterator[Program]:
 
 
 def commands() -> Iterator[str]:
-    """Give the command line of every process of the machine."""
+    """Return the command line of every process of the machine."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             yield file.read_text(encoding="utf-8", errors="replace")

@@ -22,10 +22,10 @@ class Unit:
         return cls(tuple((name, value) for name, value in pairs))
 
     def values(self, name: str) -> list[str]:
-        """Give all values of a setting."""
+        """Return all values of a setting."""
         return [value for each, value in self.settings if each == name]
 
     def command(self, name: str) -> list[str]:
-        """Give the words of the only command line of this name."""
+        """Return the words of the only command line of this name."""
         [line] = self.values(name)
         return shlex.split(line)

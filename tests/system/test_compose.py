@@ -21,7 +21,7 @@ PROMETHEUS_CONFIG = yaml.safe_load((ROOT / "stack" / "prometheus.yml").read_text
 
 
 def mounts(service: str) -> dict[str, str]:
-    """Give what a container sees of the host or of volumes, by its path in the container."""
+    """Return what a container sees of the host or of volumes, by its path in the container."""
     found = {}
     for volume in SERVICES[service].get("volumes", []):
         if isinstance(volume, dict):
@@ -35,7 +35,7 @@ def mounts(service: str) -> dict[str, str]:
 
 
 def on_host(service: str, path: str) -> Path:
-    """Give the file of this repository that a container sees at this path."""
+    """Return the file of this repository that a container sees at this path."""
     [host] = [
         ROOT / source / Path(path).relative_to(target)
         for target, source in mounts(service).items()

@@ -229,13 +229,13 @@ def test_only_prometheus_gets_in_and_only_names_and_https_get_out() -> None:
 
 
 def commands(page: str, first: str) -> str:
-    """Give the shell commands of the only block that has `first`."""
+    """Return the shell commands of the only block that has `first`."""
     [block] = [text for text in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL) if first in text]
     return str(block)
 
 
 def section(title: str) -> str:
-    """Give the text of the page below a heading of the second level, up to the next one."""
+    """Return the text of the page below a heading of the second level, up to the next one."""
     return DEPLOYMENT_PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
@@ -244,7 +244,7 @@ ORGANISATIONS = section("Several organisations")
 
 
 def made_secret(block: str) -> tuple[str, set[str]]:
-    """Give the name and the keys of the Secret that the commands make."""
+    """Return the name and the keys of the Secret that the commands make."""
     [command] = re.findall(r"kubectl create secret generic(?:.*\\\n)*.*", block)
     words = shlex.split(command.replace("\\\n", " "))
     return words[4], {word.removeprefix("--from-file=").split("=")[0] for word in words if "--from-file=" in word}
@@ -353,7 +353,7 @@ def test_another_organisation_shares_nothing_but_the_program(
 
 
 def blocks(language: str) -> list[str]:
-    """Give the blocks of the section about several organisations."""
+    """Return the blocks of the section about several organisations."""
     return re.findall(rf"```{language}\n(.*?)```", ORGANISATIONS, flags=re.DOTALL)
 
 
@@ -415,7 +415,7 @@ def organisations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[st
 
 
 def selectors(of: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Give by kind what selects pods, or the Services of them."""
+    """Return by kind what selects pods, or the Services of them."""
     return {
         "Deployment": of["Deployment"]["spec"]["selector"]["matchLabels"],
         "NetworkPolicy": of["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
@@ -518,7 +518,7 @@ class Pod:
             self._health_port = listener.getsockname()[1]
 
     def flags(self) -> list[str]:
-        """Give the flags that the container runs with: those of the image and those of the Deployment."""
+        """Return the flags that the container runs with: those of the image and those of the Deployment."""
         [entry_point] = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, flags=re.MULTILINE)
         replaced = {
             "--web.listen-address=:10311": "--web.listen-address=127.0.0.1:0",
@@ -532,7 +532,7 @@ class Pod:
         return [*flags, *arguments]
 
     def probe(self, name: str) -> str:
-        """Give the URL that the kubelet asks."""
+        """Return the URL that the kubelet asks."""
         path = container()[name]["httpGet"]["path"]
         return f"http://127.0.0.1:{self._health_port}{path}"
 

@@ -84,7 +84,7 @@ class Clone:
         )
 
     def installed(self) -> list[str]:
-        """Give what is installed beside pip and setuptools."""
+        """Return what is installed beside pip and setuptools."""
         listed = json.loads(self.run(str(self.python), "-m", "pip", "list", "--format=json").stdout)
         ours = (package for package in listed if package["name"] not in {"pip", "setuptools"})
         return [f"{package['name']}=={package['version']}" for package in ours]

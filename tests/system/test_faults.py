@@ -49,7 +49,7 @@ def exporter(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def at_rest(exporter: Exporter) -> tuple[int, int]:
-    """Give the most threads and open files that it may have between scrapes.
+    """Return the most threads and open files that it may have between scrapes.
 
     What a scrape leaves is its thread, and at most as many connections to the API as it makes at once.
     How many it makes depends on which of its threads are quicker, so one scrape is no measure for another.

@@ -18,7 +18,7 @@ HEALTH_ADDRESS = "127.0.0.1:10313"
 
 
 def command(instruction: str) -> list[str]:
-    """Give the command of an instruction of the Dockerfile."""
+    """Return the command of an instruction of the Dockerfile."""
     [text] = re.findall(rf"^{instruction} .*?(\[.*\])$", DOCKERFILE, flags=re.MULTILINE)
     parts: list[str] = json.loads(text)
     return parts

@@ -27,7 +27,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def locked(name: str) -> dict[str, tuple[Requirement, str]]:
-    """Give each entry of a lock file by name: the requirement, and all of the entry's text."""
+    """Return each entry of a lock file by name: the requirement, and all of the entry's text."""
     entries = re.findall(r"^(?P<requirement>\S+==.*?) \\\n(?P<rest>(?:[ ]+.*\n)*)", read(name), flags=re.MULTILINE)
     requirements = ((Requirement(requirement), rest) for requirement, rest in entries)
     return {canonicalize_name(requirement.name): (requirement, rest) for requirement, rest in requirements}
@@ -102,7 +102,7 @@ def test_the_image_build_sees_only_what_the_dockerfile_copies() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give the names of all files in a wheel that was built without a network."""
+    """Return the names of all files in a wheel that was built without a network."""
     directory = tmp_path_factory.mktemp("wheel")
     build: list[str | Path] = [
         sys.executable,

@@ -293,7 +293,7 @@ def test_each_way_to_reload_takes_up_what_changed(sandbox: Sandbox, tmp_path: Pa
 
 
 def anchors(document: Path) -> set[str]:
-    """Give the names of the headings, as GitHub makes them."""
+    """Return the names of the headings, as GitHub makes them."""
     text = re.sub(r"(?ms)^```.*?^```$", "", document.read_text(encoding="utf-8"))
     headings = re.findall(r"(?m)^#+ (.*)$", text)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -35,7 +35,7 @@ ALERT_NAMES = sorted({rule["alert"] for rule in ALERTS})
 
 
 def section(heading: str) -> str:
-    """Give the text between this heading and the next one."""
+    """Return the text between this heading and the next one."""
     [found] = re.findall(rf"(?ms)^### {heading}\n(.*?)(?=^##|\Z)", TEXT)
     return str(found)
 

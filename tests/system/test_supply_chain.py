@@ -26,7 +26,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def shipped() -> set[str]:
-    """Give the normalized names of the locked packages that this Python needs to run the exporter."""
+    """Return the normalized names of the locked packages that this Python needs to run the exporter."""
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     requirements = (Requirement(text) for text in re.findall(r"^(\S+==.*?) \\$", lock, flags=re.MULTILINE))
     return {canonicalize_name(each.name) for each in requirements if not each.marker or each.marker.evaluate()}

@@ -41,7 +41,7 @@ def hasty_server(poller: ScriptedPoller) -> Iterator[WebServerThread]:
 
 @pytest.fixture(params=["", TLS], ids=["plain", "TLS"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """Give a folder whose web config has TLS, or nothing at all."""
+    """Return a folder whose web config has TLS, or nothing at all."""
     folder = Folder(tmp_path)
     folder.write(request.param)
     return folder

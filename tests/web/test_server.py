@@ -93,7 +93,7 @@ def get(process: Exporter, path: str, **headers: str) -> requests.Response:
 
 
 def samples(response: requests.Response) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Give the labels and values of a scrape by sample name."""
+    """Return the labels and values of a scrape by sample name."""
     assert response.status_code == 200
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in parse_text(response.content.decode()):
@@ -103,7 +103,7 @@ def samples(response: requests.Response) -> dict[str, list[tuple[dict[str, str],
 
 
 def value(response: requests.Response, name: str, **labels: str) -> float | None:
-    """Give the value of the one series that has these labels, None if there is none."""
+    """Return the value of the one series that has these labels, None if there is none."""
     matching = [
         each
         for has, each in samples(response).get(name, [])
@@ -152,7 +152,7 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def is_fault(record: logging.LogRecord) -> bool:
-    """Tell whether the server complains, and not some thread of another test."""
+    """Return whether the server complains, and not some thread of another test."""
     of_the_server = record.name.startswith(("sitecore_cdp_exporter.web.server", "aiohttp", "asyncio"))
     return of_the_server and (record.levelno >= logging.WARNING or record.exc_info is not None)
 

@@ -76,7 +76,7 @@ def server() -> Iterator[WebServerThread]:
 
 
 def is_served(server: WebServerThread) -> bool:
-    """Tell whether a second client gets what it came for."""
+    """Return whether a second client gets what it came for."""
     scrape = server.get("/metrics")
     return scrape.ok and "sitecore_cdp_watched_batches" in scrape.text and server.get("/-/healthy").ok
 

@@ -5,7 +5,7 @@
     make bench ARGS=--json-exporter=/path/to/json_exporter
 
 The upstream is the sandbox over HTTPS, in a process of its own. What is compared is measured in turns, in one run, and
-the median is reported, because whatever else the machine does disturbs all of them alike.
+the median is reported, because other load on the machine affects all of them alike.
 """
 
 import argparse

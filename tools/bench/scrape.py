@@ -37,7 +37,7 @@ IMPORTS = "import aiohttp.web, bcrypt, prometheus_client, pydantic, requests, st
 
 @contextmanager
 def slow_upstream(batches: int) -> Iterator[tuple[Upstream, Path]]:
-    """Give an API with unfinished batches that takes its time, and a directory."""
+    """Return an API with unfinished batches that takes its time, and a directory."""
     with (
         tempfile.TemporaryDirectory() as name,
         running_upstream(Path(name), unfinished=batches, answer_time=ANSWER_TIME) as upstream,

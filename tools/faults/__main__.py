@@ -36,7 +36,7 @@ SUBJECTS: Mapping[str, Sequence[Row]] = {
 
 
 def main(words: Sequence[str], subjects: Mapping[str, Sequence[Row]] = SUBJECTS, document: Path = DOCUMENT) -> int:
-    """Try the rows, print what comes of each, and return the exit code: 1 if one has failed."""
+    """Try the rows, print the result of each, and return the exit code: 1 if one has failed."""
     results: dict[str, list[Result]] = {}
     for subject, rows in subjects.items():
         for row in rows:

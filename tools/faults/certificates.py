@@ -64,7 +64,7 @@ class Upstream:
 
 @contextmanager
 def tls_trial(directory: Path, *, api: Mapping[str, object] | None = None) -> Iterator[tuple[Trial, Relay, Upstream]]:
-    """Run an exporter that is well over TLS."""
+    """Run a healthy exporter over TLS."""
     upstream = Upstream(directory)
     with (
         new_sandbox(ssl_context=upstream.context) as sandbox,

@@ -59,7 +59,7 @@ class WallClock:
 
 @contextmanager
 def clocked_trial(directory: Path, **arguments: Any) -> Iterator[tuple[Trial, WallClock]]:  # noqa: ANN401  Those of running_trial.
-    """Run an exporter that is well and whose wall clock can jump."""
+    """Run a healthy exporter whose wall clock can jump."""
     clock = WallClock(directory)
     with clock.in_charge(), running_trial(directory, **arguments) as trial:
         yield trial, clock

@@ -78,7 +78,7 @@ def become_dangling(path: Path) -> None:
 
 @contextmanager
 def listing_trial(directory: Path) -> Iterator[Trial]:
-    """Run an exporter that is well, with a batch of each file and one of the config."""
+    """Run a healthy exporter, with a batch of each file and one of the config."""
     (directory / "batches.d").mkdir()
     for file, ref in ((VICTIMS_FILE, VICTIM), (NEIGHBOURS_FILE, NEIGHBOUR)):
         (directory / file).write_text(f"- {ref}\n", encoding="utf-8")

@@ -32,7 +32,7 @@ def limited(trial: Trial, kind: int, value: int) -> Iterator[None]:
 
 
 def scrapes(trial: Trial) -> str:
-    """Scrape some times; say what came of it."""
+    """Scrape several times, and describe the results."""
     answers = [trial.get("/metrics") for _ in range(SCRAPES)]
     expect("exit code", trial.exporter.program.process.poll(), None)
     slowest = max(answer.seconds for answer in answers)

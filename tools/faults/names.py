@@ -68,7 +68,7 @@ class NameServer:
 
 @contextmanager
 def named_trial(directory: Path) -> Iterator[tuple[Trial, NameServer]]:
-    """Run an exporter that is well and asks a name server for its API. Only in a mount namespace of its own."""
+    """Run a healthy exporter that asks a name server for its API. Only in a mount namespace of its own."""
     resolv_conf = directory / "resolv.conf"
     resolv_conf.write_text(f"nameserver {LOOPBACK}\n", encoding="utf-8")
     command("mount", "--bind", resolv_conf, "/etc/resolv.conf")

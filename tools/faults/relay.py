@@ -12,7 +12,7 @@ PIECE = 65536
 
 @dataclass(frozen=True)
 class Wire:
-    """How the bytes fare.
+    """How bytes are treated.
 
     Attributes:
         delay: How many seconds later each piece arrives, both ways.
@@ -50,7 +50,7 @@ class Relay(RawServer):
         return f"{self._upstream.scheme}://127.0.0.1:{self.port}"
 
     def become(self, wire: Wire, *, for_open_connections: bool = False) -> None:
-        """Treat bytes otherwise from now on. Connections that are open are closed, unless it is for these, too."""
+        """Treat bytes differently from now on. Connections that are open are closed, unless it is for these, too."""
         self._wire = wire
         if not for_open_connections:
             asyncio.run_coroutine_threadsafe(self._close_connections(), self._loop).result()

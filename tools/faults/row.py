@@ -26,7 +26,7 @@ class NeedsError(Exception):
 
 
 class Verdict(enum.StrEnum):
-    """What came of a row."""
+    """The outcome of a row."""
 
     HOLDS = "holds"
     FAILED = "FAILED"
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row: the verdict, and what was measured, or what was wrong."""
+    """The result of a row: the verdict, and what was measured, or what was wrong."""
 
     row: Row
     verdict: Verdict

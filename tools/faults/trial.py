@@ -62,7 +62,7 @@ class Scrape:
     samples: Mapping[str, Mapping[LabelSet, float]] = field(repr=False)
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return the value of one series; None if there is none."""
+        """Return the value of one series, or None."""
         return self.samples.get(name, {}).get(frozenset(labels.items()))
 
     @property
@@ -144,7 +144,7 @@ class Trial:
         return scrape
 
     def recovered(self, *, longest: int = 1, kept_threads: int = 0) -> str:
-        """Scrape until all is well again, for `longest` scrapes at most; return how that went.
+        """Scrape until everything has recovered, at most `longest` times. Return how that went.
 
         `kept_threads` may stay: threads of a bounded pool, which wait for more work of the same kind.
         """
@@ -177,7 +177,7 @@ class Trial:
         return (self.usage().resident_bytes - self.before.resident_bytes) / MEBIBYTE
 
     def get(self, path: str, *, scrape_timeout: str | float = SCRAPE_TIMEOUT) -> Answer:
-        """Get a path of the exporter, whatever the answer is."""
+        """Get a path of the exporter. Any status is accepted."""
         headers = {"X-Prometheus-Scrape-Timeout-Seconds": f"{scrape_timeout}"}
         started = time.monotonic()
         response = requests.get(f"{self.exporter.url}{path}", headers=headers, timeout=MAX_ANSWER_SECONDS)
@@ -233,7 +233,7 @@ def running_trial(
     api: Mapping[str, object] | None = None,
     **arguments: Any,  # noqa: ANN401  Those of running_exporter.
 ) -> Iterator[Trial]:
-    """Run an exporter that is well until the end of the block.
+    """Run a healthy exporter until the end of the block.
 
     Args:
         directory: Where its config and its log go.
@@ -265,7 +265,7 @@ def relayed_trial(
     sandbox: Sandbox | None = None,
     api: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[Trial, Relay]]:
-    """Likewise, with a relay between the exporter and the API."""
+    """Run such an exporter, with a relay between the exporter and the API."""
     with ExitStack() as stack:
         sandbox = sandbox or stack.enter_context(new_sandbox())
         relay = stack.enter_context(Relay(sandbox.base_url))

@@ -46,7 +46,7 @@ HTML_PAGE = "<!DOCTYPE html><html><head><title>Maintenance</title></head><body><
 
 @dataclass(frozen=True)
 class Hang(Fault):
-    """Do not answer until the faults are cleared or the client leaves; then answer rightly."""
+    """Do not answer until the faults are cleared or the client leaves; then answer normally."""
 
     async def answer(self, _request: web.Request, right_answer: RightAnswer, cleared: asyncio.Event) -> web.Response:
         """Wait, then answer."""
@@ -125,7 +125,7 @@ class MalformedJson(Fault):
 
 @dataclass(frozen=True)
 class Body(Fault):
-    """Answer with this body; it is sent as it is, whatever `content_encoding` says."""
+    """Answer with this body; it is sent unchanged, even with a `content_encoding`."""
 
     content: bytes
     content_type: str = "application/json"
@@ -189,7 +189,7 @@ class Redirect(Fault):
 
 @dataclass(frozen=True)
 class SetCookie(Fault):
-    """Answer rightly and set a cookie."""
+    """Answer normally and set a cookie."""
 
     name: str = "session"
     value: str = "sandbox"

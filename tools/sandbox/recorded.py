@@ -129,7 +129,7 @@ class Sandbox(PackageSandbox):
         self._run(lambda: self._faults.set(fault, ref=ref, times=times))
 
     def set_log_fault(self, fault: Fault, *, ref: str | None = None, times: int | None = None) -> None:
-        """Misbehave likewise for those who fetch error logs."""
+        """Misbehave in the same way for requests for error logs."""
         self._run(lambda: self._log_faults.set(fault, ref=ref, times=times))
 
     def clear_faults(self) -> None:

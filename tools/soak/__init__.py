@@ -1,4 +1,4 @@
-"""The soak: the exporter under everything that production does to it, and what became of it in two Prometheus.
+"""The soak: the exporter under everything that production does to it, and what two Prometheus servers stored of it.
 
 `python -m tools.soak` runs it and reports what holds.
 """

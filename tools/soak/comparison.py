@@ -63,7 +63,7 @@ class Stored:
 
 
 class Verdict(enum.Enum):
-    """What became of a life."""
+    """The outcome of a life."""
 
     STORED = "stored"
     SHORT = "not longer than the scrape interval"
@@ -92,7 +92,7 @@ class Comparison:
         self._in_time = [scrape for scrape in self.outside_of_faults if not scrape.is_late]
 
     def judge(self, life: Life) -> Verdict:
-        """Tell what became of a life."""
+        """Return the outcome of a life."""
         if self._is_stored(life):
             return Verdict.STORED
         if life.until - life.since <= self._interval:
@@ -104,11 +104,11 @@ class Comparison:
         return Verdict.IN_A_FAULT if _holds_one(life, self._stored.scrapes) else Verdict.BETWEEN_SCRAPES
 
     def must_be_stored(self, life: Life) -> bool:
-        """Tell whether a scrape in time lies wholly in a life, and outside of all faults."""
+        """Return whether a scrape in time lies wholly in a life, and outside of all faults."""
         return _holds_one(life, self._in_time)
 
     def count(self, lives: Iterable[Life]) -> Counter[Verdict]:
-        """Count what became of the lives that lasted longer than the scrape interval."""
+        """Count the outcomes of the lives that lasted longer than the scrape interval."""
         return Counter(self.judge(life) for life in lives if life.until - life.since > self._interval)
 
     def missing(self, lives: Iterable[Life]) -> list[Life]:
@@ -151,13 +151,13 @@ class Comparison:
         return any(self._may_show(moment, [span]) for moment in moments)
 
     def _may_show(self, moment: float, spans: Sequence[Span]) -> bool:
-        """Tell whether the scrape of a sample may have read something in one of these times."""
+        """Return whether the scrape of a sample may have read something in one of these times."""
         scrape = self._by_beginning.get(moment)
         return scrape is not None and _overlaps_any(scrape.oldest, scrape.ended, spans)
 
 
 def _holds_one(life: Life, scrapes: Sequence[Scrape]) -> bool:
-    """Tell whether a life holds all that some scrape may have read."""
+    """Return whether a life holds all that some scrape may have read."""
     first = bisect_left(scrapes, life.since, key=lambda scrape: scrape.began)
     within = takewhile(lambda scrape: scrape.ended <= life.until, scrapes[first:])
     return any(life.since <= scrape.oldest for scrape in within)

@@ -185,7 +185,7 @@ class PlacedUploads:
 
 
 class FollowedDemo:
-    """The uploads of the demo, and what became of them.
+    """The uploads of the demo, and their outcomes.
 
     `credentials` returns those that the API accepts now, and `fails` whether it is failing now.
     """

@@ -17,8 +17,7 @@ class Comparisons:
     """Compares passwords with bcrypt hashes, one after the other, and remembers the correct ones.
 
     A comparison takes tens of milliseconds of CPU time, on a thread of its own. So the last correct password for
-    each hash is remembered, as a keyed fingerprint. It counts for as long as a user has that hash, whatever else a
-    reload changes.
+    each hash is remembered, as a keyed fingerprint. It counts as long as a user has that hash, even across reloads.
 
     For use on the event loop.
     """

@@ -394,7 +394,7 @@ def test_a_missing_web_config_is_reported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def inline(folder: Folder) -> str:
-    """Give a web config that has certificates and key as texts; the files are gone."""
+    """Return a web config that has certificates and key as texts; the files are gone."""
     text = "tls_server_config:\n  client_auth_type: RequireAndVerifyClientCert\n"
     for key, name in (("cert", "server.crt"), ("key", "server.key"), ("client_ca", "client_ca.crt")):
         pem = (folder.path / name).read_text(encoding="ascii").replace("\n", "\n    ")
