@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.config.model import WatchedBatch
 from sitecore_cdp_exporter.web import connections
+from sitecore_cdp_exporter.web.server import MAX_CONNECTIONS
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, running_exporter
 from tests.web.security.web_config_server import TLS, USERS, Folder, SecureServerThread, secure_server
@@ -46,7 +47,6 @@ REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 OTHER_REF = "3ee694e5-0b77-2d1e-af19-1aa78f500785"
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 100\r\n\r\n"
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n"
-CROWD = 1000
 # What breaks out of a label, a line, a page or a terminal, if anything lets it.
 HOSTILE = (
     'x"} 1\nsitecore_cdp_up 1\n# HELP \\" \\n \\\\ </td><script>alert(1)</script><img src=x onerror=alert(1)> '
@@ -100,33 +100,36 @@ def send_until_it_is_too_much(connection: socket.socket, pieces: Iterator[bytes]
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "limit"),
     [
-        pytest.param(b"", id="silent"),
-        pytest.param(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Half: ", id="half a request"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 50, id="many headers"),
-        pytest.param(b"POST /-/reload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", id="no body"),
-        pytest.param(HEALTHY, id="kept alive"),
-        pytest.param(SCRAPE, id="never reads"),
+        pytest.param(b"", 250, id="silent"),
+        # As many as the server takes if nothing else is asked for.
+        pytest.param(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Half: ", MAX_CONNECTIONS, id="half a request"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 50, 250, id="many headers"),
+        pytest.param(b"POST /-/reload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", 250, id="no body"),
+        pytest.param(HEALTHY, 250, id="kept alive"),
+        pytest.param(SCRAPE, 250, id="never reads"),
     ],
 )
-def test_many_slow_connections_do_not_prevent_a_scrape(exporter: WebServerThread, sent: bytes) -> None:
-    needed = 2 * CROWD + 200  # Both ends of each are in this process.
+def test_many_slow_connections_do_not_prevent_a_scrape(sandbox: Sandbox, sent: bytes, limit: int) -> None:
+    crowd = limit + 50
+    needed = 3 * crowd + 200  # Both ends of each are in this process, and the server leaves a third for all else.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         pytest.skip(f"needs {needed} open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        exporter = stack.enter_context(exporter_of(sandbox, [WatchedBatch(ref=REF)], max_connections=limit))
         before = resident_bytes()
-        for number in range(CROWD):
+        for number in range(crowd):
             stack.enter_context(exporter.connect(sent))
-            if number % 250 == 0:
+            if number % 100 == 0:
                 wait_until(lambda: is_served(exporter))
         # Scrapes of a crowd are at most 64 at once, and each ends soon.
         wait_until(lambda: is_served(exporter))
-        wait_until(lambda: exporter.connections() <= CROWD)
-        assert resident_bytes() - before < 100_000_000
+        wait_until(lambda: exporter.connections() <= limit)
+        assert resident_bytes() - before < 100_000 * crowd
 
 
 def test_few_open_files_are_shared_so_that_a_crowd_leaves_room(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_many_connections_without_a_handshake_do_not_prevent_a_scrape(tmp_path: 
     folder.write(f"{TLS}{USERS}")
     with secure_server(folder) as server, ExitStack() as stack:
         before = resident_bytes()
-        for number in range(400):
+        for number in range(250):
             stack.enter_context(server.connect(b"\x16\x03\x01\x02\x00"[: number % 6]))
             if number % 100 == 0:
                 assert has_scraped(server)
