@@ -2,10 +2,10 @@
 """Upload a file of JSON lines to the Batch API of Sitecore CDP, and print the batch ref.
 
     export SITECORE_CDP_CLIENT_KEY=... SITECORE_CDP_API_TOKEN=...
-    python3 upload.py --wait https://api-engage-eu.sitecorecloud.io guests.jsonl
+    python3 upload.py https://api-engage-eu.sitecorecloud.io guests.jsonl
 
-A file that is not gzipped yet is gzipped on the way. With --wait, the exit code is 0 only if every record was
-processed. It needs only Python 3.11, so copy it to where you need it.
+A file that is not gzipped yet is gzipped on the way. It needs only Python 3.11, so copy it to where you need it. It
+does not wait for what Sitecore CDP makes of the file: `sitecore-cdp-batch-exporter --once --wait=30m REF` does.
 
 It guards the credentials as the exporter does: HTTPS only, except on loopback; no redirects, no ~/.netrc, and no proxy
 unless asked for. TLS certificates are checked against the authorities of the system.
@@ -24,8 +24,6 @@ import os
 import re
 import sys
 import threading
-import time
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib import request
@@ -37,17 +35,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_FILE_BYTES = 50_000_000
 MAX_ANSWER_BYTES = 1024**2
 SOCKET_TIMEOUT = 60
-FINAL_STATUSES = {"success", "corrupted", "error"}
-CLIENT_ERRORS = range(400, 500)
-MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 class RequestError(Exception):
-    """A request failed, and why. Asking again may help if `may_pass`."""
-
-    def __init__(self, message: str, *, may_pass: bool = True) -> None:
-        super().__init__(message)
-        self.may_pass = may_pass
+    """A request failed, and why."""
 
 
 class BatchApi:
@@ -79,8 +70,7 @@ class BatchApi:
         md5 = hashlib.md5(content)
         # The checksum must be in lower case; one in upper case ends as `corrupted`.
         declared = json.dumps({"checksum": md5.hexdigest(), "size": len(content)}).encode()
-        answer = self._ask("Allocating the batch", "PUT", f"/{ref}", declared)
-        upload_url = member(answer, "location", "href")
+        upload_url = member(self._allocate(ref, declared), "location", "href")
         check_url(upload_url, "The upload URL", is_loopback_allowed=self._is_local)
         headers = {
             "Content-Length": str(len(content)),
@@ -92,39 +82,18 @@ class BatchApi:
         # each with a timeout of its own; bytes would share one.
         self._send("Uploading the file", request.Request(upload_url, io.BytesIO(content), headers, method="PUT"))
 
-    def wait(self, ref: UUID, interval: float) -> bool:
-        """Ask until the batch is finished. Returns whether all of its records were processed."""
-        shown = ""
-        while True:
-            try:
-                answer = self._ask("Asking for the status", "GET", f"/inspect/{ref}")
-                status = seen = member(answer, "status", "code")
-            except RequestError as error:
-                if not error.may_pass:
-                    raise
-                status, seen = "", f"{error}; asking again"
-            if seen != shown:
-                print(seen, file=sys.stderr)
-                shown = seen
-            if status in FINAL_STATUSES:
-                stats = answer.get("summaryStats")
-                counts = stats if isinstance(stats, dict) else {}
-                for name, value in counts.items():
-                    print(f"{name}: {value}", file=sys.stderr)
-                if status != "success":
-                    print(why(status, has_counts=bool(counts)), file=sys.stderr)
-                return status == "success"
-            time.sleep(interval)
-
-    def _ask(self, action: str, method: str, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401  JSON.
-        headers = {"Authorization": self._authorization, "Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        content = self._send(action, request.Request(self._batches_url + path, body, headers, method=method))
+    def _allocate(self, ref: UUID, declared: bytes) -> Any:  # noqa: ANN401  JSON.
+        headers = {
+            "Authorization": self._authorization,
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        to_send = request.Request(f"{self._batches_url}/{ref}", declared, headers, method="PUT")
+        content = self._send("Allocating the batch", to_send)
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            raise RequestError(f"{action} failed: the answer is not JSON") from None
+            raise RequestError("Allocating the batch failed: the answer is not JSON") from None
 
     def _send(self, action: str, to_send: request.Request) -> bytes:
         try:
@@ -134,23 +103,12 @@ class BatchApi:
             with error:
                 # Not the body: it can quote what was sent.
                 message = f"{action} failed: HTTP {error.code} {http.client.responses.get(error.code, '')}".rstrip()
-                raise RequestError(
-                    message, may_pass=error.code not in CLIENT_ERRORS or error.code in MAY_PASS
-                ) from None
+                raise RequestError(message) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, URLError) else error
             # The text of other errors may hold the presigned URL.
             text = reason if isinstance(reason, OSError) else type(reason).__name__
             raise RequestError(f"{action} failed: {text}") from None
-
-
-def why(status: str, *, has_counts: bool) -> str:
-    """Say what a final status other than `success` means."""
-    if status == "corrupted":
-        return "The file that arrived does not match the checksum or the size that was declared for it."
-    if has_counts:
-        return "Not every record was processed. The error log, under Batch uploads in Sitecore CDP, says why."
-    return "The file could not be read. It must hold one JSON record a line."
 
 
 def member(answer: Any, *path: str) -> str:  # noqa: ANN401  JSON.
@@ -219,13 +177,11 @@ def seconds(text: str) -> float:
 
 
 def main() -> int:
-    """Read the arguments, upload, and wait if asked to. Returns the exit code."""
+    """Read the arguments and upload. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base_url", help="for example https://api-engage-eu.sitecorecloud.io")
     parser.add_argument("file", type=Path, help="one JSON record a line, gzipped or not; at most 50 MB gzipped")
     parser.add_argument("--ref", type=UUID, default=uuid4(), help="batch ref, a UUID; a random one if not given")
-    parser.add_argument("--wait", action="store_true", help="wait until the batch is finished")
-    parser.add_argument("--poll-interval", type=seconds, default=5.0, help="seconds; default %(default)g")
     parser.add_argument(
         "--timeout", type=seconds, default=3600.0, help="give up after so many seconds in all; default %(default)g"
     )
@@ -248,10 +204,10 @@ def main() -> int:
         sys.exit(f"{options.file}: {error.strerror}")
     try:
         api.upload(options.ref, content)
-        print(options.ref, flush=True)
-        return 0 if not options.wait or api.wait(options.ref, options.poll_interval) else 1
     except RequestError as error:
         sys.exit(f"{error}.")
+    print(options.ref)
+    return 0
 
 
 if __name__ == "__main__":

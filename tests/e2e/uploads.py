@@ -22,6 +22,5 @@ def batch_file(directory: Path, *, good: int, bad: int = 0) -> Path:
 
 
 def upload_command(url: str, ref: str, file: Path) -> list[str]:
-    """Return the command that uploads the file and waits for the batch to finish."""
-    script = str(ROOT / "examples" / "upload.py")
-    return [sys.executable, script, "--wait", "--poll-interval=0.2", f"--ref={ref}", url, str(file)]
+    """Return the command that uploads the file."""
+    return [sys.executable, str(ROOT / "examples" / "upload.py"), f"--ref={ref}", url, str(file)]
