@@ -16,12 +16,11 @@ from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
     SLOW_UPLOAD_TIME,
     TIME_BETWEEN_UPLOADS,
 )
+from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 
 logger = logging.getLogger(__name__)
 
-CLIENT_KEY = "sandbox-client"
-API_TOKEN = "sandbox-token"  # noqa: S105  It opens nothing but the sandbox of this process.
 # A few rounds of uploads; older ones leave the page.
 WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
@@ -83,7 +82,7 @@ class Demo:
             polls.join()
 
     def upload_round(self) -> None:
-        """Upload one batch of each feed, and let pass what the slowest takes to finish."""
+        """Upload one batch of each feed, and wait until the slowest must have finished."""
         allocated = threading.Semaphore(0)
         uploads = self._new_uploads(lambda *_: allocated.release())
         uploads.start()
@@ -128,5 +127,5 @@ class Demo:
 @contextmanager
 def start_demo(*, speed: float = 1.0) -> Iterator[Demo]:
     """Run the sandbox of a demo."""
-    with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN, speed=speed) as sandbox:
+    with Sandbox(speed=speed) as sandbox:
         yield Demo(sandbox, speed)

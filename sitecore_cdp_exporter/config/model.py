@@ -299,7 +299,7 @@ SECTIONS: dict[str, type[Section]] = {
     "error_logs": ErrorLogs,
 }
 KNOWN_KEYS = {path: section.keys() for path, section in SECTIONS.items()}
-# Room for 50,000 batches with feed and labels, far more than anyone lists.
+# Enough for 50,000 batches with feed and labels, which take seconds to parse.
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
 

@@ -15,13 +15,10 @@ from pydantic import ValidationError
 
 from sitecore_cdp_exporter.config.errors import error_lines, model_problems, one_line
 from sitecore_cdp_exporter.config.files import BackgroundLook, digest, read_regular_file, why_unread
-from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, WatchedBatch
 from sitecore_cdp_exporter.config.yaml import YamlDocument, YamlProblem, read_yaml
 
 logger = logging.getLogger(__name__)
-
-# Enough for 50,000 batches with feed and labels. A file of this size takes seconds to parse.
-MAX_FILE_BYTES = 10 * 1024 * 1024
 
 # Log at most this many errors per file and refresh, and at most this many conflicts per refresh.
 MAX_WARNINGS = 20

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from sitecore_cdp_exporter.config.model import ConfigError, load_config
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, ConfigError, load_config
 from sitecore_cdp_exporter.config.names import RESERVED_LABELS
-from sitecore_cdp_exporter.watch.batch_files import MAX_FILE_BYTES
 from tests.watch.test_batch_file import read_batch_file
 
 ROOT = Path(__file__).parents[2]

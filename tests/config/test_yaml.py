@@ -1,4 +1,4 @@
-"""YAML text as data with places. What the config file makes of it is tested in `test_config.py`."""
+"""YAML text as data with places. What the config file makes of it is tested in `test_model.py`."""
 
 import pytest
 import yaml

@@ -11,8 +11,9 @@ import requests
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY, WATCHED_BATCHES, start_demo
+from sitecore_cdp_exporter.demo import WATCHED_BATCHES, start_demo
 from sitecore_cdp_exporter.sandbox.demo_upload_schedule import Trouble, plan_round
+from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
 from tests.web.web_server_thread import PATIENCE

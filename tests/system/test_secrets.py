@@ -27,8 +27,8 @@ from sitecore_cdp_exporter.cli import main
 from sitecore_cdp_exporter.config import errors as config_problems
 from sitecore_cdp_exporter.config.model import load_config
 from sitecore_cdp_exporter.config.yaml import read_yaml
-from sitecore_cdp_exporter.demo import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.logs import LOG_LEVELS
+from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.service import Service
 from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.security.model import parse_web_config

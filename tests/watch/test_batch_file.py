@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.config.files import read_regular_file
-from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, WatchedBatch
 from sitecore_cdp_exporter.watch.batch_files import (
-    MAX_FILE_BYTES,
     BatchFile,
     BatchFileError,
     parse_batch_file,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sitecore_cdp_exporter.config.files import read_regular_file
-from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, WatchedBatch
 from sitecore_cdp_exporter.watch import batch_files as module
-from sitecore_cdp_exporter.watch.batch_files import MAX_FILE_BYTES, MAX_WARNINGS, BatchFiles, parse_batch_file
+from sitecore_cdp_exporter.watch.batch_files import MAX_WARNINGS, BatchFiles, parse_batch_file
 from tests.hanging_disk import MAX_WAIT, HangingDisk
 
 REFS = [f"3ee694e5-0b77-2d1e-af19-{number:012x}" for number in range(10)]
