@@ -13,7 +13,8 @@ from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
 from sitecore_cdp_exporter.metrics.collector import GaugeCollector
-from sitecore_cdp_exporter.metrics.definitions import EXPORTER_GAUGES, ExporterState, RequestMetrics
+from sitecore_cdp_exporter.metrics.definitions import EXPORTER_GAUGES, RequestMetrics
+from sitecore_cdp_exporter.metrics.exporter_state import ExporterState
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
 

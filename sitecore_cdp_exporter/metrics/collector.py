@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Generic, TypeAlias, TypeVar
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -15,8 +15,8 @@ Sample: TypeAlias = tuple[Mapping[str, str], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Gauge(Generic[Subject]):
-    """A gauge.
+class Definition(Generic[Subject]):
+    """A metric.
 
     Attributes:
         name: The metric name.
@@ -28,6 +28,21 @@ class Gauge(Generic[Subject]):
     name: str
     documentation: str
     samples: Callable[[Subject], Iterable[Sample]]
+    type: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge(Definition[Subject]):
+    """A gauge."""
+
+    type = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter(Definition[Subject]):
+    """A counter. Its name ends in `_total`, and its value never falls."""
+
+    type = "counter"
 
 
 def gauge(name: str, documentation: str, value: Callable[[Subject], float | None]) -> Gauge[Subject]:
@@ -41,13 +56,14 @@ def gauge(name: str, documentation: str, value: Callable[[Subject], float | None
 
 
 def families(
-    gauges: Iterable[Gauge[Subject]], labelled: Iterable[tuple[Subject, Mapping[str, str]]]
+    definitions: Iterable[Definition[Subject]], labelled: Iterable[tuple[Subject, Mapping[str, str]]]
 ) -> Iterator[Metric]:
-    """Yield a family for each gauge that has samples for any of these subjects, given with their labels."""
+    """Yield a family for each metric that has samples for any of these subjects, given with their labels."""
     subjects = list(labelled)
-    for each in gauges:
+    for each in definitions:
         # GaugeMetricFamily requires the same labels on each sample, but each batch has its own.
-        family = Metric(each.name, each.documentation, "gauge")
+        # A family of counters is named without `_total`.
+        family = Metric(each.name.removesuffix("_total"), each.documentation, each.type)
         for subject, labels in subjects:
             for more_labels, value in each.samples(subject):
                 family.add_sample(each.name, {**labels, **more_labels}, value)

@@ -15,29 +15,19 @@ sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="c
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.config.model import ApiConfig
 from sitecore_cdp_exporter.config.reload import ReloadState
 from sitecore_cdp_exporter.metrics import samples
-from sitecore_cdp_exporter.metrics.collector import Gauge, gauge
-from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
+from sitecore_cdp_exporter.metrics.collector import Counter, Gauge, Subject, gauge
+from sitecore_cdp_exporter.metrics.exporter_state import ExporterState
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedHistory, FeedState, Snapshot
 
-STATUS_CODES: Mapping[BatchStatus, int] = {
-    BatchStatus.UPLOADING: 0,
-    BatchStatus.FILE_UPLOADED: 1,
-    BatchStatus.PROCESSING: 2,
-    BatchStatus.SUCCESS: 3,
-    BatchStatus.CORRUPTED: 4,
-    BatchStatus.ERROR: 5,
-    BatchStatus.UNKNOWN: -1,
-}
-
+STATUS_CODES: Mapping[BatchStatus, int] = dict(zip(BatchStatus, (0, 1, 2, 3, 4, 5, -1), strict=True))
 _STATUS_CODES_IN_WORDS = ", ".join(f"{code} {status}" for status, code in STATUS_CODES.items())
 
 
@@ -77,13 +67,6 @@ _BATCH_VALUES: Mapping[str, tuple[str, Callable[[Batch], float | None]]] = {
 def _of_batch(name: str, documentation: str, value: Callable[[Batch], float | None]) -> Gauge[BatchState]:
     """Declare a gauge for batches that were read. None: no sample."""
     return gauge(name, documentation, lambda state: None if state.reading is None else value(state.reading.batch))
-
-
-def _of_list(name: str, documentation: str, value: Callable[[DiscoveryState], float | None]) -> Gauge[Snapshot]:
-    """Declare a gauge for the list of batches, shown while discovery is on. None: no sample."""
-    return gauge(
-        name, documentation, lambda snapshot: None if snapshot.discovery is None else value(snapshot.discovery)
-    )
 
 
 # In the order of the exposition.
@@ -185,13 +168,66 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
     ),
 )
 
-POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
+FEED_COUNTERS: tuple[Counter[FeedHistory], ...] = (
+    Counter(
+        "sitecore_cdp_feed_finished_batches_total",
+        "Batches of the feed that have finished, by status; each counts once (status.code).",
+        samples.finished_batches,
+    ),
+    Counter(
+        "sitecore_cdp_feed_accepted_batches_total",
+        "Finished batches of the feed that counted as loaded (status.code).",
+        lambda history: [({}, float(history.totals.accepted))],
+    ),
+    Counter(
+        "sitecore_cdp_feed_records_total",
+        "Records of these batches, by whether they were processed (summaryStats.succeededCount and failedCount).",
+        samples.counted_records,
+    ),
+    Counter(
+        "sitecore_cdp_feed_error_log_records_total",
+        "Rejected records of these batches by cause, counted in their error logs (status.log).",
+        samples.counted_causes,
+    ),
+)
+
+
+def _of_last_finished(name: str) -> Gauge[FeedHistory]:
+    """Declare a gauge of the newest finished batch of a feed."""
+    documentation, value = _BATCH_VALUES[name]
+    return gauge(
+        f"sitecore_cdp_feed_last_finished_{name}",
+        f"Of the feed's finished batch that was allocated last: {documentation}",
+        lambda history: None if history.last_finished is None else value(history.last_finished),
+    )
+
+
+FEED_BATCH_GAUGES: tuple[Gauge[FeedHistory], ...] = (
+    _of_last_finished("created_timestamp_seconds"),
+    _of_last_finished("modified_timestamp_seconds"),
+    _of_last_finished("status_code"),
+    gauge(
+        "sitecore_cdp_feed_last_finished_accepted",
+        "Of the feed's finished batch that was allocated last: Whether it counts as loaded (status.code).",
+        lambda history: history.last_accepted,
+    ),
+    _of_last_finished("total_records"),
+    _of_last_finished("failed_records"),
+    _of_last_finished("time_to_process_seconds"),
+    Gauge(
+        "sitecore_cdp_feed_batches",
+        "Batches of the feed of the past 30 days, watched or not, by status (the list's status).",
+        samples.listed_batches,
+    ),
+)
+
+DISCOVERY_GAUGES: tuple[Gauge[DiscoveryState], ...] = (
     Gauge(
         "sitecore_cdp_batches",
         "Batches of the past 30 days, watched or not, by status (the list's totalCount and status).",
         samples.totals,
     ),
-    _of_list(
+    gauge(
         "sitecore_cdp_discovery_success",
         "Whether the list of batches was read in the last poll, and added up.",
         lambda discovery: discovery.failure is None,
@@ -201,16 +237,19 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
         "Why the list of batches could not be read; 1 while it cannot.",
         samples.list_failures,
     ),
-    _of_list(
+    gauge(
         "sitecore_cdp_discovery_dropped_batches",
         "Discovered batches that are not watched because of discovery.max_batches.",
         lambda discovery: discovery.dropped,
     ),
-    _of_list(
+    gauge(
         "sitecore_cdp_discovery_unreadable_items",
         "Items of the list of batches that could not be read, wholly or in part.",
         lambda discovery: discovery.unreadable,
     ),
+)
+
+POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     gauge(
         "sitecore_cdp_up",
         "Whether the Batch API answers: 0 when every request that ended since the poll before failed for a reason "
@@ -246,33 +285,24 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ExporterState:
-    """The state of the exporter itself.
-
-    Attributes:
-        api: The API section of the config in use.
-        reload: The result of the last attempt to load the config.
-        batch_file_errors: Whether each batch file, by name, currently has an error.
-
-    """
-
-    api: ApiConfig
-    reload: ReloadState
-    batch_file_errors: Mapping[str, bool]
+def _of_reload(name: str, what: str, state: Callable[[Subject], ReloadState]) -> tuple[Gauge[Subject], Gauge[Subject]]:
+    """Declare the gauges of something that is loaded again while the exporter runs."""
+    return (
+        gauge(
+            f"{name}_last_reload_successful",
+            f"Whether the last attempt to load {what} succeeded.",
+            lambda subject: state(subject).successful,
+        ),
+        gauge(
+            f"{name}_last_reload_success_timestamp_seconds",
+            f"When {what} was last loaded.",
+            lambda subject: state(subject).last_success,
+        ),
+    )
 
 
 EXPORTER_GAUGES: tuple[Gauge[ExporterState], ...] = (
-    gauge(
-        "sitecore_cdp_exporter_config_last_reload_successful",
-        "Whether the last attempt to load the config succeeded.",
-        lambda state: state.reload.successful,
-    ),
-    gauge(
-        "sitecore_cdp_exporter_config_last_reload_success_timestamp_seconds",
-        "When the config was last loaded.",
-        lambda state: state.reload.last_success,
-    ),
+    *_of_reload("sitecore_cdp_exporter_config", "the config", lambda state: state.reload),
     Gauge(
         "sitecore_cdp_exporter_batch_file_error",
         "Whether the batch file, or an entry of it, cannot be used.",
@@ -290,17 +320,8 @@ EXPORTER_GAUGES: tuple[Gauge[ExporterState], ...] = (
     ),
 )
 
-WEB_CONFIG_GAUGES: tuple[Gauge[ReloadState], ...] = (
-    gauge(
-        "sitecore_cdp_exporter_web_config_last_reload_successful",
-        "Whether the last attempt to load the file of --web.config.file succeeded.",
-        lambda state: state.successful,
-    ),
-    gauge(
-        "sitecore_cdp_exporter_web_config_last_reload_success_timestamp_seconds",
-        "When the file of --web.config.file was last loaded.",
-        lambda state: state.last_success,
-    ),
+WEB_CONFIG_GAUGES: tuple[Gauge[ReloadState], ...] = _of_reload(
+    "sitecore_cdp_exporter_web_config", "the file of --web.config.file", lambda state: state
 )
 
 

@@ -6,8 +6,15 @@ from itertools import chain
 from prometheus_client import Metric
 
 from sitecore_cdp_exporter.metrics.collector import families
-from sitecore_cdp_exporter.metrics.definitions import BATCH_GAUGES, FEED_GAUGES, POLL_GAUGES
-from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.metrics.definitions import (
+    BATCH_GAUGES,
+    DISCOVERY_GAUGES,
+    FEED_BATCH_GAUGES,
+    FEED_COUNTERS,
+    FEED_GAUGES,
+    POLL_GAUGES,
+)
+from sitecore_cdp_exporter.poll.snapshot import BatchState, FeedHistory, Snapshot
 
 
 def batch_labels(state: BatchState) -> dict[str, str]:
@@ -24,4 +31,15 @@ def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
 def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
     """Yield the families that describe the API, the feeds and the poll as a whole."""
     feeds = ((state, {**state.feed.labels, "feed": state.feed.name}) for state in snapshot.feeds)
-    return chain(families(FEED_GAUGES, feeds), families(POLL_GAUGES, [(snapshot, {})]))
+    histories = [(history, _feed_labels(history)) for history in snapshot.histories]
+    return chain(
+        families(FEED_GAUGES, feeds),
+        families(FEED_COUNTERS, histories),
+        families(FEED_BATCH_GAUGES, histories),
+        families(DISCOVERY_GAUGES, [] if snapshot.discovery is None else [(snapshot.discovery, {})]),
+        families(POLL_GAUGES, [(snapshot, {})]),
+    )
+
+
+def _feed_labels(history: FeedHistory) -> dict[str, str]:
+    return {**history.labels} if history.name is None else {**history.labels, "feed": history.name}

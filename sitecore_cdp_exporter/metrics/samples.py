@@ -4,7 +4,7 @@ from collections import Counter
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.metrics.collector import Sample
-from sitecore_cdp_exporter.poll.snapshot import BatchState, FeedState, Snapshot
+from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedHistory, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Source
 
 _STATUS_LABELS = tuple((status, {"status": status.value}) for status in BatchStatus)
@@ -51,22 +51,41 @@ def due(state: FeedState) -> list[Sample]:
     return [({"of": "finished"}, state.due.finished), ({"of": "accepted"}, state.due.accepted)]
 
 
-def list_failures(snapshot: Snapshot) -> list[Sample]:
+def list_failures(discovery: DiscoveryState) -> list[Sample]:
     """Return why the list of batches could not be read."""
-    if snapshot.discovery is None or snapshot.discovery.failure is None:
-        return []
-    return [({"reason": snapshot.discovery.failure.value}, 1.0)]
+    return [] if discovery.failure is None else [({"reason": discovery.failure.value}, 1.0)]
 
 
-def totals(snapshot: Snapshot) -> list[Sample]:
-    """Return the number of batches per status."""
-    # Without the list there are no totals: unknown is not zero.
-    if snapshot.discovery is None or snapshot.discovery.totals is None:
-        return []
-    return [({"status": status.value}, float(count)) for status, count in snapshot.discovery.totals.items()]
+def totals(discovery: DiscoveryState) -> list[Sample]:
+    """Return the number of batches per status; without the list there are none: unknown is not zero."""
+    return [({"status": status.value}, float(count)) for status, count in (discovery.totals or {}).items()]
 
 
 def sources(snapshot: Snapshot) -> list[Sample]:
     """Return the number of watched batches per source."""
     counts = Counter(state.watched.source for state in snapshot.batches)
     return [({"source": source.value}, float(counts[source])) for source in Source]
+
+
+def finished_batches(history: FeedHistory) -> list[Sample]:
+    """Return how many batches of a feed have finished with each status."""
+    return [({"status": status.value}, float(count)) for status, count in history.totals.finished.items()]
+
+
+def counted_records(history: FeedHistory) -> list[Sample]:
+    """Return how many records of a feed were processed, and how many were not."""
+    totals = history.totals
+    return [
+        ({"result": "succeeded"}, float(totals.succeeded_records)),
+        ({"result": "failed"}, float(totals.failed_records)),
+    ]
+
+
+def counted_causes(history: FeedHistory) -> list[Sample]:
+    """Return how many records of a feed were rejected for each cause."""
+    return [({"cause": cause.value}, float(count)) for cause, count in history.totals.error_log_records.items()]
+
+
+def listed_batches(history: FeedHistory) -> list[Sample]:
+    """Return how many batches of a feed the list has in each status."""
+    return [({"status": status.value}, float(count)) for status, count in (history.listed or {}).items()]

@@ -4,6 +4,7 @@ Moments are of the monotonic clock, in seconds. The first of the polls is the on
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from sitecore_cdp_exporter.api.batch import BatchAnswer, BatchPage
@@ -99,6 +100,9 @@ def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[],
     if discovery is memory.discovery:
         if discovery.revision != poll.revision:
             poll.show(watch())
+        if failure is None:
+            statuses = discovery.statuses
+            poll.totals_by_feed = Counter((memory.watched[key].feed, status) for key, status in statuses.items())
         for batch in discovery.take_changed():
             log_status(memory.watched[batch.ref.lower()], batch.status)
     # That it was not asked for is no news of a list that could not be read before.

@@ -66,17 +66,22 @@ class Discovery:
         return self._unfinished.unreadable + max(self._finished.unreadable, self._finished_unreadable)
 
     @property
-    def totals(self) -> Mapping[BatchStatus, int]:
-        """How many batches of the past 30 days have each status, once the list is complete.
+    def statuses(self) -> Mapping[str, BatchStatus]:
+        """The status of each batch of the past 30 days, by ref in lower case, once the list is complete.
 
-        Those that have become too old are counted until the next walk.
+        Those that have become too old are in it until the next walk.
         """
-        counts = Counter(reading.batch.status for reading in self.seen_unfinished.values())
-        counts.update(
-            reading.batch.status
+        finished = {
+            key: reading.batch.status
             for key, reading in self.known.items()
             if reading.batch.status.finished and key not in self._missing
-        )
+        }
+        return finished | {key: reading.batch.status for key, reading in self.seen_unfinished.items()}
+
+    @property
+    def totals(self) -> Mapping[BatchStatus, int]:
+        """How many batches of the past 30 days have each status, once the list is complete."""
+        counts = Counter(self.statuses.values())
         return {status: counts[status] for status in UNFINISHED + FINISHED}
 
     def begin(self, now: float) -> list[PageRequest]:

@@ -25,7 +25,9 @@ from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.due import Expectation, expectation
 from sitecore_cdp_exporter.poll.error_logs import ErrorLogQueue, LogState
+from sitecore_cdp_exporter.poll.feed_totals import BatchCounter
 from sitecore_cdp_exporter.poll.health import ApiHealth
+from sitecore_cdp_exporter.poll.last_finished import LastFinished
 from sitecore_cdp_exporter.poll.reading import Outcome, Reading, is_answer
 from sitecore_cdp_exporter.poll.retention import Kept, keep
 from sitecore_cdp_exporter.poll.superseding import replaced
@@ -165,6 +167,7 @@ class Memory:
         health: Whether its API is up.
         discovery: Its list of batches; a new one while discovery is off.
         error_logs: Which of its error logs is read next.
+        counter: Counts its batches for their feeds.
         watched: What is listed, by ref in lower case, past its retention or not.
         list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
         last_request: When its API was last asked, or else when the memory began.
@@ -174,11 +177,12 @@ class Memory:
 
     """
 
-    def __init__(self, config: Config, now: float) -> None:
+    def __init__(self, config: Config, counter: BatchCounter, now: float) -> None:
         self.backoff = Backoff()
         self.health = ApiHealth()
         self.discovery = Discovery()
         self.error_logs = ErrorLogQueue(config.error_logs)
+        self.counter = counter
         self.watched: dict[str, Watched] = {}
         self.list_failure: Reason | None = None
         self.last_request = now
@@ -193,6 +197,7 @@ class Memory:
         # Each watched batch as it was last known when the watch list was last brought up to date.
         self._known: dict[str, Batch | None] = {}
         self._past = PastBatches()
+        self._last_finished = LastFinished()
         self._overruled: set[str] = set()
         # What `watched` was made of.
         self._lists: tuple[object, ...] = ()
@@ -240,6 +245,23 @@ class Memory:
                 batches[feed].append(batch)
         return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
 
+    def last_finished(self) -> dict[str, Batch]:
+        """Return the newest finished batch of each feed, in the config or not, by when it was allocated."""
+        return self._last_finished.find((self.watched[key].feed, batch) for key, batch in self._last_known().items())
+
+    def count(self, config: Config, started: float) -> None:
+        """Count for their feeds what is new of the watched batches; the poll that shows it has started then."""
+        feeds = config.feeds_by_name
+        of_batches = {each.feed for each in self.watched.values()} - feeds.keys()
+        self.counter.totals.begin([*feeds, *sorted(of_batches, key=lambda feed: (feed is None, feed or ""))], started)
+        for key, record in self._records.items():
+            listed = self.discovery.known.get(key)
+            batch = record.last_known(None if listed is None else listed.batch)
+            if batch is not None:
+                feed = self.watched[key].feed
+                self.counter.look_at(key, feed, batch, record.log.log, feeds.get(feed or ""))
+        self.counter.forget(self.watched)
+
     def replaced(self, config: Config) -> dict[str, bool]:
         """Return the batches that others replace, by ref in lower case, and whether one that does is accepted."""
         return replaced(
@@ -282,15 +304,18 @@ class Memory:
         self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
         self.error_logs.forget_all_but(self._records.keys() | self._probed.keys())
         self._replacing = [key for key, each in self.watched.items() if each.replaces]
-        self._past.forget_all_but(config.feeds_by_name)
         for key, batch in before.items():
-            feed = config.feeds_by_name.get(watched_before[key].feed or "")
+            feed = watched_before[key].feed
             if (
                 batch is not None
                 and feed is not None
                 and _is_listed_no_more(watched_before[key], self.watched.get(key))
             ):
-                self._past.add(feed.name, batch)
+                self._past.add(feed, batch)
+                self._last_finished.add(feed, batch)
+        self._past.forget_all_but(config.feeds_by_name)
+        with_feed = {key: each.feed for key, each in self.watched.items() if each.feed is not None}
+        self._last_finished.forget({*config.feeds_by_name, *with_feed.values()}, with_feed)
 
     def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
         before, self._overruled = self._overruled, overruled(config, batch_files.batches)

@@ -34,6 +34,8 @@ class Poll:
         list_deadline: When the list has failed for this poll, so that time is left for the batches themselves.
         discovering: Whether the list is still being read.
         seen_unfinished: What the list of this very poll showed to be unfinished.
+        totals: How many batches of the list have each status; None: it was not read.
+        totals_by_feed: Likewise of each feed; None has those without one.
         revision: What was known of the list when `kept` was decided.
         queue: What is still to be asked.
         pending: The batches still to be answered, by ref in lower case.
@@ -57,6 +59,7 @@ class Poll:
     seen_unfinished: Mapping[str, Reading] = field(default_factory=dict)
     list_failure: Reason | None = Reason.DEADLINE
     totals: Mapping[BatchStatus, int] | None = None
+    totals_by_feed: Mapping[tuple[str | None, BatchStatus], int] | None = None
     revision: int = 0
     kept: Kept = field(default_factory=Kept)
     records: Mapping[str, Record] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.files import MAX_SHARE_OF_A_SCRAPE
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.answers import end_list, judge_api, learn_batch, learn_of_api, note_complete
+from sitecore_cdp_exporter.poll.feed_totals import BatchCounter, Totals
 from sitecore_cdp_exporter.poll.log_thread import LogThread
 from sitecore_cdp_exporter.poll.memory import Memory
 from sitecore_cdp_exporter.poll.organisation import Job, Organisation
@@ -63,8 +64,8 @@ class Poller:
         self._lock = threading.Lock()
         self._config = config
         self._batch_files = batch_files
-        self._organisation = Organisation(api, Memory(config, clock()))
-        self._error_logs = LogThread(self._organisation, self._lock, clock)
+        self._totals = Totals()
+        self._turn_to(api)
         self._current: Poll | None = None
         self._latest: Snapshot | None = None
         # Those that somebody waits for, which `stop` ends.
@@ -141,8 +142,7 @@ class Poller:
                 self._organisation.api = api
             else:
                 # A poll under way keeps its own. No scrape may join it, and no probe may learn from it.
-                self._organisation = Organisation(api, Memory(config, self._clock()))
-                self._error_logs = LogThread(self._organisation, self._lock, self._clock)
+                self._turn_to(api)
                 self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
                 self._watch(self._organisation.memory)
@@ -159,6 +159,12 @@ class Poller:
         self._batch_files.refresh(max(deadline - self._clock(), 0) * MAX_SHARE_OF_A_SCRAPE)
 
     # How a poll begins and ends; all under the lock.
+
+    def _turn_to(self, api: BatchReader) -> None:
+        """Poll the organisation of the config, and remember nothing of another one but what has counted."""
+        counter = BatchCounter(self._totals, self._wall_clock())
+        self._organisation = Organisation(api, Memory(self._config, counter, self._clock()))
+        self._error_logs = LogThread(self._organisation, self._lock, self._clock)
 
     def _begin_poll(self, now: float, deadline: float) -> Poll:
         memory = self._organisation.memory
@@ -194,6 +200,7 @@ class Poller:
             if not poll.is_probe:
                 judge_api(poll, now, over=poll.over(now) and not self._stopped)
                 note_complete(poll, now, self._wall_clock())
+                poll.memory.count(poll.config, poll.started)
             return take_snapshot(poll, now)
 
     def _end_slow_lists(self, organisation: Organisation, now: float) -> None:

@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sitecore_cdp_exporter.api.batch import BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogFailure
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, is_accepted
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, foresee_accepted, is_accepted
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
 from sitecore_cdp_exporter.poll.due import Due, due, expectation
+from sitecore_cdp_exporter.poll.feed_totals import FeedTotals
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.superseding import is_superseded
+from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
 
@@ -78,6 +80,28 @@ class FeedState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedHistory:
+    """What has become of the batches of a feed, which is in the config or only named by batches.
+
+    Attributes:
+        name: None: these are the batches without a feed.
+        labels: Those that the config sets for the feed.
+        totals: What has counted since the process started.
+        last_finished: The finished batch that was allocated last; None: none is known.
+        last_accepted: Whether that counts as loaded; None: that is not known yet, or there is none.
+        listed: How many batches of the past 30 days have each status; None: not known.
+
+    """
+
+    name: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    totals: FeedTotals = field(default_factory=FeedTotals)
+    last_finished: Batch | None = None
+    last_accepted: bool | None = None
+    listed: Mapping[BatchStatus, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What one scrape may say.
 
@@ -93,6 +117,7 @@ class Snapshot:
         feeds: One state for each feed of the config.
         complete_poll: When everything watched had last been answered for, in seconds since the Unix epoch; None: that
             was never so.
+        histories: One for each of these, and for each other feed that a batch has named since the process started.
 
     """
 
@@ -106,6 +131,7 @@ class Snapshot:
     discovery: DiscoveryState | None = None
     feeds: tuple[FeedState, ...] = field(default=())
     complete_poll: float | None = None
+    histories: tuple[FeedHistory, ...] = field(default=())
 
 
 def take_snapshot(poll: Poll, now: float) -> Snapshot:
@@ -154,6 +180,7 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         else None,
         feeds=tuple(_feed_state(poll, feed, newest[feed.name]) for feed in poll.config.feeds),
         complete_poll=memory.complete_poll,
+        histories=_histories(poll),
     )
 
 
@@ -166,6 +193,29 @@ def _feed_state(poll: Poll, feed: FeedConfig, newest: NewestAccepted) -> FeedSta
         if finished is not None and accepted is not None:
             next_due = Due(finished=finished, accepted=accepted)
     return FeedState(feed=feed, last_accepted=newest.modified, due=next_due)
+
+
+def _histories(poll: Poll) -> tuple[FeedHistory, ...]:
+    """Return the history of each feed; a probe shows none."""
+    if poll.is_probe:
+        return ()
+    feeds, last_finished = poll.config.feeds_by_name, poll.memory.last_finished()
+    histories = []
+    for name, totals in poll.memory.counter.totals.shown(poll.started).items():
+        feed, last = feeds.get(name or ""), last_finished.get(name or "")
+        listed = poll.totals_by_feed
+        history = FeedHistory(
+            name=name,
+            labels={} if feed is None else feed.labels,
+            totals=totals,
+            last_finished=last,
+            last_accepted=None if last is None else foresee_accepted(last, feed),
+            listed=None
+            if listed is None
+            else {status: listed.get((name, status), 0) for status in UNFINISHED + FINISHED},
+        )
+        histories.append(history)
+    return tuple(histories)
 
 
 def _reading(poll: Poll, key: str, now: float) -> tuple[Reading | None, Reason | None]:

@@ -67,6 +67,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
         "next_success_resolves": True,
         "ref_prefix": "5a0c2f0e",
     }
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(
             FINISHED,
@@ -77,11 +78,11 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             failed=316,
             time_to_process_millis=614867,
             log=True,
-            created_at=datetime.now(UTC) - timedelta(hours=1),
+            created_at=an_hour_ago,
         )
-        sandbox.put_batch(LATER, status="success", total=7)
+        sandbox.put_batch(LATER, status="success", total=7, succeeded=7, failed=0, time_to_process_millis=9)
         # An empty log is none.
-        sandbox.put_batch(UNREADABLE, status="error", total=7, succeeded=7, failed=0, log=True)
+        sandbox.put_batch(UNREADABLE, status="error", total=7, succeeded=7, failed=0, log=True, created_at=an_hour_ago)
         with running_exporter(
             sandbox,
             directory,

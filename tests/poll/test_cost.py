@@ -217,8 +217,13 @@ def test_the_series_of_batches_feeds_files_and_discovery(tmp_path: Path) -> None
     # For its cause, its log, and the one cause in that.
     more_if_failed = 1 + 2 + 1
     assert of_refs == {finished: 20, failed: 21 + more_if_failed, missing: 2, under_way: 12}
-    of_feeds = Counter(labels["feed"] for name, labels in series if name.startswith("sitecore_cdp_feed_"))
-    assert of_feeds == {"nightly": 3, "hourly": 7}
+    of_feeds = Counter(labels.get("feed") for name, labels in series if name.startswith("sitecore_cdp_feed_"))
+    counters, last_finished, in_list = 16, 7, 6
+    assert of_feeds == {
+        "nightly": 3 + counters + last_finished + in_list,
+        "hourly": 7 + counters + in_list,
+        None: counters + in_list,
+    }
     assert [labels for _, labels in series if "file" in labels] == [{"file": "batches.yaml"}]
     of_discovery = [name for name, _ in series if re.match("sitecore_cdp_(batches|discovery_.*)$", name)]
     assert len(of_discovery) == 9

@@ -1,0 +1,44 @@
+"""The newest finished batch of each feed, by when it was allocated. Pure."""
+
+from collections.abc import Collection, Iterable
+
+from sitecore_cdp_exporter.api.batch import Batch
+
+
+class LastFinished:
+    """Finds the newest finished batch of each feed, and remembers it when it is watched no more."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, Batch] = {}
+
+    def add(self, feed: str, batch: Batch) -> None:
+        """Remember a batch that is watched for its feed no more."""
+        _take_newer(self._past, feed, batch)
+
+    def forget(self, feeds: Collection[str | None], watched: Collection[str]) -> None:
+        """Remember nothing of other feeds than these, nor batches that are watched for a feed again, by ref."""
+        self._past = {
+            feed: batch for feed, batch in self._past.items() if feed in feeds and batch.ref.lower() not in watched
+        }
+
+    def find(self, known: Iterable[tuple[str | None, Batch | None]]) -> dict[str, Batch]:
+        """Return the newest finished batch of each feed that has one.
+
+        Args:
+            known: The feed of each watched batch, and the batch as it is last known.
+
+        """
+        newest = dict(self._past)
+        for feed, batch in known:
+            if feed is not None and batch is not None:
+                _take_newer(newest, feed, batch)
+        return newest
+
+
+def _take_newer(newest: dict[str, Batch], feed: str, batch: Batch) -> None:
+    if batch.status.finished and (feed not in newest or _allocated(batch) >= _allocated(newest[feed])):
+        newest[feed] = batch
+
+
+def _allocated(batch: Batch) -> float:
+    return batch.created or batch.modified or 0.0
