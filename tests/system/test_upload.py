@@ -135,6 +135,15 @@ def test_a_server_that_never_answers_ends_by_the_time_limit(sandbox: Sandbox, fi
         assert (done.returncode, done.stderr) == (1, "Not finished after 1 s; gave up.\n")
 
 
+@pytest.fixture
+def ctrl_c_counts() -> Iterator[None]:
+    """Let Ctrl-C reach what is started. A shell has its background jobs, and so what these start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_counts")
 def test_ctrl_c_ends_it_without_a_traceback(sandbox: Sandbox, file: Path) -> None:
     sandbox.set_fault(faults.Hang())
     with subprocess.Popen(

@@ -252,10 +252,10 @@ def test_a_head_of_the_usual_size_is_accepted(server: WebServerThread) -> None:
 @pytest.mark.parametrize(
     ("web_config", "bound", "answers", "fewer_than"),
     [
-        pytest.param("", 4, 1, 15, id="plain"),
+        pytest.param("", 6, 1, 15, id="plain"),
         pytest.param(TLS, 10, 1, 15, id="TLS"),
         # What is written after the first answer waits above TLS, and not below it.
-        pytest.param(TLS, 10, 2, 8, id="TLS, two answers each"),
+        pytest.param(TLS, 14, 2, 10, id="TLS, two answers each"),
     ],
 )
 def test_clients_that_read_nothing_bound_what_is_kept_for_them(
