@@ -100,6 +100,13 @@ def test_a_quiet_list_is_read_with_few_requests(unfinished: int, finished: int, 
     assert discovery.totals[BatchStatus.SUCCESS] == finished
 
 
+def test_before_a_list_was_read_nothing_is_said_of_it() -> None:
+    discovery = Discovery()
+    assert (discovery.known, discovery.seen_unfinished, discovery.take_changed()) == ({}, {}, [])
+    assert (discovery.unreadable, discovery.revision) == (0, 0)
+    assert discovery.totals == dict.fromkeys(UNFINISHED + FINISHED, 0)
+
+
 def test_after_ten_minutes_the_finished_are_read_again() -> None:
     server = Server([listed(number) for number in range(250)])
     discovery = Discovery()

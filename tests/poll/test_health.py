@@ -49,6 +49,40 @@ def test_to_skip_everything_after_a_refusal_is_to_be_down() -> None:
     assert judged(health, refused=True) is False
 
 
+@pytest.mark.parametrize(("refused", "skipped"), [(True, False), (False, True)])
+def test_a_refusal_changes_up_only_if_requests_were_skipped_and_a_skip_only_after_a_refusal(
+    refused: bool,  # noqa: FBT001  A column.
+    skipped: bool,  # noqa: FBT001  Likewise.
+) -> None:
+    health = ApiHealth()
+    assert judged(health, None) is True
+    health.judge(over=True, credentials_refused=refused, skipped=skipped)
+    assert health.up is True
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_the_list_has_no_403_or_404_of_its_own(status: int) -> None:
+    health = ApiHealth()
+    health.note(PollError.of_status(status), of_batch=False)
+    assert judged(health) is False
+
+
+@pytest.mark.parametrize("answer", [None, PollError.of_status(403)])
+def test_a_success_counts_for_one_poll(answer: PollError | None) -> None:
+    health = ApiHealth()
+    assert judged(health, answer) is True
+    assert judged(health, PollError(Reason.TIMEOUT)) is False
+
+
+def test_what_was_refused_stays_the_reason_while_everything_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    health = ApiHealth()
+    judged(health, PollError.of_status(401), refused=True)
+    for _ in range(3):
+        assert judged(health, refused=True) is False
+    assert health.failure is Reason.UNAUTHORIZED
+    assert len(caplog.records) == 1
+
+
 def test_during_a_poll_only_successes_change_up() -> None:
     health = ApiHealth()
     assert judged(health, PollError(Reason.TIMEOUT), over=False) is None
@@ -85,11 +119,11 @@ def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) ->
         [None],
     ):
         judged(health, *errors)
-    assert [record.getMessage() for record in caplog.records] == [
-        "the Batch API is up",
-        "the Batch API is not asked: there is no password",
-        "the Batch API is down: no answer",
-        "the Batch API is up again",
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "the Batch API is up"),
+        ("WARNING", "the Batch API is not asked: there is no password"),
+        ("WARNING", "the Batch API is down: no answer"),
+        ("INFO", "the Batch API is up again"),
     ]
 
 
