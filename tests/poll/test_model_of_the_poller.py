@@ -194,7 +194,8 @@ class ExporterMachine(RuleBasedStateMachine):
         for status in statuses:
             age = 2 * DAY if old and status.finished else 0.0
             now = START + self.tick() - age
-            self.put(Truth(self.all_refs()[-1], status.value, now, now, failed=5 if status is BatchStatus.ERROR else 0))
+            failed = 5 if status is BatchStatus.ERROR else 0
+            self.put(Truth(self.all_refs()[-1], status.value, created=now - 0.5, modified=now, failed=failed))
 
     @precondition(lambda self: any(not truth.finished for truth in self.world.values()))
     @rule(data=st.data(), status=st.sampled_from(UNFINISHED + FINISHED), failed=st.sampled_from([10, 11]))
@@ -513,7 +514,8 @@ class ExporterMachine(RuleBasedStateMachine):
         watched = self.expected()
         dropped = 0 if snapshot.discovery is None else snapshot.discovery.dropped
         assert len(states) + snapshot.retired + dropped == len(watched)
-        newest = self.newest_accepted(states, known_before)
+        newest = self.newest_accepted(watched, known_before)
+        assert set(newest.values()) <= states.keys(), "the newest accepted batch of a feed is shown"
         for ref, (source, feed, _) in watched.items():
             truth = self.world.get(ref) or self.removed.get(ref)
             # What only the list knew is forgotten when the list shows it no more.
@@ -529,7 +531,8 @@ class ExporterMachine(RuleBasedStateMachine):
                     and self.applied.feed(feed).get("max_failed_ratio")
                     and not known_before.get(ref)
                 )
-                assert newest.get(feed) == ref or may_be_accepted, "what is over is shown as its feed's newest only"
+                is_newest = feed is not None and newest.get(feed) == ref
+                assert is_newest or may_be_accepted, "what is over is shown as its feed's newest only"
             if ref not in states and not is_over:
                 assert source is Source.DISCOVERY
                 assert dropped, "what is not over is shown"
@@ -555,18 +558,20 @@ class ExporterMachine(RuleBasedStateMachine):
             finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
             assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
 
-    def newest_accepted(self, states: dict[str, BatchState], known_before: dict[str, bool]) -> dict[str | None, str]:
+    def newest_accepted(
+        self, watched: dict[str, tuple[Source, str | None, dict[str, str]]], known_before: dict[str, bool]
+    ) -> dict[str, str]:
         """Give the newest batch of each feed that was known to be accepted when the list was read."""
-        newest: dict[str | None, str] = {}
-        shown = ((state.reading.batch.modified or 0.0, ref) for ref, state in states.items() if state.reading)
-        for _, ref in sorted(shown):
-            state = states[ref]
-            truth = self.world.get(ref) or self.removed[ref]
+        newest: dict[str, tuple[float, str]] = {}
+        for ref, (_, feed, _) in watched.items():
             # What this scrape was the first to read is known from the next one on.
-            is_known_success = truth.status == "success" and (ref in known_before or ref in self.in_list)
-            if is_known_success or (state.accepted and known_before.get(ref)):
-                newest[state.watched.feed] = ref
-        return newest
+            known = self.known_finished().keys() & known_before.keys() | self.in_list
+            if feed is None or ref not in known:
+                continue
+            truth = self.world.get(ref) or self.removed[ref]
+            if truth.is_accepted(self.applied.feed(feed)) and (truth.status == "success" or known_before.get(ref)):
+                newest[feed] = max(newest.get(feed, (0.0, "")), (truth.modified, ref))
+        return {feed: ref for feed, (_, ref) in newest.items()}
 
     def judge_feeds(self, snapshot: Snapshot) -> None:
         shown = {state.feed.name: state.last_accepted for state in snapshot.feeds}
