@@ -120,6 +120,33 @@ def test_no_change_is_allowed_for_when_each_batch_was_shown_once(total: int, pro
     assert walk.problem == problem
 
 
+@pytest.mark.parametrize(("again", "problem"), [(13, "totalCount is 9, but the pages show 12 batches"), (1, None)])
+def test_a_list_that_shows_more_than_it_counts_does_not_add_up_unless_it_moved(again: int, problem: str | None) -> None:
+    walk = Walk(FINISHED, 0)
+    middle, end = walk.receive(first(), page(9, 1, 2, 3))
+    (rest,) = walk.receive(middle, page(7, 4))
+    # The server does not heed the limit.
+    walk.receive(rest, page(9, 5, 6, 7, 8, again))
+    walk.receive(end, page(9, 10, 11, 12))
+    assert walk.complete
+    assert walk.problem == problem
+
+
+def test_an_unreadable_item_on_a_page_of_its_own_ends_nothing() -> None:
+    walk = Walk(FINISHED, 0)
+    second, third = walk.receive(first(), page(3, 1))
+    walk.receive(second, page(3, length=1, unreadable=1))
+    assert [*walk.outstanding] == [third]
+    assert walk.problem == "unreadable items: 1"
+
+
+def test_a_list_that_shrinks_before_its_last_page_is_no_problem() -> None:
+    walk = Walk(FINISHED, 0)
+    (second,) = walk.receive(first(), page(3, 1, 2))
+    walk.receive(second, page(1))
+    assert (walk.complete, walk.problem) == (True, None)
+
+
 def test_the_unreadable_items_of_all_pages_are_counted() -> None:
     walk = Walk(FINISHED, 0)
     (second,) = walk.receive(first(), page(4, 1, length=2, unreadable=1))
