@@ -138,6 +138,25 @@ def test_batches_that_finish_are_found_at_once() -> None:
     assert read(discovery, server) == 2
 
 
+def test_a_batch_that_finishes_deep_in_the_list_is_found_at_once_although_another_became_too_old() -> None:
+    server = Server(
+        [listed(number, BatchStatus.PROCESSING if number == 7 else BatchStatus.SUCCESS) for number in range(1000)]
+    )
+    discovery = Discovery()
+    read(discovery, server)
+    server.change(7, status=BatchStatus.ERROR)
+    del server.batches[0]
+    read(discovery, server)
+    assert known(discovery)[ref(7)] is BatchStatus.ERROR
+
+
+def test_a_quiet_list_of_a_server_that_grants_one_batch_a_page_is_read_with_few_requests() -> None:
+    server = Server([listed(number) for number in range(5)], largest_page=1)
+    discovery = Discovery()
+    assert read(discovery, server) == 1 + 5
+    assert read(discovery, server) == 2
+
+
 def test_batches_that_finish_on_the_first_page_need_no_other_page() -> None:
     server = Server(
         [listed(number, BatchStatus.PROCESSING if number >= 995 else BatchStatus.SUCCESS) for number in range(1000)]
@@ -414,8 +433,17 @@ def test_a_walk_that_is_cut_goes_on_in_the_next_poll() -> None:
 def test_a_walk_that_was_cut_long_ago_starts_over() -> None:
     server = Server([listed(number) for number in range(250)])
     discovery = Discovery()
-    cut(discovery, server, requests=3)
-    assert read(discovery, server, now=SECONDS_BETWEEN_WALKS) == 4
+    cut(discovery, server, requests=3, now=1e6)
+    assert read(discovery, server, now=1e6 + SECONDS_BETWEEN_WALKS) == 4
+
+
+def test_a_list_that_is_cut_among_the_unfinished_is_read_in_the_same_order_again() -> None:
+    """A batch that finishes in between must be seen twice, not missed."""
+    server = Server([listed(number, BatchStatus.PROCESSING) for number in range(3)], largest_page=2)
+    discovery = Discovery()
+    read(discovery, server)
+    cut(discovery, server, requests=1)
+    assert discovery.begin(0) == [PageRequest(UNFINISHED, 0)]
 
 
 def test_a_page_that_comes_late_serves_the_walk_once() -> None:
