@@ -420,14 +420,26 @@ def cut(discovery: Discovery, server: Server, requests: int, now: float = 0.0) -
 def test_a_walk_that_is_cut_goes_on_in_the_next_poll() -> None:
     server = Server([listed(number) for number in range(1000)] + [listed(1000, BatchStatus.PROCESSING)])
     discovery = Discovery()
-    for pages in (3, 3, 3):
-        cut(discovery, server, requests=pages)
+    for poll in range(3):
+        cut(discovery, server, requests=3, now=1e6 + poll)
         assert not discovery.complete
         assert set(discovery.seen_unfinished) == {ref(1000)}
     assert len(discovery.known) == 1 + 600, "in each poll one page is of the unfinished"
-    assert read(discovery, server) == 1 + 4
+    assert read(discovery, server, now=1e6 + 3) == 1 + 4
     assert discovery.totals[BatchStatus.SUCCESS] == 1000
-    assert read(discovery, server) == 2
+    assert read(discovery, server, now=1e6 + 4) == 2
+
+
+def test_a_walk_that_ends_before_the_unfinished_were_read_does_not_complete_the_list() -> None:
+    server = Server([listed(number) for number in range(250)])
+    discovery = Discovery()
+    cut(discovery, server, requests=2)
+    unfinished, *rest = discovery.begin(0)
+    for request in rest:
+        discovery.receive(request, server.answer(request), 0, POLLED)
+    assert not discovery.complete
+    discovery.receive(unfinished, server.answer(unfinished), 0, POLLED)
+    assert discovery.complete
 
 
 def test_a_walk_that_was_cut_long_ago_starts_over() -> None:
