@@ -37,7 +37,7 @@ def learn_of_api(
     now: float,
     wall_now: float,
 ) -> None:
-    """Learn from a finished request whether the API is up, and whether it may be asked."""
+    """Update from a finished request whether the API is up, and whether it accepts requests."""
     memory = polls[0].memory
     error = answer if isinstance(answer, PollError) else None
     memory.last_request = now
@@ -50,7 +50,7 @@ def learn_of_api(
     for poll in polls:
         poll.answers += is_answer(error)
         poll.troubles += is_trouble(error)
-    # A batch that was forbidden before does not count: its 403 is its own, even when nothing else is left to ask.
+    # A batch that was forbidden before does not count: the 403 is its own, even if there are no other requests.
     was_forbidden = isinstance(request, AskBatch) and _is_forbidden(polls[0].records[request.key].failure)
     if isinstance(credentials, PollError) or was_forbidden or (error is not None and error.status is None):
         return

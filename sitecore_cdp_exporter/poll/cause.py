@@ -25,7 +25,7 @@ def failure_cause(reading: Reading, *, tells_uploaded: bool) -> FailureCause | N
 
     Args:
         reading: The batch, and when it was read.
-        tells_uploaded: Whether the API tells an uploaded file from one that is still to come, as `inspect` does.
+        tells_uploaded: Whether the API distinguishes uploaded files from missing ones, as `inspect` does.
 
     """
     batch = reading.batch

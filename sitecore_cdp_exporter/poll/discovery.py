@@ -1,13 +1,12 @@
 """Discovery of the organisation's batches from the API's list of the past 30 days. No I/O: the poller sends requests.
 
-In each poll the unfinished are read to the end of their list, then the first page of the finished. The other pages of
-the finished are read only when that page does not explain what has changed, and at least every ten minutes: a batch
-that has left the unfinished should be on it, and so should those by which the list has grown. That there are fewer
-than before only means that some have become too old for the list. The order matters: a batch that finishes in between
-is seen twice, not missed.
+Each poll reads the whole list of unfinished batches, then the first page of the finished ones. It reads the other pages
+of the finished only if that page does not explain what has changed, and at least every ten minutes: batches that are no
+longer unfinished should be on it, and so should those by which the list has grown. A shorter list only means that some
+batches have become too old. The order matters: a batch that finishes in between is seen twice, not missed.
 
-What a page shows is known from then on. A walk through the finished that a poll could not end goes on in the next one,
-so that a slow list is read as well. A list that does not add up has a problem until a later walk finds none.
+What a page shows is known from then on. If a poll could not finish a walk through the finished, the next one continues
+it, so that a slow list is read as well. A list that does not add up has a problem until a later walk finds none.
 """
 
 from collections import Counter
@@ -19,18 +18,18 @@ from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED, PageRequest, W
 
 SECONDS_BETWEEN_WALKS = 600.0
 SECONDS_AFTER_A_PROBLEM = 60.0
-# A batch may slip from one page to another while they are read, so one walk without it proves nothing.
+# A batch may move from one page to another while they are read, so its absence from one walk proves nothing.
 WALKS_TO_BELIEVE_THAT_A_BATCH_IS_GONE = 2
 
 
 class Discovery:
-    """What is known of the organisation's batches from poll to poll.
+    """The organisation's batches, as known from the list.
 
     Attributes:
-        known: Each batch as the list last showed it, by ref in lower case. Counts and the error log are not in it. One
-            whose status the list did not say in a known word has the status `unknown`.
-        revision: Grows whenever a batch in `known` comes, changes or goes.
-        seen_unfinished: Those that the list of this poll shows to be unfinished; a mapping of its own for each poll.
+        known: Each batch as last listed, by ref in lower case, without counts and error log. A missing or unfamiliar
+            status is `unknown`.
+        revision: Increases whenever a batch in `known` is added, changed or removed.
+        seen_unfinished: Those that the list of this poll shows as unfinished. Each poll gets a new mapping.
 
     """
 
@@ -42,7 +41,7 @@ class Discovery:
         self._missing: Counter[str] = Counter()
         self._unfinished = Walk(UNFINISHED, float("-inf"))
         self._finished = Walk(FINISHED, float("-inf"))
-        # Whether `_finished` is to be read beyond its first page.
+        # Whether to read `_finished` beyond its first page.
         self._walking = False
         # The result of the last complete walk through the finished batches.
         self._walked = float("-inf")
@@ -52,24 +51,24 @@ class Discovery:
 
     @property
     def complete(self) -> bool:
-        """Whether the list of this poll was read."""
+        """Whether this poll has read the list."""
         return self._unfinished.complete and self._finished.complete
 
     @property
     def problem(self) -> str | None:
-        """Why a complete list does not add up; None: it does. Fit for a log."""
+        """Why a complete list does not add up, or None. Safe to log."""
         return self._unfinished.problem or self._finished_problem
 
     @property
     def unreadable(self) -> int:
-        """How many items of the list were not readable, wholly or in part."""
+        """The number of items of the list that could not be read, wholly or in part."""
         return self._unfinished.unreadable + max(self._finished.unreadable, self._finished_unreadable)
 
     @property
     def statuses(self) -> Mapping[str, BatchStatus]:
         """The status of each batch of the past 30 days, by ref in lower case, once the list is complete.
 
-        Those that have become too old are in it until the next walk.
+        Batches that have become too old count until the next walk.
         """
         finished = {
             key: reading.batch.status
@@ -80,15 +79,15 @@ class Discovery:
 
     @property
     def totals(self) -> Mapping[BatchStatus, int]:
-        """How many batches of the past 30 days have each status, once the list is complete."""
+        """The number of batches of the past 30 days per status, once the list is complete."""
         counts = Counter(self.statuses.values())
         return {status: counts[status] for status in UNFINISHED + FINISHED}
 
     def begin(self, now: float) -> list[PageRequest]:
-        """Begin to read the list, and return the first requests. `now` is this moment, of the monotonic clock."""
+        """Start reading the list, and return the first requests. `now` is of the monotonic clock."""
         self._unfinished = Walk(UNFINISHED, now)
         self.seen_unfinished = {}
-        # What an older walk has read may be too old to be counted with the rest.
+        # The pages of an older walk may be too old to combine with new ones.
         if self._walking and now - self._finished.started < SECONDS_BETWEEN_WALKS:
             return [*self._unfinished.outstanding, *self._finished.outstanding]
         self._finished = Walk(FINISHED, now)
@@ -96,22 +95,22 @@ class Discovery:
         return [*self._unfinished.outstanding]
 
     def wants(self, request: PageRequest) -> bool:
-        """Whether a page is still to be read."""
+        """Whether a page is still needed."""
         return request in self._walk_of(request).outstanding
 
     def receive(self, request: PageRequest, page: BatchPage, now: float, polled: float) -> list[PageRequest]:
-        """Take a page and return the requests that follow from it. One that is wanted no more is ignored.
+        """Process a page, and return the requests that follow from it. Pages that are no longer needed are ignored.
 
         Args:
-            request: What was asked for.
+            request: The request.
             page: The answer.
-            now: This moment, of the monotonic clock.
+            now: The current time, of the monotonic clock.
             polled: When the page was read, in seconds since the Unix epoch.
 
         """
         if not self.wants(request):
             return []
-        # The server may ignore the filter. Then each walk sees batches that belong to the other.
+        # If the server ignores the filter, each walk also sees batches that belong to the other.
         readings = {
             batch.ref.lower(): Reading(batch, polled)
             for batch in page.batches
@@ -131,7 +130,7 @@ class Discovery:
         return more
 
     def take_changed(self) -> list[Batch]:
-        """Return those whose status has changed since the last call."""
+        """Return the batches whose status has changed since the last call."""
         changed, self._changed = self._changed, {}
         return [batch for key, batch in changed.items() if key in self.known]
 
@@ -141,7 +140,7 @@ class Discovery:
     def _receive_first_of_finished(
         self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading], now: float
     ) -> list[PageRequest]:
-        """Continue with the other pages, or stop after this one."""
+        """Decide whether to continue with the other pages."""
         self._walking = self._must_walk(page, readings, now)
         more = self._finished.receive(request, page)
         if self._walking:
@@ -151,9 +150,9 @@ class Discovery:
         return []
 
     def _must_walk(self, page: BatchPage, readings: Mapping[str, Reading], now: float) -> bool:
-        """Whether there is more to learn from the whole list of the finished than its first page shows."""
+        """Whether the whole list of the finished may show more than its first page explains."""
         if page.length == page.total:
-            # Then it is the whole list.
+            # The first page is the whole list.
             return True
         if self._finished_problem is not None:
             return now - self._walked >= SECONDS_AFTER_A_PROBLEM
@@ -172,7 +171,7 @@ class Discovery:
         return known is None or known.batch != batch
 
     def _learn(self, readings: Mapping[str, Reading]) -> None:
-        """Take over what a page showed; a batch that was seen as both has finished in between."""
+        """Store what a page shows. A batch seen as both unfinished and finished has finished in between."""
         for key, reading in readings.items():
             self.revision += self._is_news(reading.batch)
             if key in self.known and self.known[key].batch.status is not reading.batch.status:
@@ -185,10 +184,10 @@ class Discovery:
                 self.seen_unfinished.pop(key, None)
 
     def _conclude(self, now: float) -> None:
-        """Learn from a whole walk how many batches there are, and which are gone."""
+        """Determine from a complete walk how many batches there are, and which are gone."""
         self._walking = False
         self._walked = now
-        # A batch that was missed while the list moved lets the next first page ask for another walk.
+        # If the walk missed a batch because the list moved, the next first page triggers another walk.
         self._finished_total = min(self._finished.total, self._finished.received)
         self._finished_unreadable = self._finished.unreadable
         self._finished_problem = self._finished.problem

@@ -19,33 +19,33 @@ from sitecore_cdp_exporter.config.model import ErrorLogs
 
 logger = logging.getLogger(__name__)
 
-# The newest failed batches matter most. Of more than these, logs are left unread.
+# The newest failed batches matter most. Beyond this many, logs are skipped.
 MAX_LOGS = 100
-# What reading may cost in any hour: bytes as they are sent, and processor time.
+# What reading may cost in any hour: bytes on the wire, and CPU time.
 HOUR = 3600.0
 MAX_RECEIVED_AN_HOUR = 4 * BOUNDS.packed
 MAX_SECONDS_AN_HOUR = 120.0
-# Less processor time than this is not worth a start.
+# Do not start with less CPU time than this.
 MIN_SECONDS = 10.0
 # A URL is valid for an hour, or less if the credentials behind it end earlier.
 MAX_AGE_OF_A_URL = 600.0
 # How long after each failure a log is tried again.
 SECONDS_TO_RETRIES = (60.0, 600.0, 3600.0)
 # How many batches may be polled again for the URLs of their logs, as long as no others wait.
-MAX_ASKED_ANEW = 5
+MAX_POLLED_AGAIN = 5
 
 
 @dataclass(slots=True)
 class LogState:
-    """What is remembered of the error log of a batch.
+    """The state of the error log of a batch.
 
     Attributes:
-        log: Its counts; None: it was not read yet.
-        failure: Why it could not be read last; None: it could, or no attempt has ended.
-        failures: How often it could not be read.
-        due: When it is to be read; infinite: not any more.
-        version: Which state of its batch it is of. Another one may have another log.
-        rank: The greater, the sooner it is read: failed batches first, the newest first.
+        log: Its counts. None: it has not been read yet.
+        failure: Why the last attempt failed. None: it succeeded, or there was none.
+        failures: The number of failed attempts.
+        due: When to read it next; infinite: never.
+        version: The state of its batch that it belongs to. Another state may have another log.
+        rank: Higher ranks are read first: failed batches before others, newest first.
 
     """
 
@@ -83,9 +83,9 @@ class Task:
 
     Attributes:
         key: The ref of its batch, in lower case.
-        state: What is remembered of it.
-        url: Where it is.
-        seconds: The processor time that it may take.
+        state: Its state.
+        url: Its URL.
+        seconds: The CPU time that it may take.
 
     """
 
@@ -129,7 +129,7 @@ class ErrorLogQueue:
         self._logged_failure: LogFailure | None = None
 
     def use(self, config: ErrorLogs) -> None:
-        """Read logs by another config from now on, and try again what the one before did not allow."""
+        """Use another config from now on, and retry what the previous one did not allow."""
         if config == self._config:
             return
         self._config = config
@@ -138,7 +138,7 @@ class ErrorLogQueue:
                 state.begin(state.version)
 
     def learn(self, key: str, state: LogState, batch: Batch, url: LogUrl | None, now: float) -> None:
-        """Learn from a batch's own answer whether it has a log, and where that is now."""
+        """Note from a batch's own answer whether it has a log, and its current URL."""
         if not batch.status.finished or not batch.error_log_available:
             self.forget(key)
             state.begin(None)
@@ -154,7 +154,7 @@ class ErrorLogQueue:
                 self._drop_urls(now)
 
     def refuse(self, key: str, reason: Reason, now: float) -> None:
-        """Note that a batch refuses to answer, and so to name the URL of its log."""
+        """Note that a batch refused to answer, so the URL of its log is unknown."""
         if key in self._states and self._is_due(key, now) and key not in self._urls:
             self._states[key].end(reason, now)
 
@@ -175,7 +175,7 @@ class ErrorLogQueue:
         self._drop_urls(now)
         due = [key for key in self._chosen() if self._is_due(key, now)]
         missing = [key for key in due if key not in self._urls]
-        room = MAX_ASKED_ANEW - (len(due) - len(missing))
+        room = MAX_POLLED_AGAIN - (len(due) - len(missing))
         return [key for key in missing if key in keys][: max(room, 0)]
 
     def take(self, now: float) -> Task | None:
@@ -200,7 +200,7 @@ class ErrorLogQueue:
         self._log(task.key, reading.log)
 
     def skipped(self, now: float) -> frozenset[str]:
-        """Return the batches whose logs are left out now, by ref in lower case."""
+        """Return the batches whose logs are currently skipped, by ref in lower case."""
         if not self._config.enabled:
             return frozenset()
         untried = (key for key, state in self._states.items() if state.log is None and state.failure is None)
@@ -218,7 +218,7 @@ class ErrorLogQueue:
         return sorted(self._states, key=lambda key: self._states[key].rank, reverse=True)[:MAX_LOGS]
 
     def _drop_urls(self, now: float) -> None:
-        """Drop the URLs that are too old, and those of logs that are left out once there are many."""
+        """Drop URLs that are too old and, once there are many, those of skipped logs."""
         kept = self._urls if len(self._urls) <= 2 * MAX_LOGS else self._chosen()
         self._urls = {
             key: (url, since)

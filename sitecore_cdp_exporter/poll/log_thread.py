@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class LogThread:
-    """Reads the error logs of one organisation, as long as any wait; then its thread ends.
+    """Reads the error logs of one organisation. Its thread ends when no more are waiting.
 
     Args:
-        organisation: Where they wait, and the API that reads them.
+        organisation: Has the queue of logs, and the client that reads them.
         lock: Guards the organisation and its memory.
         clock: A monotonic clock, in seconds.
 
@@ -30,7 +30,7 @@ class LogThread:
         self._clock = clock
 
     def wake(self) -> None:
-        """Read the next log, if one waits and none is being read; under the lock."""
+        """Start reading the next log, if one is waiting and none is being read. Called under the lock."""
         try:
             task = self._organisation.memory.error_logs.take(self._clock())
         except Exception as error:  # noqa: BLE001  What is no answer of a batch must not take one with it.
@@ -52,7 +52,7 @@ class LogThread:
             log_fault(error)
 
     def _read(self, task: Task) -> Task | None:
-        """Read a log, and return the next one that waits."""
+        """Read a log, and return the next one in the queue."""
         reading = answer_of(partial(self._organisation.api.read_error_log, task.url, task.seconds))
         if isinstance(reading, PollError):
             reading = LogReading(reading.reason)
@@ -60,5 +60,5 @@ class LogThread:
             now = self._clock()
             error_logs = self._organisation.memory.error_logs
             error_logs.end(task, reading, now)
-            # Nothing more is read by an API that is closed.
+            # A closed client reads no more logs.
             return None if reading is None else error_logs.take(now)

@@ -1,7 +1,7 @@
-"""What is remembered of one organisation of Sitecore CDP: its batches, its list, and how its API has answered.
+"""The state of one organisation of Sitecore CDP between polls: its batches, its list, and how its API has answered.
 
-Another organisation starts from scratch. Moments are of the monotonic clock, in seconds; times are seconds since
-the Unix epoch. Nothing here locks: the poller calls it under its own lock.
+Another organisation starts from scratch. Times are of the monotonic clock, in seconds, unless noted. Not thread-safe:
+the poller calls it under its own lock.
 """
 
 import logging
@@ -36,9 +36,9 @@ from sitecore_cdp_exporter.watch.watchlist import BatchLists, Source, Watched, o
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED_PROBES = 1000
-# Seconds. An answer of a slow API that arrives between two scrapes is shown by the second one.
+# Seconds. A slow API's answer that arrives between two scrapes is shown by the second.
 MAX_AGE_OF_A_LATE_ANSWER = 120
-# Seconds. The list gives `modifiedAt` in milliseconds, the batch's own answer may round it to a second.
+# Seconds. The list has `modifiedAt` in milliseconds; the batch's own answer may be rounded to a second.
 MAX_ROUNDING = 1.0
 
 
@@ -47,17 +47,17 @@ class Record:
     """The memory of one batch.
 
     Attributes:
-        reading: What it last answered itself.
-        listed_modified: What the list said of `modifiedAt` when it was asked for that.
-        refused: What the list said of it when it last answered 404 or 403; None: it did not, or the list said nothing.
-        failure: Why the last request failed; None: it did not.
+        reading: Its own last answer.
+        listed_modified: The list's `modifiedAt` at the time of that request.
+        refused: Its entry in the list when it last answered 404 or 403. None: it did not, or was not listed.
+        failure: Why the last request failed. None: it succeeded.
         warned: Whether that was logged as a warning.
-        asked: When it was last asked.
-        recheck: When it is asked again, once it is finished.
-        missed: Whether a scrape has ended while the answer to its request was still to come.
-        late: What it answered last, if a scrape had missed it.
-        finished_seen: When it was first seen to be finished; None: it was not.
-        log: What is remembered of its error log.
+        asked: When its last request ended.
+        recheck: When to poll it again once it is finished.
+        missed: Whether a scrape has ended while a request for it was in flight.
+        late: Its last answer, if that came too late for a scrape.
+        finished_seen: When it was first seen finished (Unix time). None: never.
+        log: The state of its error log.
 
     """
 
@@ -75,32 +75,32 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether it has answered, and was finished."""
+        """Whether its own last answer shows it as finished."""
         return self.reading is not None and self.reading.batch.status.finished
 
     def is_read(self, listed: Batch) -> bool:
-        """Return whether its own answer is as new as what the list says of it."""
+        """Return whether its own answer is as new as its entry in the list."""
         if self.reading is None or self.reading.batch.status is not listed.status:
             return False
-        # It may have been asked when the list could not be read, or did not show this yet.
+        # It may have been read while the list was unavailable, or not up to date.
         own = self.reading.batch.modified
         is_same = own is not None and listed.modified is not None and abs(own - listed.modified) < MAX_ROUNDING
         return is_same or self.listed_modified == listed.modified
 
     def last_known(self, listed: Batch | None) -> Batch | None:
-        """Return the batch as it answered itself, or as the list does where that is newer."""
+        """Return the batch by its own answer, or by the list if that is newer."""
         if self.reading is None or (listed is not None and listed.status.finished and not self.is_read(listed)):
             return listed
         return self.reading.batch
 
     def dated(self, listed: Reading | None) -> Batch | None:
-        """Return the batch as it is last known, with the time since when it is finished in `modified`.
+        """Return the batch as last known, with the time when it finished in `modified`.
 
-        The API may leave `modifiedAt` out. Then `createdAt` stands in, or else when the batch was first seen finished:
-        retention and the newest batch of a feed need some time to go by.
+        If the API leaves out `modifiedAt`, fall back to `createdAt`, then to the time when the batch was first seen
+        finished, because retention and the newest batch of a feed need some time.
 
         Args:
-            listed: What the list says of it; None: nothing.
+            listed: Its entry in the list, or None.
 
         """
         batch = self.last_known(None if listed is None else listed.batch)
@@ -110,11 +110,11 @@ class Record:
         return replace(batch, modified=seen if batch.created is None else batch.created)
 
     def late_answer(self, now: float) -> Outcome | None:
-        """Return what came too late for the scrape before, unless it is too old by now."""
+        """Return the answer that came too late for the previous scrape, unless it is too old by now."""
         return self.late if now - self.asked <= MAX_AGE_OF_A_LATE_ANSWER else None
 
     def note_listed(self, listed: Reading | None) -> None:
-        """Remember when the list first showed it finished."""
+        """Record when the list first showed it as finished."""
         if self.finished_seen is None and listed is not None and listed.batch.status.finished:
             self.finished_seen = listed.polled
 
@@ -125,13 +125,13 @@ class Record:
         now: float,
         recheck_finished: float,
     ) -> None:
-        """Remember the outcome of a request.
+        """Record the outcome of a request.
 
         Args:
             outcome: The answer, or why there was none.
-            listed: What the list said of the batch when it was asked; None: nothing.
-            now: This moment.
-            recheck_finished: Seconds after which a finished batch is asked again.
+            listed: Its entry in the list when the request was sent, or None.
+            now: The current time.
+            recheck_finished: Seconds after which a finished batch is polled again.
 
         """
         self.asked = now
@@ -141,13 +141,13 @@ class Record:
         self.refused = listed if is_refusal else None
         if isinstance(outcome, PollError):
             self.failure = outcome
-            # Asked again in the next scrape, unless the answer was about the batch: one that has aged out of the API
-            # would otherwise be asked for in every scrape from then on.
+            # Retry in the next scrape, unless the answer was about the batch: otherwise a batch that has aged out of
+            # the API would be requested in every scrape from then on.
             if is_refusal:
                 self.recheck = now + recheck_finished
             return
-        # The first re-check comes early by a share that the ref decides, so that batches which finish together, or are
-        # read together after a restart, are not asked again together.
+        # The ref decides how early the first re-check is, so that batches that finish together, or are read together
+        # after a restart, are not re-checked together.
         share = 1.0 if self.finished else (1 + int(outcome.batch.ref[-8:], 16) / 2**32) / 2
         self.recheck = now + recheck_finished * share
         self.failure = None
@@ -160,18 +160,18 @@ class Record:
 
 
 class Memory:
-    """The memory of one organisation, from poll to poll.
+    """The memory of one organisation.
 
     Attributes:
-        backoff: When its API may be asked.
+        backoff: When its API accepts requests.
         health: Whether its API is up.
-        discovery: Its list of batches; a new one while discovery is off.
-        error_logs: Which of its error logs is read next.
+        discovery: Its list of batches; empty while discovery is off.
+        error_logs: The queue of its error logs.
         counter: Counts its batches for their feeds.
-        watched: What is listed, by ref in lower case, past its retention or not.
-        list_failure: Why its list of batches could not be read last; None: it could, or was not asked for yet.
-        last_request: When its API was last asked, or else when the memory began.
-        api_last_success: When its API last answered as it should; None: never.
+        watched: All listed batches, by ref in lower case, including those past their retention.
+        list_failure: Why the last attempt to read its list failed. None: it succeeded, or there was none.
+        last_request: When the last request ended, or when the memory was created.
+        api_last_success: When its API last answered successfully (Unix time). None: never.
         complete_poll: When everything watched had last been answered for; None: that was never so.
         expected_since: Since when each feed has been expected to do what the config says of it.
 
@@ -192,14 +192,14 @@ class Memory:
         self._identity = _identity(config)
         self._records: dict[str, Record] = {}
         self._probed: OrderedDict[str, Record] = OrderedDict()
-        # The watched batches that replace others.
+        # The watched batches that replace others, by ref in lower case.
         self._replacing: list[str] = []
-        # Each watched batch as it was last known when the watch list was last brought up to date.
+        # Each watched batch as known at the last update of the watch list.
         self._known: dict[str, Batch | None] = {}
         self._past = PastBatches()
         self._last_finished = LastFinished()
         self._overruled: set[str] = set()
-        # What `watched` was made of.
+        # The inputs that `watched` was computed from.
         self._lists: tuple[object, ...] = ()
 
     def is_of(self, config: Config) -> bool:
@@ -207,18 +207,18 @@ class Memory:
         return self._identity == _identity(config)
 
     def watch(self, config: Config, batch_files: BatchLists, now: float) -> Kept:
-        """Bring the watch list up to date and return what is shown of it.
+        """Update the watch list, and return the part that is shown.
 
         Batches that are no longer watched are forgotten, except those past their retention but still listed.
 
         Args:
-            config: What is watched, and how.
-            batch_files: The batches that files list.
+            config: The config.
+            batch_files: The batches listed in files.
             now: Seconds since the Unix epoch.
 
         """
         self.error_logs.use(config.error_logs)
-        # The list changes with an upload, not with a poll. Usually these are the same objects as before.
+        # These change with uploads, not with polls, so usually they are the same objects as before.
         lists = (config, batch_files.batches, self.discovery.revision if config.discovery.enabled else None)
         if lists != self._lists:
             self._lists = lists
@@ -274,7 +274,7 @@ class Memory:
         return {key: self._records[key] for key in kept.watched}
 
     def probed_record(self, key: str) -> Record:
-        """Return the record of one batch, watched or not; of the latter, the ones probed last are remembered."""
+        """Return the record of one batch. Of unwatched batches, only those probed last are remembered."""
         if key in self._records:
             return self._records[key]
         record = self._probed.setdefault(key, Record())
@@ -284,7 +284,7 @@ class Memory:
         return record
 
     def forget_refusals(self) -> None:
-        """Let the next plan ask again for details that were refused, however recently they were asked for."""
+        """Let the next plan retry refused details, however recent the last attempt."""
         for record in self._records.values():
             record.refused = None
 
@@ -292,9 +292,9 @@ class Memory:
         return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
 
     def _list(self, config: Config, batch_files: BatchLists) -> None:
-        """Take over what is listed now."""
+        """Compute the watch list from the current lists."""
         self._warn_of_overruled(config, batch_files)
-        # What the list shows no more is taken from the poll before.
+        # For batches that have left the list, use what the previous poll knew.
         before = {key: batch or self._known.get(key) for key, batch in self._last_known().items()}
         watched_before = self.watched
         if not config.discovery.enabled:
@@ -327,7 +327,7 @@ class Memory:
 
 
 def _is_listed_no_more(before: Watched, now: Watched | None) -> bool:
-    """Return whether a batch has left its list, also where discovery goes on to show it, but knows no feed of it."""
+    """Return whether a batch has left its list, even if discovery still shows it, but without a feed."""
     return now is None or (now.source is Source.DISCOVERY is not before.source and now.feed is None)
 
 

@@ -1,6 +1,6 @@
-"""Which batches a poll asks for, and in which order. Pure.
+"""Which batches a poll requests, and in which order. Pure.
 
-Moments are of the monotonic clock, in seconds.
+Times are of the monotonic clock, in seconds.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.poll.memory import Record
 from sitecore_cdp_exporter.poll.reading import Reading
 
-# A batch that the list shows and that refuses its details, by a 404 or 403, may do so for good.
+# A listed batch whose details are refused, with 404 or 403, may refuse them forever.
 SECONDS_BETWEEN_REFUSED_DETAILS = 600
-# After this much silence one finished batch is asked again, so that a dead token shows before it matters.
+# After this long without requests, poll one finished batch again, so that a dead token shows before it matters.
 MAX_SILENCE = 300
 
 
@@ -24,16 +24,16 @@ def plan(
     last_request: float,
     longest_ago_first: bool = False,
 ) -> list[str]:
-    """Return the batches to ask for: unfinished, then never read, then re-checks; in each the one asked longest ago.
+    """Return the batches to request: unfinished, never read, re-checks; in each group those polled longest ago first.
 
     Args:
-        records: What is remembered of each batch that is shown, by ref in lower case.
-        known: What the list last showed, by ref in lower case.
-        seen_unfinished: What the list of this very poll showed to be unfinished.
-        now: This moment.
+        records: The record of each batch that is shown, by ref in lower case.
+        known: The last entry of each batch in the list, by ref in lower case.
+        seen_unfinished: Those that the list of this poll shows as unfinished.
+        now: The current time.
         last_request: When the API last answered a request.
-        longest_ago_first: Whether only the time decides, so that the one request that an API in trouble gets is not
-            always for the same batch.
+        longest_ago_first: Order by time only, so that the one request sent to a failing API is not always for the same
+            batch.
 
     """
 
@@ -43,7 +43,7 @@ def plan(
     due = [
         key
         for key, record in records.items()
-        # A batch that itself said that it is finished, and that the list shows to be unfinished, has the last word.
+        # If the batch itself was finished but the list shows it as unfinished, poll the batch to decide.
         if (record.finished if key in seen_unfinished else is_due(record, listed(key), now))
     ]
     if not due and records and now - last_request >= MAX_SILENCE:
@@ -54,7 +54,7 @@ def plan(
 
 
 def is_due(record: Record, listed: Batch | None, now: float) -> bool:
-    """Return whether a batch is to be asked; `listed` is what the list says of it."""
+    """Return whether to poll a batch. `listed` is its entry in the list."""
     if listed is not None and listed.status.finished:
         is_refused = record.refused == listed and now < record.asked + SECONDS_BETWEEN_REFUSED_DETAILS
         return not record.is_read(listed) and not is_refused
@@ -62,7 +62,7 @@ def is_due(record: Record, listed: Batch | None, now: float) -> bool:
 
 
 def _rank(batch: Batch | None, record: Record) -> tuple[bool, bool, float, float]:
-    """Rank what is due; of the batches that were never asked, the newest leads."""
+    """Return the sort key of a due batch. Among batches never polled, the newest comes first."""
     unfinished = batch is not None and not batch.status.finished
     newest_first = 0.0 if batch is None or batch.created is None else -batch.created
     return not unfinished, record.finished, record.asked, newest_first

@@ -1,6 +1,6 @@
-"""One poll: what it still asks for, and what was answered.
+"""One poll: the requests it still needs, and the answers so far.
 
-Moments are of the monotonic clock, in seconds. No I/O and no lock: the poller calls it under its own lock.
+Times are of the monotonic clock, in seconds. No I/O. Not thread-safe: the poller calls it under its own lock.
 """
 
 import threading
@@ -20,7 +20,7 @@ from sitecore_cdp_exporter.poll.retention import Kept
 from sitecore_cdp_exporter.poll.walk import PageRequest
 from sitecore_cdp_exporter.watch.watchlist import Watched
 
-# A scrape joins a poll that began at most this many seconds ago, so what it shows is no older than that.
+# A scrape joins a poll that started at most this many seconds ago, so its values are no older than that.
 MAX_AGE_TO_JOIN = 5.0
 # The share of a poll's time that the list of batches may take.
 SHARE_OF_THE_LIST = 0.5
@@ -28,23 +28,23 @@ SHARE_OF_THE_LIST = 0.5
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Poll:
-    """A poll under way, with the config that it began with.
+    """A running poll, with the config that it started with.
 
     Attributes:
-        list_deadline: When the list has failed for this poll, so that time is left for the batches themselves.
+        list_deadline: When to give up on the list, so that time is left for the batches themselves.
         discovering: Whether the list is still being read.
-        seen_unfinished: What the list of this very poll showed to be unfinished.
-        totals: How many batches of the list have each status; None: it was not read.
-        totals_by_feed: Likewise of each feed; None has those without one.
-        revision: What was known of the list when `kept` was decided.
-        queue: What is still to be asked.
-        pending: The batches still to be answered, by ref in lower case.
-        outcomes: What was answered, by ref in lower case.
-        skipped: Whether something was not asked because the API wants no requests.
-        logged: How many changes of batches it has logged.
-        first_answers: The first answers, as their errors; None is a success.
-        answers: How many there were.
-        troubles: How many of them were those of an API in trouble.
+        seen_unfinished: The batches that the list of this poll shows as unfinished.
+        totals: The number of listed batches per status. None: the list was not read.
+        totals_by_feed: The same for each feed; None has the batches without one.
+        revision: The revision of the list when `kept` was decided.
+        queue: The requests still to be sent.
+        pending: The batches without an answer, by ref in lower case.
+        outcomes: The answers, by ref in lower case.
+        skipped: Whether requests were skipped because the API accepts none.
+        logged: The number of changes logged so far.
+        first_answers: The errors of the first answers; None for a success.
+        answers: The number of answers.
+        troubles: The number of answers from a failing API.
 
     """
 
@@ -78,33 +78,33 @@ class Poll:
         self.discovery = self.memory.discovery
         self.list_deadline = self.started + (self.deadline - self.started) * SHARE_OF_THE_LIST
 
-    # What it asks for.
+    # Requests.
 
     def show(self, kept: Kept) -> None:
-        """Poll and show these batches."""
+        """Set the batches to poll and show."""
         self.kept = kept
         self.records = self.memory.records_of(kept)
         self.revision = self.discovery.revision
 
     def begin_discovery(self) -> None:
-        """Ask for the list of batches first."""
+        """Request the list of batches first."""
         self.discovering = True
         self.ask_pages(self.discovery.begin(self.started))
         self.seen_unfinished = self.discovery.seen_unfinished
 
     def ask_pages(self, pages: Iterable[PageRequest]) -> None:
-        """Ask for pages of the list."""
+        """Request pages of the list."""
         self.queue.extend(AskPage(self.discovery, page) for page in pages)
 
     def end_discovery(self, failure: Reason | None) -> None:
-        """Ask for no more of the list, which has been read or has failed."""
+        """Stop reading the list, which is complete or has failed."""
         self.discovering = False
         self.list_failure = failure
         self.totals = self.discovery.totals if failure is None else None
         self.queue.clear()
 
     def begin_probe(self, ref: str) -> None:
-        """Show one batch, listed or not, and ask for it if that is due."""
+        """Show one batch, listed or not, and request it if it is due."""
         key = ref.lower()
         self.is_probe = True
         self.kept = Kept({key: self.memory.watched.get(key) or Watched(ref)})
@@ -112,7 +112,7 @@ class Poll:
         self._ask_due(self.started, last_request=self.started)
 
     def ask_batches(self, now: float) -> None:
-        """Ask for every batch that is due."""
+        """Request every batch that is due."""
         self._ask_due(now, last_request=self.memory.last_request)
 
     def _ask_due(self, now: float, *, last_request: float) -> None:
@@ -127,33 +127,33 @@ class Poll:
         due += [key for key in self.memory.error_logs.wanted(self.records, now) if key not in due]
         for key in due:
             listed = self.listed(key)
-            # As the API writes it, or else as it is listed here.
+            # In the case that the API uses, if known, otherwise as listed here.
             ref = self.kept.watched[key].ref if listed is None else listed.ref
             self.queue.append(AskBatch(key, ref, listed))
             self.pending.add(key)
         self.finish_if_done(now)
 
-    # What was answered.
+    # Answers.
 
     def wants(self, request: Request) -> bool:
-        """Return whether a request still has to be answered."""
+        """Return whether the poll still needs the answer to a request."""
         if isinstance(request, AskBatch):
             return request.key in self.pending
         return self.discovering and request.discovery is self.discovery and self.discovery.wants(request.page)
 
     def note(self, key: str, outcome: Outcome, now: float) -> None:
-        """Take the outcome of a batch."""
+        """Record the outcome of a batch."""
         self.outcomes[key] = outcome
         self.pending.discard(key)
         self.finish_if_done(now)
 
     def leave_out(self, error: PollError, now: float) -> None:
-        """Drop the requests for all batches that are still missing."""
+        """Drop all queued requests, recording this error for each."""
         while self.queue:
             self.give_up(self.queue.popleft(), error, now)
 
     def give_up(self, request: Request, error: PollError, now: float) -> None:
-        """Wait for an answer no more."""
+        """Stop waiting for the answer to a request."""
         if isinstance(request, AskBatch):
             self.note(request.key, error, now)
         elif self.discovering:
@@ -161,13 +161,13 @@ class Poll:
             self.finish_if_done(now)
 
     def finish_if_done(self, now: float) -> None:
-        """End when nothing is left to be answered."""
+        """End the poll once no answers are missing."""
         if not self.discovering and not self.pending and self.ended is None:
             self.ended = now
             self.finished.set()
 
     def over(self, now: float) -> bool:
-        """Return whether it has ended, or its time has."""
+        """Return whether it has finished, or reached its deadline."""
         return self.finished.is_set() or now >= self.deadline
 
     def may_be_joined(self, now: float) -> bool:
@@ -175,11 +175,11 @@ class Poll:
         return not self.over(now) and now < (self.list_deadline if self.discovering else self.started + MAX_AGE_TO_JOIN)
 
     def is_unread(self, key: str) -> bool:
-        """Return whether the list shows a batch to be finished whose details are still to be read."""
+        """Return whether the list shows a batch as finished while its details are still unread."""
         listed = self.listed(key)
         return listed is not None and listed.status.finished and not self.records[key].is_read(listed)
 
     def listed(self, key: str) -> Batch | None:
-        """Return what the list last said of a batch."""
+        """Return the last entry of a batch in the list."""
         reading = self.discovery.known.get(key)
         return None if reading is None else reading.batch

@@ -1,10 +1,10 @@
-"""Polls the watch list: shares polls between scrapes, and sends their requests by a bounded number of threads.
+"""Poll the watch list: share polls between scrapes, and send their requests from a bounded number of threads.
 
-With discovery a poll reads the API's list of batches first. Then it asks for every batch that is not finished and not
-in that list, and for the finished ones whose details are to be read. A list that takes more than half of the poll's
-time has failed for this poll, so that there is time to ask for the batches themselves. Up to `api.concurrency` threads
-send the requests; each ends when nothing is left to ask. Scrapes that overlap share one poll. The end of a poll cuts no
-request: a later poll that needs the same batch waits for it, and sends no other.
+With discovery, a poll first reads the API's list of batches. Then it requests every unfinished batch that is not in the
+list, and finished ones whose details are unread. If the list takes more than half of the poll's time, it counts as
+failed for this poll, so that there is time to request the batches themselves. Up to `api.concurrency` threads send the
+requests, and exit when there are none left. Overlapping scrapes share one poll. Requests outlive their poll: a later
+poll that needs the same batch waits for the one in flight instead of sending another.
 """
 
 import logging
@@ -39,11 +39,11 @@ class Poller:
 
     Args:
         api: The client of the Batch API.
-        config: What is watched, and how.
-        batch_files: The batches that files list.
+        config: The config.
+        batch_files: The batches listed in files.
         clock: A monotonic clock, in seconds.
         wall_clock: Seconds since the Unix epoch.
-        wait: Waits for an event until a moment of the clock at the latest; None: the clock is the machine's.
+        wait: Waits for an event, until a time of the clock at the latest. None: `clock` is the machine's.
 
     """
 
@@ -60,7 +60,7 @@ class Poller:
         self._clock = clock
         self._wall_clock = wall_clock
         self._wait = wait or (lambda event, moment: event.wait(max(moment - clock(), 0)))
-        # Guards everything below, polls, queues and memories included.
+        # Guards everything below, including polls, queues and memories.
         self._lock = threading.Lock()
         self._config = config
         self._batch_files = batch_files
@@ -68,16 +68,16 @@ class Poller:
         self._turn_to(api)
         self._current: Poll | None = None
         self._latest: Snapshot | None = None
-        # Those that somebody waits for, which `stop` ends.
+        # Polls with waiting scrapes, which `stop` ends.
         self._polls: weakref.WeakSet[Poll] = weakref.WeakSet()
         self._stopped = False
         self._watch(self._organisation.memory)
 
     def poll(self, deadline: float) -> Snapshot:
-        """Poll the watch list, or join the poll that is under way; return by `deadline` what is there.
+        """Poll the watch list, or join the running poll. Return by `deadline` with what is known by then.
 
         Args:
-            deadline: A moment of the monotonic clock.
+            deadline: A time of the monotonic clock.
 
         """
         self._look_at_files(deadline)
@@ -99,11 +99,11 @@ class Poller:
         return snapshot
 
     def probe(self, ref: str, deadline: float) -> Snapshot:
-        """Poll one batch, listed or not, by `deadline`; a listed one keeps its feed and labels.
+        """Poll one batch, listed or not, by `deadline`. A listed batch keeps its feed and labels.
 
         Args:
             ref: The ref of the batch.
-            deadline: A moment of the monotonic clock.
+            deadline: A time of the monotonic clock.
 
         """
         self._look_at_files(deadline)
@@ -118,47 +118,47 @@ class Poller:
 
     @property
     def latest(self) -> Snapshot | None:
-        """What the last poll that is over has found; None before the first."""
+        """The snapshot of the last finished poll, or None before the first."""
         return self._latest
 
     @property
     def config(self) -> Config:
-        """What counts from the next poll on."""
+        """The config that applies from the next poll on."""
         return self._config
 
     @property
     def watched(self) -> Mapping[str, Watched]:
-        """What is listed, by ref in lower case, past its retention or not."""
+        """All listed batches, by ref in lower case, including those past their retention."""
         return self._organisation.memory.watched
 
     def reconfigure(self, api: BatchReader, config: Config) -> None:
-        """Use another config from the next poll on. A poll under way goes on to show what it began with.
+        """Use another config from the next poll on. A running poll keeps the one it started with.
 
-        What was read is remembered, unless the config is for another organisation.
+        What has been read is remembered, unless the config is for another organisation.
         """
         with self._lock:
             self._config = config
             if self._organisation.memory.is_of(config):
                 self._organisation.api = api
             else:
-                # A poll under way keeps its own. No scrape may join it, and no probe may learn from it.
+                # A running poll keeps the old organisation. No scrape may join it, and no probe may use its results.
                 self._turn_to(api)
                 self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
                 self._watch(self._organisation.memory)
 
     def stop(self) -> None:
-        """End every poll now: those who wait return with what is there. Requests under way end by themselves."""
+        """End every poll now. Waiting scrapes return with what is known; requests in flight end by themselves."""
         with self._lock:
             self._stopped = True
             for poll in self._polls:
                 poll.finished.set()
 
     def _look_at_files(self, deadline: float) -> None:
-        """Look at the batch files; a slow disk may take a part of the time until the deadline."""
+        """Read the batch files. A slow disk may take a share of the time until the deadline."""
         self._batch_files.refresh(max(deadline - self._clock(), 0) * MAX_SHARE_OF_A_SCRAPE)
 
-    # How a poll begins and ends; all under the lock.
+    # Start and end of polls. Called under the lock, unless noted.
 
     def _turn_to(self, api: BatchReader) -> None:
         """Poll the organisation of the config, and remember nothing of another one but what has counted."""
@@ -179,12 +179,12 @@ class Poller:
         return poll
 
     def _watch(self, memory: Memory) -> Kept:
-        """Bring the watch list up to date."""
+        """Update the watch list."""
         self._watched_files = self._batch_files.batches
         return memory.watch(self._config, self._batch_files, self._wall_clock())
 
     def _send_for(self, organisation: Organisation, poll: Poll) -> None:
-        """Send the requests of a poll, in turn with those of others."""
+        """Send the requests of a poll, taking turns with other polls."""
         self._polls.add(poll)
         if self._stopped:
             poll.finished.set()
@@ -192,7 +192,7 @@ class Poller:
         self._start_threads(organisation)
 
     def _wait_for(self, organisation: Organisation, poll: Poll, deadline: float) -> Snapshot:
-        """Return by the deadline what a poll has found; takes the lock itself."""
+        """Return the results of a poll by the deadline. Takes the lock itself."""
         self._wait(poll.finished, deadline)
         with self._lock:
             now = self._clock()
@@ -219,25 +219,25 @@ class Poller:
                 self._end_list(poll, error.reason, now)
             poll.leave_out(error, now)
 
-    # How requests are sent.
+    # Requests.
 
     def _start_threads(self, organisation: Organisation) -> None:
-        """Let as many threads work as there are requests to send, or as the system grants; under the lock."""
+        """Start as many threads as there is work for and the system allows. Called under the lock."""
         now = self._clock()
         organisation.drop_those_over(now)
         while organisation.threads < organisation.wanted_threads():
             try:
                 threading.Thread(target=self._work, args=(organisation,), name="poll", daemon=True).start()
             except RuntimeError:
-                # If there are any, they do it all, later.
+                # If any are running, they will send everything, later.
                 if not organisation.threads:
-                    logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  That says it all.
+                    logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  A traceback would add nothing.
                     self._leave_out(organisation, PollError(Reason.INTERNAL, "no thread can be started"), now)
                 return
             organisation.threads += 1
 
     def _work(self, organisation: Organisation) -> None:
-        """Send requests one after the other until there is nothing more to ask."""
+        """Send requests, one after the other, until there are none left."""
         working = True
         try:
             while working:
@@ -255,7 +255,7 @@ class Poller:
         credentials = answer_of(organisation.api.read_credentials)
         with self._lock:
             if organisation.polls_begun != polls_begun:
-                # They may have been replaced before that poll began.
+                # Another poll has started since, so read the credentials again: they may have been replaced.
                 return True
             job = self._take(organisation, credentials)
             if job is None:
@@ -283,7 +283,7 @@ class Poller:
         if isinstance(credentials, PollError):
             return organisation.take()
         if organisation.trial is not None:
-            # Its answer decides, and starts threads again.
+            # Wait for its answer, which starts threads again.
             return None
         backoff = organisation.memory.backoff
         if not backoff.allows(credentials, now):
@@ -301,7 +301,7 @@ class Poller:
         answer: BatchAnswer | BatchPage | PollError,
         credentials: Credentials | PollError,
     ) -> None:
-        """Free what a request held, and hand its answer to all polls that wait for it; under the lock."""
+        """Free what a request held, and pass its answer to all polls that need it. Called under the lock."""
         polls = organisation.end(job)
         try:
             self._learn(job.request, polls, answer, credentials)
@@ -333,7 +333,7 @@ class Poller:
     def _learn_page(
         self, request: AskPage, polls: list[Poll], answer: BatchPage | PollError, now: float, wall_now: float
     ) -> None:
-        """Go on with the list, or end it."""
+        """Continue with the list, or end it."""
         discovery = request.discovery
         more = [] if isinstance(answer, PollError) else discovery.receive(request.page, answer, now, wall_now)
         for poll in polls:

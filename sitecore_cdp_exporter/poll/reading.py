@@ -20,5 +20,5 @@ Outcome: TypeAlias = Reading | PollError
 
 
 def is_answer(error: PollError | None) -> bool:
-    """Return whether the API answered, even with an error; None means success."""
+    """Return whether the API answered, even if with an error. None means success."""
     return error is None or error.reason not in NO_ANSWER_REASONS | NOT_ASKED_REASONS | {Reason.INTERNAL}

@@ -1,4 +1,4 @@
-"""Requests to the API: for a batch, or a page of the list."""
+"""Requests to the API: a batch, or a page of the list."""
 
 import logging
 import traceback
@@ -34,17 +34,17 @@ class BatchReader(Protocol):
         """Return a page of the list of batches or raise PollError."""
 
     def read_error_log(self, url: LogUrl, seconds: float) -> LogReading | None:
-        """Read an error log, within so many seconds of processor time. None: it is of no use any more."""
+        """Read an error log, with a limit on CPU time in seconds. None: it is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskBatch:
-    """Ask for one batch. Two are equal if they ask for the same one.
+    """A request for one batch. Requests for the same batch are equal.
 
     Attributes:
         key: Its ref in lower case.
-        ref: Its ref as the API writes it, or else as it is listed here.
-        listed: What the list says of it; None: nothing.
+        ref: Its ref in the case that the API uses, if known, otherwise as listed here.
+        listed: Its entry in the list, or None.
 
     """
 
@@ -59,7 +59,7 @@ class AskBatch:
 
 @dataclass(frozen=True, slots=True)
 class AskPage:
-    """Ask for a page of the list. Two are equal if they ask for the same page on behalf of the same discovery."""
+    """A request for a page of the list. Requests of one discovery for the same page are equal."""
 
     discovery: Discovery
     page: PageRequest
@@ -73,11 +73,11 @@ Request: TypeAlias = AskBatch | AskPage
 
 
 def answer_of(ask: Callable[[], Answer]) -> Answer | PollError:
-    """Return an answer, or the PollError instead of it."""
+    """Return the answer, or the PollError that was raised."""
     try:
         return ask()
     except PollError as error:
-        # Drop the frames and causes of an error that is kept: they hold sockets, URLs and credentials.
+        # The error is kept, so drop its frames and causes, which hold sockets, URLs and credentials.
         error.__context__ = None
         return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001  One faulty batch must not take the others with it.
@@ -87,7 +87,7 @@ def answer_of(ask: Callable[[], Answer]) -> Answer | PollError:
 
 def log_fault(error: Exception) -> None:
     """Log an exception that should not have been raised."""
-    # The message is left out: it may quote what must not be logged.
+    # Without its message, which may quote secrets.
     logger.error(
         "a fault of the exporter: please report it",
         extra={"error": type(error).__name__, "place": "".join(traceback.format_tb(error.__traceback__))},

@@ -10,12 +10,12 @@ from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is left of the watch list.
+    """The part of the watch list that is shown.
 
     Attributes:
-        watched: The batches that are shown, by ref in lower case.
-        retired: How many are past their retention.
-        dropped: How many discovered ones are beyond `discovery.max_batches`.
+        watched: The batches to show, by ref in lower case.
+        retired: The number of batches past their retention.
+        dropped: The number of discovered batches beyond `discovery.max_batches`.
 
     """
 
@@ -31,7 +31,7 @@ def keep(
     is_accepted: Callable[[str], bool | None],
     now: float,
 ) -> Kept:
-    """Leave out what is past its retention or beyond the limit of discovered batches.
+    """Drop batches past their retention, and discovered batches beyond the limit.
 
     Batches of the config are always kept, and so is the newest accepted batch of each feed. So are newer ones that may
     still turn out to be accepted, because dropped batches are never read.
@@ -39,8 +39,8 @@ def keep(
     Args:
         watched: All batches, by ref in lower case.
         config: Retention and limit.
-        last_known: What is known of a batch.
-        is_accepted: Whether a batch is accepted, or will be; None: its details have to be read for that.
+        last_known: Returns a batch as last known.
+        is_accepted: Returns whether a batch is accepted, or will be. None: its details must be read first.
         now: Seconds since the Unix epoch.
 
     """
@@ -61,9 +61,9 @@ def keep(
 def _beyond(
     limit: int, kept: Mapping[str, Watched], newest: set[str], last_known: Callable[[str], Batch | None]
 ) -> list[str]:
-    """Return the discovered batches that have to go: old successes first, then old failures.
+    """Return the discovered batches to drop: old successes first, then old failures.
 
-    Unfinished ones never go, nor the newest of each feed: a feed must not look overdue because of the limit.
+    Unfinished batches are never dropped, nor the newest of each feed: the limit must not make a feed look overdue.
     """
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:

@@ -1,8 +1,8 @@
-"""One walk through the API's list of batches, page by page, and whether what it was shown adds up. No I/O.
+"""One walk through the API's list of batches, page by page, and whether the pages add up. No I/O.
 
-The list moves while it is read. A batch that arrives or leaves shifts others over the edge of a page, so one of them
-is shown twice or not at all. Where a batch was shown twice, one such change is allowed for between every two pages;
-otherwise everything shown must add up to `totalCount`.
+The list moves while it is read. A batch that arrives or leaves shifts others across page boundaries, so that one is
+shown twice or not at all. If a batch was shown twice, one such change is tolerated between every two pages; otherwise
+all batches shown must add up to `totalCount`.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sitecore_cdp_exporter.api.batch import BatchPage, BatchStatus
 UNFINISHED = (BatchStatus.UPLOADING, BatchStatus.FILE_UPLOADED, BatchStatus.PROCESSING)
 FINISHED = (BatchStatus.SUCCESS, BatchStatus.CORRUPTED, BatchStatus.ERROR)
 PAGE_SIZE = 100
-# The API keeps 30 days. A larger count is wrong, and must not cause that many requests.
+# The API keeps 30 days. A larger count is wrong, and must not cause as many requests.
 MAX_BATCHES = 100_000
 
 
@@ -26,14 +26,14 @@ class PageRequest:
 
 
 class Walk:
-    """Reads the list of some statuses to its end; the pages after the first may come in any order.
+    """Reads the list of some statuses to its end. Pages after the first may arrive in any order.
 
     Attributes:
-        started: When it began, on the monotonic clock.
-        outstanding: The requests still to be answered, in the order in which they are to be sent.
-        total: How many batches there are, by the last usable count.
+        started: When it started, on the monotonic clock.
+        outstanding: The requests without an answer, in the order to send them.
+        total: The number of batches, by the last usable count.
         shown: The refs of all batches shown, in lower case.
-        unreadable: How many items were not readable, wholly or in part.
+        unreadable: The number of items that could not be read, wholly or in part.
 
     """
 
@@ -44,7 +44,7 @@ class Walk:
         self.shown: set[str] = set()
         self.unreadable = 0
         self._statuses = statuses
-        # How many batches the server grants in a page, which may be fewer than were asked for.
+        # The server's page size, which may be smaller than requested.
         self._page_size = 0
         self._end = 0
         self._pages = 0
@@ -54,22 +54,22 @@ class Walk:
 
     @property
     def begun(self) -> bool:
-        """Whether the first page was read."""
+        """Whether the first page has been read."""
         return PageRequest(self._statuses, 0) not in self.outstanding
 
     @property
     def complete(self) -> bool:
-        """Whether no page is left to be read."""
+        """Whether all pages have been read."""
         return not self.outstanding
 
     @property
     def received(self) -> int:
-        """How many batches were shown, each counted once."""
+        """The number of distinct batches shown."""
         return len(self.shown)
 
     @property
     def problem(self) -> str | None:
-        """Why what a complete walk was shown does not add up; None: it does. Fit for a log."""
+        """Why the pages of a complete walk do not add up, or None. Safe to log."""
         if self._fault is not None:
             return self._fault
         if self.unreadable:
@@ -80,7 +80,7 @@ class Walk:
         return f"totalCount is {self.total}, but the pages show {self.received} batches"
 
     def receive(self, request: PageRequest, page: BatchPage) -> list[PageRequest]:
-        """Take the answer to one of the outstanding requests; return the requests for what it shows to be missing."""
+        """Process the answer to an outstanding request, and return the requests for pages that are still missing."""
         del self.outstanding[request]
         if request.offset == 0:
             self._page_size = self._end = page.length
@@ -93,7 +93,7 @@ class Walk:
         if page.total is not None:
             self.total = page.total
             self._totals.add(page.total)
-        # A change of the list may have shifted one batch to a page that has no other.
+        # A change of the list may have shifted a single batch to a page of its own.
         if refs and not news and (len(refs) > 1 or self._page_size == 1):
             self._fault = "a page shows nothing but what other pages show"
             self.end()
@@ -103,15 +103,15 @@ class Walk:
         return more
 
     def end(self) -> None:
-        """Read no more pages."""
+        """Stop reading."""
         self.outstanding.clear()
 
     def _following(self, request: PageRequest, page: BatchPage, *, has_news: bool) -> list[PageRequest]:
-        """Return the requests for what a page shows to be missing."""
+        """Return the requests for pages that this one shows to be missing."""
         end, total = request.offset + page.length, page.total
         if total is None or total > MAX_BATCHES or (page.length and total < end):
             self._fault = "totalCount is missing or wrong"
-            # Without a count, assume another page after each that has news.
+            # Without a count, assume another page after each page with new batches.
             total = end + self._page_size if has_news and end < MAX_BATCHES else end
         if not page.length:
             # An empty page is the end, even if the count says otherwise.

@@ -12,8 +12,8 @@ from sitecore_cdp_exporter.config.model import ErrorLogs
 from sitecore_cdp_exporter.poll.error_logs import (
     HOUR,
     MAX_AGE_OF_A_URL,
-    MAX_ASKED_ANEW,
     MAX_LOGS,
+    MAX_POLLED_AGAIN,
     MAX_SECONDS_AN_HOUR,
     SECONDS_TO_RETRIES,
     ErrorLogQueue,
@@ -248,7 +248,7 @@ def test_few_batches_are_asked_again_at_a_time() -> None:
     for number in range(20):
         logs.answer(failed(number), url=False)
     first = logs.wanted()
-    assert first == [ref(number) for number in range(19, 19 - MAX_ASKED_ANEW, -1)]
+    assert first == [ref(number) for number in range(19, 19 - MAX_POLLED_AGAIN, -1)]
     for number in range(19, 16, -1):
         logs.answer(failed(number))
     assert logs.wanted() == [ref(16), ref(15)]
