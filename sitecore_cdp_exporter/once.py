@@ -1,5 +1,6 @@
 """`--once`: poll what is watched, or the batches that are named, print a report, and end."""
 
+import logging
 import os
 import sys
 import time
@@ -59,7 +60,10 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
     directory = config.parent if isinstance(config, Path) else Path()
     config = load_config(config) if isinstance(config, Path) else config
     files = BatchFiles(config.batch_files, directory)
+    # What it would log is printed below.
+    logging.disable()
     files.refresh()
+    logging.disable(logging.NOTSET)
     problems: list[str] = []
     if refs:
         config = only(config, files.batches, refs)

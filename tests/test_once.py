@@ -363,7 +363,12 @@ def test_a_batch_file_with_a_mistake_is_no_success(config: Path, capsys: pytest.
     assert run(config) == 1
     output = capsys.readouterr()
     assert REF in output.out
-    assert "b.yaml:1: [0]: expected a UUID" in output.err
+    [line] = output.err.splitlines()
+    assert "b.yaml:1: [0]: expected a UUID" in line
+    (config.parent / "b.yaml").write_text("nonsense\n", encoding="utf-8")
+    assert run(config) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("b.yaml:1: expected a list of batches")
     assert run(config, REF) == 0
 
 

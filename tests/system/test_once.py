@@ -20,7 +20,7 @@ from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, forked
 from tests.markdown import blocks, broken_links
 from tests.web.web_server_thread import PATIENCE
 from tools.program import Program, running
-from tools.sandbox import Sandbox
+from tools.sandbox import RECORD_ERRORS, Sandbox
 
 DOCUMENT = ROOT / "docs" / "once.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -155,6 +155,7 @@ def run(script: str, directory: Path, **environment: str) -> subprocess.Complete
         timeout=PATIENCE,
     )
     assert API_TOKEN not in done.stdout + done.stderr
+    assert [message for _, message in RECORD_ERRORS.values() if message in done.stdout + done.stderr] == []
     assert "http" not in (done.stdout + done.stderr).replace("--alertmanager.url=http://localhost:9093", "")
     return done
 
