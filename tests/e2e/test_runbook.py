@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
 
+from sitecore_cdp_exporter.poll.advice import silence_command
 from tests.e2e.alertmanager_server import Alertmanager, program
 from tests.e2e.test_alertmanager import alert
 from tests.markdown import blocks
@@ -90,27 +93,42 @@ def test_a_query_shows_why_while_the_exporter_waits(
 def test_the_line_silences_this_alert_and_no_other(name: str, alertmanager: Alertmanager, tmp_path: Path) -> None:
     # The job of this test stands in for the one that the runbook names, so that tests do not meet.
     script = f"{NAMES}JOB={name}\nREF={name}\nALERTMANAGER={alertmanager.url}\n{SILENCES[name]}"
-    program("amtool")
     silenced = alert(name.removeprefix("SitecoreCdp"), job=name, ref=name)
     others = [
         alert(name.removeprefix("SitecoreCdp"), job=f"not {name}", ref=f"not {name}"),
         alert("BatchFailed", job=name, ref=f"another of {name}"),
     ]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "USER": "somebody"}
+    assert silenced_by(script, alertmanager, tmp_path, [silenced, *others]) == [True, False, False]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_command_of_a_report_silences_its_batches_and_no_other(
+    number: int, alertmanager: Alertmanager, tmp_path: Path
+) -> None:
+    refs = [str(uuid4()) for _ in range(number)]
+    script = silence_command(refs).replace("http://localhost:9093", alertmanager.url)
+    alerts = [alert("BatchCorrupted", job=refs[0], ref=ref) for ref in (*refs, str(uuid4()))]
+    assert silenced_by(script, alertmanager, tmp_path, alerts) == [True] * number + [False]
+
+
+def silenced_by(script: str, alertmanager: Alertmanager, home: Path, alerts: Sequence[Mapping[str, str]]) -> list[bool]:
+    """Run a script that makes one silence, and return which of these alerts it silences."""
+    program("amtool")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "USER": "somebody"}
     done = subprocess.run(["sh", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     identifier = done.stdout.strip()
     assert [silence["status"]["state"] for silence in alertmanager.silences() if silence["id"] == identifier] == [
         "active"
     ]
-    alertmanager.post(silenced, *others)
+    alertmanager.post(*alerts)
 
     def seen() -> list[bool] | None:
         states = {
             frozenset(each["labels"].items()): identifier in each["status"]["silencedBy"]
             for each in alertmanager.alerts()
         }
-        keys = [frozenset(labels.items()) for labels in (silenced, *others)]
+        keys = [frozenset(labels.items()) for labels in alerts]
         return [states[key] for key in keys] if set(keys) <= states.keys() else None
 
-    assert wait_for("the alerts", seen, programs=[alertmanager.program]) == [True, False, False]
+    return wait_for("the alerts", seen, programs=[alertmanager.program])
