@@ -99,7 +99,7 @@ FRESHNESS: Final = {
     3: ("nothing accepted yet", ORANGE),
 }
 
-# A batch is shown whatever its feed and status, or it would vanish from its own view when it finishes.
+# For any feed and status, or a batch would vanish from its own view when it finishes.
 BATCH_VIEW: Final = (
     f"/d/{UID}?${{datasource:queryparam}}&${{job:queryparam}}&${{instance:queryparam}}"
     "&var-ref=${__value.raw}&${__url_time_range}"
@@ -201,7 +201,7 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=8,
                 title="Overdue feeds",
-                description="Feeds of which no batch was accepted within the expected interval and the grace. Alert: "
+                description="Feeds without an accepted batch within the expected interval plus grace. Alert: "
                 "FeedStale.",
                 unit="none",
                 no_value="nothing is expected",
@@ -212,10 +212,10 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=9,
                 title="Alerts that fire",
-                description="Alerts that fire now, the newest first, whether or not Alertmanager silences or inhibits "
-                "them; of the chosen jobs, feeds and ref, and those that concern all of them. It needs "
-                "the rules of prometheus/alerts.yml in the same Prometheus. The runbook, linked at the top, has a "
-                "section for each alert.",
+                description="Firing alerts, newest first, whether or not Alertmanager silences or inhibits them: those "
+                "of the chosen jobs, feeds and ref, and those that concern all. Needs the rules of "
+                "prometheus/alerts.yml in the same Prometheus. The runbook, linked at the top, has a section for each "
+                "alert.",
                 unit="s",
                 no_value="no alert fires, or the rules of prometheus/alerts.yml are not loaded",
                 width=24,
@@ -244,9 +244,9 @@ def which_batches() -> list[Builder[Panel]]:
                 number=10,
                 title="Batches",
                 description="All watched batches, the worst first: not read, failed, stuck or of an unknown "
-                "status, under way, loaded, superseded; of these the newest first. A click on a ref shows that batch "
-                "alone, whatever its feed and status; the browser's Back returns to what was chosen before. A batch "
-                "that could not be read is shown whatever statuses are chosen, with the reason. Failed share: red from "
+                "status, under way, loaded, superseded; within each, the newest first. Click a ref to show that batch "
+                "alone, for any feed and status; the browser's Back button restores the selection. A batch that could "
+                "not be read is shown for any choice of statuses, with the reason. Failed share: red from "
                 "5 %, where the alert is critical for batches of at least 20 records.",
                 unit="short",
                 no_value=NO_BATCHES,
@@ -626,8 +626,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=58,
                 title="Requests by code",
-                description="Requests to the Batch API. The code is the HTTP status, or error where no whole answer "
-                "came.",
+                description="Requests to the Batch API. The code is the HTTP status, or error if no complete answer "
+                "arrived.",
                 unit="reqps",
                 no_value="no request was made",
             ),
@@ -638,8 +638,8 @@ def is_the_exporter_well() -> list[Builder[Panel]]:
             About(
                 number=59,
                 title="Duration of requests",
-                description="Time from sending a request to the last byte of its answer: half, nine in ten and 99 of "
-                "100 requests were faster.",
+                description="Time from sending a request to the last byte of its answer: 50, 90 and 99 % of the "
+                "requests were faster.",
                 unit="s",
                 no_value="no request was made",
             ),
@@ -778,7 +778,7 @@ def dashboard() -> DashboardModel:
     builder = (
         Dashboard("Sitecore CDP batches")
         .uid(UID)
-        .description("What became of the batch files that were uploaded to Sitecore CDP.")
+        .description("The outcome of the batch files uploaded to Sitecore CDP.")
         .tags(["sitecore-cdp"])
         .readonly()
         .tooltip(DashboardCursorSync.CROSSHAIR)

@@ -19,7 +19,7 @@ FAILURES_COUNT_FOR: Final = 7 * 86400
 
 # Stands beside the status codes, above them all, so that what could not be read comes first when the worst does.
 NOT_READ: Final = max(STATUS_CODES.values()) + 1
-# More rows cannot be told apart on a screen.
+# More rows cannot be distinguished on a screen.
 TIMELINE_ROWS: Final = 30
 # After a restart the exporter has to find the newest accepted batches again. Until then Prometheus remembers.
 FEED_MEMORY: Final = "7d"

@@ -239,7 +239,7 @@ def test_all_credentials_that_cannot_be_read_are_named_at_the_start(
     assert "there is no username: set api.basic_auth.username_file or the environment variable" in error
     assert f"api.basic_auth.password_file ({tmp_path / 'none'}): No such file or directory" in error
     # It was never asked.
-    assert "the Batch API is not asked: " in later
+    assert "cannot query the Batch API: " in later
     assert "is down" not in later
 
 

@@ -18,13 +18,13 @@ class Reason(enum.StrEnum):
     HTTP_ERROR = "http_error"  # any other status than 200, redirects included: following one would leak the credentials
     SERVER_ERROR = "server_error"  # 500 to 599
     TIMEOUT = "timeout"  # the request took longer than api.timeout
-    CONNECTION = "connection"  # no address, refused, or closed before the answer was whole
+    CONNECTION = "connection"  # no address, refused, or closed before the answer was complete
     TLS = "tls"  # the handshake failed, or the files of api.tls_config cannot be used
     CREDENTIALS = "credentials"  # no username or password could be read, or it cannot be sent
     BAD_RESPONSE = "bad_response"  # the answer is not HTTP, not a batch, or larger than 1 MiB
     DEADLINE = "deadline"  # the scrape was over before the answer came; its answer serves the next scrape
-    SKIPPED = "skipped"  # the API refused the credentials or asked to wait, so it was not asked
-    INTERNAL = "internal"  # a fault of this exporter; the log has the place
+    SKIPPED = "skipped"  # the API refused the credentials or asked to wait, so no request was sent
+    INTERNAL = "internal"  # a bug in the exporter; the log shows where
 
 
 class LogReason(enum.StrEnum):
@@ -38,7 +38,7 @@ class LogReason(enum.StrEnum):
 BATCH_REASONS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 # No request was sent.
 NOT_ASKED_REASONS = frozenset({Reason.CREDENTIALS, Reason.DEADLINE, Reason.SKIPPED})
-# A request was sent, and no whole answer came.
+# A request was sent, but no complete answer arrived.
 NO_ANSWER_REASONS = frozenset({Reason.TIMEOUT, Reason.TLS, Reason.CONNECTION})
 
 _STATUS_REASONS: dict[int, Reason] = {

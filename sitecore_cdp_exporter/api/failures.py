@@ -22,7 +22,7 @@ class ProxyError(ConnectionError):
 def poll_error(error: OSError | BadAnswerError) -> PollError:
     """Return why a batch could not be read, without the text of errors that may quote the other side."""
     if isinstance(error, TimeoutError):
-        return PollError(Reason.TIMEOUT, "no whole answer within api.timeout")
+        return PollError(Reason.TIMEOUT, "no complete answer within api.timeout")
     if isinstance(error, ssl.SSLError):
         return PollError(Reason.TLS, describe(error))
     if isinstance(error, BadAnswerError):

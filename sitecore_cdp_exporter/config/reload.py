@@ -102,7 +102,7 @@ class Reloader:
         except ConfigError as error:
             self._state = ReloadState(successful=False, last_success=self._state.last_success)
             for line in error.errors:
-                logger.error("the %s is not reloaded: %s", self._name, line)  # noqa: TRY400  A traceback would add nothing.
+                logger.error("cannot reload the %s: %s", self._name, line)  # noqa: TRY400  A traceback would add nothing.
             raise
         self._state = ReloadState(successful=True, last_success=self._clock())
-        logger.info("the %s is reloaded", self._name, extra={"file": str(self._path), **loaded})
+        logger.info("reloaded the %s", self._name, extra={"file": str(self._path), **loaded})

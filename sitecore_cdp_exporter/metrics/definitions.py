@@ -331,7 +331,7 @@ class RequestMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = prometheus_client.Counter(
             "sitecore_cdp_api_requests_total",
-            "Requests sent to the Batch API, by endpoint and HTTP status; code is error where no whole answer came.",
+            "Requests sent to the Batch API, by endpoint and HTTP status; code is error if no complete answer arrived.",
             ["endpoint", "code"],
             registry=registry,
         )

@@ -65,8 +65,10 @@ class ApiHealth:
             self.failure = None
         # Skipped requests have no cause of their own; the last logged one still applies.
         elif self.up is not False or (cause is not None and cause != self.failure):
-            text = next((str(failure) for failure in self._failures if failure.reason == cause), "it refuses us")
-            what = "the Batch API is not asked" if cause is Reason.CREDENTIALS else "the Batch API is down"
+            text = next(
+                (str(failure) for failure in self._failures if failure.reason == cause), "it refuses the credentials"
+            )
+            what = "cannot query the Batch API" if cause is Reason.CREDENTIALS else "the Batch API is down"
             logger.warning("%s: %s", what, text, extra={"reason": f"{cause}"} if cause else {})
             self.failure = cause
         self.up = up

@@ -231,7 +231,7 @@ class Poller:
             except RuntimeError:
                 # If any are running, they will send everything, later.
                 if not organisation.threads:
-                    logger.error("nothing can be asked: no thread can be started")  # noqa: TRY400  A traceback would add nothing.
+                    logger.error("cannot send requests: no thread can be started")  # noqa: TRY400  A traceback would add nothing.
                     self._leave_out(organisation, PollError(Reason.INTERNAL, "no thread can be started"), now)
                 return
             organisation.threads += 1
@@ -287,7 +287,7 @@ class Poller:
             return None
         backoff = organisation.memory.backoff
         if not backoff.allows(credentials, now):
-            self._leave_out(organisation, PollError(Reason.SKIPPED, "the API wants no requests now"), now)
+            self._leave_out(organisation, PollError(Reason.SKIPPED, "the API accepts no requests now"), now)
             return None
         job = organisation.take()
         if backoff.tries:

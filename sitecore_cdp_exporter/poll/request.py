@@ -89,6 +89,6 @@ def log_fault(error: Exception) -> None:
     """Log an exception that should not have been raised."""
     # Without its message, which may quote secrets.
     logger.error(
-        "a fault of the exporter: please report it",
+        "a bug in the exporter: please report it",
         extra={"error": type(error).__name__, "place": "".join(traceback.format_tb(error.__traceback__))},
     )

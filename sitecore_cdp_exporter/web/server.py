@@ -248,8 +248,8 @@ class WebServer:
         try:
             await asyncio.get_running_loop().run_in_executor(self._page_threads, self._reloader.reload)
         except ConfigError as error:
-            return web.Response(status=500, text=f"The config is not reloaded:\n{error}\n")
-        return web.Response(text="The config is reloaded.\n")
+            return web.Response(status=500, text=f"Cannot reload the config:\n{error}\n")
+        return web.Response(text="Reloaded the config.\n")
 
     async def _landing_page(self, _: web.Request) -> web.Response:
         render = partial(

@@ -34,7 +34,7 @@ class TestLog:
         poll(poller, clock)
         assert [record.getMessage() for record in caplog.records] == [
             "the Batch API is up",
-            "the Batch API is not asked: there is no password",
+            "cannot query the Batch API: there is no password",
             "the Batch API is up again",
         ]
 

@@ -121,7 +121,7 @@ def test_news_and_its_cause_are_logged_once(caplog: pytest.LogCaptureFixture) ->
         judged(health, *errors)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "the Batch API is up"),
-        ("WARNING", "the Batch API is not asked: there is no password"),
+        ("WARNING", "cannot query the Batch API: there is no password"),
         ("WARNING", "the Batch API is down: no answer"),
         ("INFO", "the Batch API is up again"),
     ]
@@ -137,5 +137,5 @@ def test_a_log_line_has_the_reason_where_there_is_one(caplog: pytest.LogCaptureF
     caplog.clear()
     judged(health, refused=True)
     (record,) = caplog.records
-    assert record.getMessage() == "the Batch API is down: it refuses us"
+    assert record.getMessage() == "the Batch API is down: it refuses the credentials"
     assert "reason" not in record.__dict__

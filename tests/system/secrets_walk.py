@@ -31,7 +31,7 @@ from tools.sandbox import Sandbox, faults
 
 PATIENCE = 60.0
 WEB_USER = "prometheus"
-NOT_RELOADED = "the web config is not reloaded"
+NOT_RELOADED = "cannot reload the web config"
 LEVELS = (("debug", "logfmt"), ("info", "json"), ("warn", "logfmt"), ("error", "json"))
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 GOOD_REF, UNKNOWN_REF = "00000000-0000-4000-8000-0000000000ff", "00000000-0000-4000-8000-0000000000fe"
@@ -511,19 +511,19 @@ class Walk:
         for text in BAD_CONFIGS.values():
             self._config.write_bytes(text.encode(errors="surrogateescape"))
             self._everywhere(lambda exporter: self._is_refused(exporter.reload()))
-        before = [exporter.program.output().count("not reloaded") for exporter in self._exporters]
+        before = [exporter.program.output().count("cannot reload") for exporter in self._exporters]
         for exporter, count in zip(self._exporters, before, strict=True):
             exporter.program.process.send_signal(signal.SIGHUP)
             wait_for(
                 "the reload to fail",
-                lambda exporter=exporter, count=count: exporter.program.output().count("not reloaded") > count,  # type: ignore[misc]
+                lambda exporter=exporter, count=count: exporter.program.output().count("cannot reload") > count,  # type: ignore[misc]
                 programs=[exporter.program],
             )
         self._use()
 
     def _is_refused(self, response: requests.Response) -> None:
         assert response.status_code == 500
-        assert "The config is not reloaded" in response.text
+        assert "Cannot reload the config" in response.text
 
     def _bad_web_configs(self) -> None:
         web_config, key = self._folder.web_config, self._directory / "server.key"

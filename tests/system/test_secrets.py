@@ -129,9 +129,9 @@ def test_the_walk_came_by_every_reason_and_every_mistake(evidence: Evidence) -> 
     assert files == {f"batches.d/{name}" for name in BAD_BATCH_FILES}
     for level, form in LEVELS:
         log = evidence.logs[level, form]
-        assert log.count("the config is not reloaded") > len(BAD_CONFIGS)
+        assert log.count("cannot reload the config") > len(BAD_CONFIGS)
         assert log.count(NOT_RELOADED) > len(BAD_WEB_CONFIGS)
-        faults_logged = [line for line in log.splitlines() if "a fault of the exporter: please report it" in line]
+        faults_logged = [line for line in log.splitlines() if "a bug in the exporter: please report it" in line]
         assert {found for line in faults_logged for found in re.findall(r"\w+Error\b", line)} == {"RuntimeError"}
         assert ("level=debug" in log) is (level == "debug")
 

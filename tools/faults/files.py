@@ -207,7 +207,7 @@ def rewrites_config(directory: Path) -> str:
 
         scrapes = rewrites(trial, write)
         hold("every scrape is complete", all(scrape.outcomes == HEALTHY for scrape in scrapes))
-        failed = trial.logged("the config is not reloaded")
+        failed = trial.logged("cannot reload the config")
         hold("some reloads failed", failed)
         # The SIGHUPs before may still be under way; this one comes after them.
         expect("the last reload", requests.post(f"{trial.exporter.url}/-/reload", timeout=60).status_code, 200)

@@ -121,7 +121,7 @@ def reloads(directory: Path, *, scene: Enter) -> str:
     with scene(directory) as under_way:
         trial = under_way.trial
         trial.signal(signal.SIGHUP)
-        trial.wait_for("the config to be reloaded", lambda: trial.logged("the config is reloaded"))
+        trial.wait_for("the config to be reloaded", lambda: trial.logged("reloaded the config"))
         under_way.go_on()
         return f"reloaded; {goes_on(under_way)}"
 

@@ -129,9 +129,9 @@ def judge_exporter(program: Program, *, good: int, bad: int) -> list[Row]:
     except TimeoutExpired:
         code = "none"
     log = program.output()
-    tracebacks = len(re.findall(r"Traceback|a fault of the exporter", log))
+    tracebacks = len(re.findall(r"Traceback|a bug in the exporter", log))
     secrets = sum(log.count(secret) for secret in SECRETS)
-    reloads = log.count('msg="the config is reloaded"')
+    reloads = log.count('msg="reloaded the config"')
     lines = f"{len(log.splitlines())} lines"
     return [
         Row(

@@ -333,7 +333,7 @@ def test_a_broken_file_keeps_the_passwords_and_shows(
             assert status(server, None) == 401
             assert status(server) == 200
         [message] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert message.startswith(f"the web config is not reloaded: {folder.web_config}:")
+        assert message.startswith(f"cannot reload the web config: {folder.web_config}:")
         assert "x5ecretx" not in message
         metrics = generate_latest(server.registry).decode()
         assert "sitecore_cdp_exporter_web_config_last_reload_successful 0.0" in metrics

@@ -132,7 +132,7 @@ def test_weaker_settings_are_refused_and_logged_once(
     for _ in range(3):
         assert current(web_config) is before
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert messages == [f"the web config is not reloaded: {folder.web_config}: {message}"]
+    assert messages == [f"cannot reload the web config: {folder.web_config}: {message}"]
 
 
 @pytest.mark.parametrize("web_config", [f"{MUTUAL_TLS}  min_version: TLS13\n{USERS}"], indirect=True)
