@@ -219,6 +219,7 @@ def test_the_series_of_batches_feeds_files_and_discovery(tmp_path: Path) -> None
     assert of_refs == {finished: 20, failed: 21 + more_if_failed, missing: 2, under_way: 12}
     of_feeds = Counter(labels.get("feed") for name, labels in series if name.startswith("sitecore_cdp_feed_"))
     counters, last_finished, in_list = 16, 7, 6
+    assert f"a feed up to {7 + counters + last_finished + in_list}." in README
     assert of_feeds == {
         "nightly": 3 + counters + last_finished + in_list,
         "hourly": 7 + counters + in_list,

@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ConfigError
+from sitecore_cdp_exporter.poll.feed_totals import SECONDS_BEFORE_THE_START
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 from sitecore_cdp_exporter.service import Service
@@ -138,6 +139,10 @@ class ExporterMachine(RuleBasedStateMachine):
         # The feed of each watched batch; and by feed, what was known of batches that are watched no more.
         self.feed_of: dict[str, str | None] = {}
         self.past: dict[str, list[tuple[Truth, bool]]] = {}
+        self.started = START + self.time[0]
+        # The feed that each batch has counted for, and the feeds that were shown before.
+        self.counted: dict[str, str | None] = {}
+        self.feeds_shown: set[str | None] = set()
         self.is_refused = False
         # Between two trials of an API that fails everything, in seconds; 0: it does not.
         self.pause = 0
@@ -419,6 +424,7 @@ class ExporterMachine(RuleBasedStateMachine):
             self.judge_state(ref, state, known_before, allowed=allowed)
         self.judge_what_is_shown(snapshot, states, known_before)
         self.judge_feeds(snapshot)
+        self.judge_counters(snapshot)
         for name, content in self.files.items():
             error = self.registry.get_sample_value(
                 "sitecore_cdp_exporter_batch_file_error", {"file": f"batches.d/{name}"}
@@ -585,6 +591,26 @@ class ExporterMachine(RuleBasedStateMachine):
                 accepted = newest[state.watched.feed or ""]
                 superseded = any(each.created > truth.created for each in accepted)
             assert state.superseded is superseded
+
+    def judge_counters(self, snapshot: Snapshot) -> None:
+        """A batch counts once, for the feed that it had then, unless it had finished long before the start."""
+        watched = self.expected()
+        for ref in self.known_finished().keys() & watched.keys():
+            if (self.world.get(ref) or self.removed[ref]).modified > self.started - SECONDS_BEFORE_THE_START:
+                self.counted.setdefault(ref, watched[ref][1])
+        finished: Counter[tuple[str | None, str]] = Counter()
+        for ref, feed in self.counted.items():
+            truth = self.world.get(ref) or self.removed[ref]
+            finished[feed, truth.status] += 1
+        for history in snapshot.histories:
+            counts = {status: finished[history.name, status] for status in FINISHED}
+            assert history.totals.finished == (
+                counts if history.name in self.feeds_shown else dict.fromkeys(FINISHED, 0)
+            )
+        shown = {history.name for history in snapshot.histories}
+        feeds = {feed["name"] for feed in self.applied.feeds}
+        assert shown == self.feeds_shown | feeds | {feed for _, feed, _ in watched.values()}
+        self.feeds_shown = shown
 
     def known_finished(self) -> dict[str, bool]:
         """Give the batches that are known to be finished, and whether their details are known."""
