@@ -201,12 +201,12 @@ def is_anything_broken_now() -> list[Builder[Panel]]:
             About(
                 number=8,
                 title="Overdue feeds",
-                description="Feeds without an accepted batch within the expected interval plus grace. Alert: "
+                description="Feeds without an accepted batch by the time that it was due, grace included. Alert: "
                 "FeedStale.",
                 unit="none",
                 no_value="nothing is expected",
             ),
-            count(expressions.OVERDUE, among=expressions.EXPECTED),
+            count(expressions.OVERDUE, among=expressions.GRACE),
         ),
         table_panel(
             About(
@@ -336,10 +336,10 @@ def are_the_feeds_fresh() -> list[Builder[Panel]]:
             About(
                 number=20,
                 title="Feeds",
-                description="When a batch of the feed was last accepted, and what the config of the exporter expects. "
-                "Stale: nothing was accepted for longer than interval and grace, which is the alert FeedStale. Too "
+                description="When a batch of the feed was last accepted, and when the next one is due, grace included. "
+                "Stale: nothing was accepted by then, which is the alert FeedStale. Too "
                 "small: accepted batches with fewer records than min_records, which is the alert FeedTooFewRecords. "
-                "Nothing accepted yet is the alert FeedNeverAccepted, once that has lasted as long.",
+                "Nothing accepted yet is the alert FeedNeverAccepted, once the first batch is overdue.",
                 unit="s",
                 no_value="no feed is configured",
                 width=14,
@@ -348,8 +348,8 @@ def are_the_feeds_fresh() -> list[Builder[Panel]]:
             {
                 "state": expressions.FRESHNESS,
                 "accepted": f"time() - ({expressions.LAST_ACCEPTED} > 0)",
-                "expected": expressions.EXPECTED,
-                "grace": feed("grace_seconds"),
+                "due": f"1000 * {expressions.DUE}",
+                "grace": expressions.GRACE,
                 "small": expressions.TOO_SMALL,
                 "least": feed("min_records"),
                 "tolerated": feed("max_failed_ratio"),
@@ -358,7 +358,7 @@ def are_the_feeds_fresh() -> list[Builder[Panel]]:
                 Column(source="feed", title="Feed"),
                 Column(source="Value #state", title="State", properties=_in_words(FRESHNESS)),
                 Column(source="Value #accepted", title="Last accepted, ago", properties={"decimals": 1}),
-                Column(source="Value #expected", title="Expected every"),
+                Column(source="Value #due", title="Due", properties={"unit": "dateTimeFromNow"}),
                 Column(source="Value #grace", title="Grace"),
                 Column(
                     source="Value #small",
@@ -378,8 +378,8 @@ def are_the_feeds_fresh() -> list[Builder[Panel]]:
             About(
                 number=21,
                 title="Share of the allowed time that has passed",
-                description="Time since the feed's last accepted batch, as a share of interval and grace. It falls "
-                "when a batch is accepted. Above 100 % the feed is stale.",
+                description="Time since the feed's last accepted batch, as a share of the time that the next one has, "
+                "grace included. It falls when a batch is accepted. Above 100 % the feed is stale.",
                 unit="percentunit",
                 no_value="nothing is expected of a feed, or nothing was accepted yet",
                 width=10,

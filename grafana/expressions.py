@@ -21,7 +21,7 @@ FAILURES_COUNT_FOR: Final = 7 * 86400
 NOT_READ: Final = max(STATUS_CODES.values()) + 1
 # More rows cannot be distinguished on a screen.
 TIMELINE_ROWS: Final = 30
-# After a restart the exporter has to find the newest accepted batches again. Until then Prometheus remembers.
+# After a restart the exporter has to read everything again. Until then Prometheus remembers.
 FEED_MEMORY: Final = "7d"
 # A batch that finished counts in the graphs even if it was read only this much later.
 READ_WITHIN: Final = "5m"
@@ -119,21 +119,23 @@ def chosen(expression: str) -> str:
     return f"({expression}) {_IS_CHOSEN}"
 
 
-# With the feeds a replica that was restarted knows less, and of two organisations the worse one counts.
-_LAST_ACCEPTED_SERIES: Final = (
-    "max without (instance, pod, endpoint, container) "
-    f"(max_over_time(sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}[{FEED_MEMORY}]))"
-)
-LAST_ACCEPTED: Final = f"(min by (feed) ({_LAST_ACCEPTED_SERIES}) and {feed('max_failed_ratio')})"
-EXPECTED: Final = feed("expected_interval_seconds")
-ALLOWED: Final = f"({EXPECTED} + {feed('grace_seconds')})"
-OVERDUE: Final = f"time() - ({LAST_ACCEPTED} > 0) > {ALLOWED}"
+def _of_feeds(series: str) -> str:
+    """Give one value for each feed. A restarted replica knows less; of two organisations the worse one counts."""
+    return f"min by (feed) (max without (instance, pod, endpoint, container) ({series}))"
+
+
+_LAST_ACCEPTED: Final = f"max_over_time(sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}[{FEED_MEMORY}])"
+LAST_ACCEPTED: Final = f"({_of_feeds(_LAST_ACCEPTED)} and {feed('max_failed_ratio')})"
+# Only a feed of which something is expected has a grace.
+GRACE: Final = feed("grace_seconds")
+_DUE: Final = f'sitecore_cdp_feed_due_timestamp_seconds{{{FEED}, of="accepted"}}'
+DUE: Final = f"(({_of_feeds(_DUE)} or {_of_feeds(f'last_over_time({_DUE}[{FEED_MEMORY}])')}) and {GRACE})"
+OVERDUE: Final = f"{DUE} < time() and {LAST_ACCEPTED} > 0"
 # 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted.
 FRESHNESS: Final = (
-    f"(time() - {LAST_ACCEPTED} > bool {EXPECTED}) + (time() - {LAST_ACCEPTED} > bool {ALLOWED})"
-    f" + ({LAST_ACCEPTED} == bool 0)"
+    f"3 + 0 * ({LAST_ACCEPTED} == 0) and {GRACE} or (({DUE} - {GRACE}) < bool time()) + ({DUE} < bool time())"
 )
-SHARE_OF_ALLOWED_TIME: Final = f"(time() - ({LAST_ACCEPTED} > 0)) / {ALLOWED}"
+SHARE_OF_ALLOWED_TIME: Final = f"(time() - ({LAST_ACCEPTED} > 0)) / ({DUE} - {LAST_ACCEPTED})"
 TOO_SMALL: Final = (
     f"count by (feed) (({batch('total_records', by='feed, ref', where=FEED)}"
     f" < on (feed) group_left () {feed('min_records')})"

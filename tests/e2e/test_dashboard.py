@@ -35,7 +35,12 @@ FEEDS: list[dict[str, Any]] = [
         "max_failed_ratio": 0.01,
     },
     {"name": "orders", "expect_success_every": "1h", "labels": {"team": "sales"}},
-    {"name": "products", "ref_prefix": "6b1d3a0f", "next_success_resolves": True},
+    {
+        "name": "products",
+        "ref_prefix": "6b1d3a0f",
+        "next_success_resolves": True,
+        "expect_success_by": {"time": "23:30", "timezone": "Europe/Berlin"},
+    },
 ]
 
 
@@ -265,14 +270,14 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
     ("Times and files", "polled"): ({"ref"}, READ_BATCHES),
     ("Times and files", "size"): ({"ref"}, (len(FINISHED), len(READ), len(READ))),
     ("Times and files", "log"): ({"ref"}, (len(FINISHED), len(READ), len(READ))),
-    ("Feeds", "state"): ({"feed"}, (2, 2, 2)),
+    ("Feeds", "state"): ({"feed"}, (3, 3, 3)),
     ("Feeds", "accepted"): ({"feed"}, (2, 2, 2)),
-    ("Feeds", "expected"): ({"feed"}, (2, 2, 2)),
-    ("Feeds", "grace"): ({"feed"}, (2, 2, 2)),
+    ("Feeds", "due"): ({"feed"}, (3, 3, 3)),
+    ("Feeds", "grace"): ({"feed"}, (3, 3, 3)),
     ("Feeds", "small"): ({"feed"}, (3, 3, 3)),
     ("Feeds", "least"): ({"feed"}, (3, 3, 3)),
     ("Feeds", "tolerated"): ({"feed"}, (3, 3, 3)),
-    ("Share of the allowed time that has passed", "A"): ({"feed"}, ONE),
+    ("Share of the allowed time that has passed", "A"): ({"feed"}, (2, 2, 2)),
     ("States of the 30 newest batches", "A"): ({"feed", "ref"}, (len(DISCOVERED), len(LISTED), len(LISTED))),
     ("Watched batches by status", "A"): ({"status"}, (6, 7, 7)),
     ("Watched batches by status", "B"): (set(), (0, 1, 1)),
@@ -426,7 +431,7 @@ def test_alerts_that_fire_are_listed_and_those_without_labels_always(
 
 def test_the_feeds_are_fresh_or_not_by_what_is_expected_of_them(prometheus: PrometheusServer) -> None:
     found = evaluation(prometheus, job=["listing"])
-    assert found.rows("Feeds", "state", "feed") == {GUESTS: 0, "orders": 3}
+    assert found.rows("Feeds", "state", "feed") == {GUESTS: 0, "orders": 3, "products": 0}
     assert found.rows("Feeds", "small", "feed") == {GUESTS: 2, "orders": 0, "products": 0}
     assert found.rows("Feeds", "accepted", "feed").keys() == {GUESTS, "products"}
 

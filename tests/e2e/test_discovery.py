@@ -35,6 +35,7 @@ OVERDUE, UNSOLVED, TOO_SMALL = re.findall(
     r"(?s)\S.*?(?=\n\n|$)",
     re.findall(r"(?s)```promql\n(.*?)\n```", (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))[0],
 )
+DUE = 'sitecore_cdp_feed_due_timestamp_seconds{of="accepted"}'
 
 
 @pytest.fixture
@@ -84,7 +85,10 @@ def test_a_batch_that_nobody_listed_fails_is_superseded_and_ages_out(
     prometheus = its_prometheus
     failed, accepted = (PREFIX + str(uuid4())[8:] for _ in range(2))
     prometheus.wait_for_query('sitecore_cdp_batches{status="error"} == 0')
-    assert len(prometheus.query(OVERDUE)) == 1
+    # It was just added, so it has its time, and is overdue after that.
+    [(_, due)] = prometheus.query(DUE)
+    assert prometheus.query(OVERDUE) == []
+    assert len(prometheus.query(OVERDUE.replace("time()", f"{due + 1}"))) == 1
     start = time.time()
 
     upload = upload_command(fast_sandbox.base_url, failed, batch_file(tmp_path, good=9, bad=3))
@@ -100,6 +104,8 @@ def test_a_batch_that_nobody_listed_fails_is_superseded_and_ages_out(
     assert subprocess.run(upload, capture_output=True, check=False).returncode == 0
     prometheus.wait_for_query(f'sitecore_cdp_batch_superseded{{ref="{failed}"}} == 1')
     prometheus.wait_for_query(f'sitecore_cdp_batch_accepted{{ref="{accepted}"}} == 1')
+    [(_, due_later)] = prometheus.query(DUE)
+    assert due_later > due
     assert prometheus.query(OVERDUE) == []
     assert prometheus.query(UNSOLVED) == []
     assert refs(prometheus, TOO_SMALL) == [accepted]

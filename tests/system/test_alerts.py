@@ -141,7 +141,7 @@ def test_what_names_a_process_is_left_out_as_a_whole() -> None:
         for names in re.findall(r"\bwithout \((instance[^)]*)\)", rule["expr"])
     }
     process = {"instance", "pod", "endpoint", "container"}
-    assert lists == {frozenset(process), frozenset({*process, "reason"})}
+    assert lists == {frozenset(process), frozenset({*process, "reason"}), frozenset({*process, "of"})}
 
 
 def test_every_threshold_stands_once() -> None:
