@@ -195,7 +195,7 @@ def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("far_from_utc")
 @pytest.mark.parametrize("text", ["2025-04-24T08:33:00", "2025-04-24T08:33:00Z", "2025-04-24T10:33:00+02:00"])
-def test_a_time_without_an_offset_is_utc_wherever_the_machine_stands(text: str) -> None:
+def test_a_time_without_an_offset_is_utc_in_any_time_zone(text: str) -> None:
     assert parse(with_field("createdAt", text)).created == 1745483580
 
 
@@ -324,7 +324,9 @@ def test_any_bytes_are_a_batch_or_malformed(body: bytes) -> None:
         max_size=3,
     )
 )
-def test_any_value_in_any_field_gives_a_sound_batch_or_names_the_field(changes: list[tuple[str, object]]) -> None:
+def test_any_value_in_any_field_results_in_a_valid_batch_or_an_error_that_names_the_field(
+    changes: list[tuple[str, object]],
+) -> None:
     document = with_field("href", "")
     for path, value in changes:
         *parents, name = path.split(".")

@@ -58,7 +58,7 @@ def test_a_batch_is_read(api_sandbox: Sandbox, new_client: NewClient) -> None:
         ("inspect", "/v2/batches/inspect/", BatchStatus.FILE_UPLOADED),
     ],
 )
-def test_a_request_says_who_asks_for_what(
+def test_a_request_names_its_client_and_what_it_accepts(
     api_sandbox: Sandbox, new_client: NewClient, endpoint: str, path: str, status: BatchStatus
 ) -> None:
     api_sandbox.put_batch(REF, status="file_uploaded")
@@ -164,7 +164,7 @@ def test_a_redirect_to_the_same_host_is_not_followed(api_sandbox: Sandbox, new_c
 
 
 @pytest.mark.parametrize("location", ["", "//", "http://[", "http://\xff\xfe/", "http://", ":", "ftp://x/", "\x00"])
-def test_a_redirect_to_nowhere_is_a_status_like_others(new_client: NewClient, location: str) -> None:
+def test_a_redirect_without_a_target_is_a_status_like_others(new_client: NewClient, location: str) -> None:
     head = f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n"
     with answering(head.encode("latin-1")) as server:
         client = new_client(server.url)
@@ -400,7 +400,7 @@ def test_a_closed_client_can_be_used_but_keeps_no_connection(api_sandbox: Sandbo
     wait_until(lambda: api_sandbox.open_connections == 0)
 
 
-def test_closing_lets_the_requests_under_way_end(api_sandbox: Sandbox, new_client: NewClient) -> None:
+def test_closing_lets_requests_in_flight_finish(api_sandbox: Sandbox, new_client: NewClient) -> None:
     client = new_client(api_sandbox.base_url)
     api_sandbox.set_fault(faults.Hang())
     with ThreadPoolExecutor() as executor:

@@ -71,7 +71,7 @@ INTERIM = {
 
 
 @pytest.mark.parametrize("interim", [*([each] for each in INTERIM), ["100", "103", "102", "102"]], ids="-".join)
-def test_an_interim_answer_is_not_taken_for_the_answer(new_client: NewClient, interim: list[str]) -> None:
+def test_an_interim_response_is_not_mistaken_for_the_answer(new_client: NewClient, interim: list[str]) -> None:
     with Answers(lambda ref: [*(INTERIM[each] for each in interim), reply(ref, named=True)]) as server:
         client = new_client(server.url)
         assert sizes(client, REFS) == [*range(8)]
@@ -246,12 +246,12 @@ def test_a_404_that_is_not_whole_is_the_last_of_its_connection(new_client: NewCl
     ],
 )
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
-def test_an_answer_whose_end_is_a_matter_of_opinion_is_refused(new_client: NewClient, status: str, head: str) -> None:
+def test_an_answer_with_ambiguous_framing_is_refused(new_client: NewClient, status: str, head: str) -> None:
     with answering(f"HTTP/1.1 {status}\r\n{head}\r\n\r\n{{}}".encode()) as server:
         new_client(server.url).fail(Reason.BAD_RESPONSE)
 
 
-def test_an_answer_for_another_batch_is_asked_for_once_more_on_a_fresh_connection(new_client: NewClient) -> None:
+def test_an_answer_for_another_batch_is_retried_once_on_a_new_connection(new_client: NewClient) -> None:
     """The first connection is one answer behind from its second request on."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

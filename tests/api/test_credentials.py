@@ -32,7 +32,7 @@ def credentials_error(client: Client) -> str:
     return f"{caught.value}"
 
 
-def test_credentials_stand_in_the_config_or_else_in_the_environment(new_client: NewClient) -> None:
+def test_credentials_come_from_the_config_or_else_the_environment(new_client: NewClient) -> None:
     environ = {USERNAME_VARIABLE: "other", PASSWORD_VARIABLE: API_TOKEN}
     inline = BasicAuth(username=SecretStr(CLIENT_KEY))
     assert basic_auth(new_client(URL, environ=environ, basic_auth=inline)) == (CLIENT_KEY, API_TOKEN)
@@ -99,7 +99,7 @@ def test_an_invisible_character_at_the_end_of_a_secret_in_the_config_is_named(ne
     assert error == "api.basic_auth.password ends with an invisible character: U+200B ZERO WIDTH SPACE"
 
 
-def test_all_that_is_missing_is_named_at_once(new_client: NewClient, tmp_path: Path) -> None:
+def test_everything_missing_is_named_at_once(new_client: NewClient, tmp_path: Path) -> None:
     no_username = (
         f"there is no username: set api.basic_auth.username_file or the environment variable {USERNAME_VARIABLE}"
     )

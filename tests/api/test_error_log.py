@@ -178,7 +178,7 @@ def test_a_line_that_is_too_long_is_left_out(step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, 100, 1 << 20])
-def test_a_line_of_just_the_bound_counts(step: int) -> None:
+def test_a_line_of_exactly_the_maximum_length_counts(step: int) -> None:
     log = GOOD * 2 + line("404")
     chunks = [log[at : at + step] for at in range(0, len(log), step)]
     whole = ErrorLog({RecordCause.VALIDATION: 2, RecordCause.NOT_FOUND: 1})
@@ -204,7 +204,7 @@ def test_what_was_counted_when_the_time_is_over_stands() -> None:
     assert 0 < counted.records[RecordCause.VALIDATION] < 100
 
 
-def test_a_log_that_drips_is_counted_up_to_where_it_came() -> None:
+def test_a_log_that_drips_is_counted_as_far_as_it_was_received() -> None:
     def drip() -> Iterator[bytes]:
         yield GOOD
         raise TimeoutError
@@ -217,7 +217,7 @@ def test_without_one_record_in_time_there_is_no_log() -> None:
         count_causes([b"{\n"] * 100, check_time=Clock(looks=10))
 
 
-def test_a_connection_that_breaks_is_not_taken_for_the_end() -> None:
+def test_a_broken_connection_is_not_mistaken_for_the_end_of_the_answer() -> None:
     def cut() -> Iterator[bytes]:
         yield gzip.compress(GOOD)[:-9]
         raise ConnectionResetError

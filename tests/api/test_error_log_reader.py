@@ -60,7 +60,7 @@ def reader(base_url: str, hosts: tuple[str, ...] = (BUCKET,), **api: Any) -> Err
 # What comes of an answer.
 
 
-def test_a_log_is_asked_for_by_its_url_alone() -> None:
+def test_a_log_is_requested_without_credentials() -> None:
     server = answering(reply(LOG))
     assert read_from(server) == ONE
     (head,) = server.heads
@@ -193,7 +193,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     ],
     ids=" ".join,
 )
-def test_a_name_that_resolves_to_a_private_address_is_not_asked(
+def test_a_host_that_resolves_to_a_private_address_is_not_contacted(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     def connect(*_: object) -> None:
@@ -277,9 +277,7 @@ def test_a_ca_file_that_cannot_be_read_is_a_tls_error(tmp_path: Path) -> None:
         assert read(job("https://127.0.0.1/", ca_files=[f"{tmp_path / name}"])) is Reason.TLS
 
 
-def test_a_proxy_connects_whatever_the_name_resolves_to(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_behind_a_proxy_the_name_is_not_resolved(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[str] = []
     getaddrinfo = socket.getaddrinfo
 
@@ -393,7 +391,7 @@ def test_stopping_ends_the_child_and_begins_no_other() -> None:
         assert server.connections == 1
 
 
-def test_a_child_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error_log_reader, "MAX_SECONDS", 3.0)
     with Hanging() as server:
         found = read_by_child(server)
@@ -404,7 +402,7 @@ def test_a_child_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("executable", ["/nonexistent/python", "/bin/false"])
-def test_a_child_that_cannot_work_is_a_fault_of_the_exporter(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
+def test_a_child_that_cannot_work_is_an_internal_failure(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     found = reader("http://127.0.0.1:7").read(LogUrl("http://127.0.0.1:7/"))
     assert found is not None

@@ -81,7 +81,7 @@ def test_a_log_is_on_this_machine_only_if_the_api_is(url: str) -> None:
     "url",
     ["http://key@127.0.0.1/log.gz", "ftp://127.0.0.1/log.gz", "http://169.254.169.254/log.gz", "http://10.0.0.1/"],
 )
-def test_an_api_on_this_machine_opens_no_other_door(url: str) -> None:
+def test_a_local_api_does_not_allow_other_private_addresses(url: str) -> None:
     assert not LogUrl(url).may_be_used(HOSTS, LOOPBACK)
 
 

@@ -31,7 +31,7 @@ def test_a_status_other_than_200_has_a_reason(status: int, reason: Reason) -> No
     assert (error.reason, error.status, error.retry_after, f"{error}") == (reason, status, 7.0, f"HTTP status {status}")
 
 
-def test_an_error_without_words_gives_its_reason() -> None:
+def test_an_error_without_a_message_shows_its_reason() -> None:
     error = PollError(Reason.TIMEOUT)
     assert (f"{error}", error.status, error.retry_after) == ("timeout", None, None)
 

@@ -108,7 +108,7 @@ def test_a_name_without_an_address_is_a_failed_connection(new_client: NewClient,
     assert client.requests() == {"error": 1}
 
 
-def test_a_look_up_that_could_not_start_does_not_stand_in_the_way_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_that_could_not_start_does_not_block_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more_threads(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

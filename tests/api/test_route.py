@@ -191,7 +191,7 @@ def test_tls_requests_go_through_a_tunnel_and_neither_side_sees_the_credentials_
     assert len({request.peer_port for request in tls_sandbox.requests}) == 1
 
 
-def test_a_proxy_may_speak_tls_itself(tls_sandbox: Sandbox, new_client: NewClient, certificates: Certificates) -> None:
+def test_a_proxy_may_use_tls(tls_sandbox: Sandbox, new_client: NewClient, certificates: Certificates) -> None:
     with Proxy(ssl_context=certificates.server()) as proxy:
         client = new_client(tls_sandbox.base_url, proxy_url=proxy_url(proxy), tls_config=certificates.trusted())
         assert client.read() == client.read()
@@ -305,7 +305,7 @@ def test_a_slow_proxy_and_a_slow_server_share_one_timeout(
 
 
 @pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "https://proxy.example"])
-def test_a_proxy_before_plain_http_is_a_mistake_of_the_config(tmp_path: Path, proxy: str) -> None:
+def test_a_proxy_with_plain_http_is_a_config_error(tmp_path: Path, proxy: str) -> None:
     config = tmp_path / "config.yaml"
     for base_url in ("http://localhost:8080", "HTTP://127.0.0.1", "http://[::1]:8080/gateway"):
         config.write_text(f"api:\n  base_url: {base_url}\n  proxy_url: {proxy}\nbatches: []\n")

@@ -168,7 +168,7 @@ def test_secrets_are_found_by_the_check_for_them() -> None:
             assert_no_secret(f"an error with {secret} in it")
 
 
-def test_an_answer_in_the_pool_is_not_taken_for_the_next(new_client: NewClient) -> None:
+def test_a_stale_answer_in_the_pool_is_not_mistaken_for_the_next(new_client: NewClient) -> None:
     with answering(OK + OK.replace(b"processing", b"corrupted"), OK) as server:
         client = new_client(server.url)
         client.read()

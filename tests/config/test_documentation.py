@@ -10,23 +10,11 @@ import yaml
 
 from sitecore_cdp_exporter.config.model import MAX_FILE_BYTES, ConfigError, load_config
 from sitecore_cdp_exporter.config.names import RESERVED_LABELS
+from tests.config.schema import SECTIONS
 from tests.watch.test_batch_file import read_batch_file
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "configuration.md").read_text()
-SCHEMA = json.loads((ROOT / "config.schema.json").read_text())
-SECTIONS = {
-    "": SCHEMA,
-    "api.": SCHEMA["$defs"]["ApiConfig"],
-    "api.basic_auth.": SCHEMA["$defs"]["BasicAuth"],
-    "api.tls_config.": SCHEMA["$defs"]["TlsConfig"],
-    "batches[].": SCHEMA["$defs"]["WatchedBatch"],
-    "retention.": SCHEMA["$defs"]["Retention"],
-    "discovery.": SCHEMA["$defs"]["Discovery"],
-    "feeds[].": SCHEMA["$defs"]["FeedConfig"],
-    "feeds[].expect_success_by.": SCHEMA["$defs"]["Calendar"],
-    "error_logs.": SCHEMA["$defs"]["ErrorLogs"],
-}
 # What an item of a list needs at least.
 LIST_ITEMS = {"batches": {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"}, "feeds": {"name": "nightly-guests"}}
 # What a section needs at least.

@@ -120,7 +120,7 @@ def test_waiting_returns_after_a_look_that_started_later() -> None:
         assert all(each.result() for each in waiting)
 
 
-def test_a_look_that_raises_is_logged_and_the_next_one_is_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_look_that_raises_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
     looks = []
 
     def fail() -> None:

@@ -406,7 +406,7 @@ def test_a_base_url_with_v2_in_another_name_is_taken(url: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("timeout", ["1ms", "2m", "120s", "1m60s"])
-def test_a_timeout_within_its_bounds_is_taken(timeout: str, tmp_path: Path) -> None:
+def test_a_timeout_within_its_bounds_is_accepted(timeout: str, tmp_path: Path) -> None:
     assert 0 < load(f"{API}  timeout: {timeout}\n", tmp_path).api.timeout <= 120
 
 
@@ -415,7 +415,7 @@ def test_an_interval_may_be_as_short_as_a_drill_needs(tmp_path: Path) -> None:
     assert config.feeds[0].expect_success_every == 0.001
 
 
-def test_a_calendar_is_every_day_in_utc_unless_told_so(tmp_path: Path) -> None:
+def test_a_calendar_is_every_day_in_utc_by_default(tmp_path: Path) -> None:
     config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: '00:05', except: }}}}]\n", tmp_path)
     assert config.feeds[0].expect_success_by == Calendar.model_validate(
         {
@@ -446,7 +446,7 @@ def test_time_zones_are_known_where_the_system_has_none() -> None:
     assert done.stdout == "Europe/Berlin\n"
 
 
-def test_code_gives_durations_in_seconds() -> None:
+def test_code_may_pass_durations_in_seconds() -> None:
     assert ApiConfig(base_url=BASE_URL, timeout=0.25).timeout == 0.25
     with pytest.raises(ValidationError):
         ApiConfig(base_url=BASE_URL, timeout=121.0)
@@ -508,7 +508,7 @@ def test_another_base_url_is_refused(base_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["team", "T", "_", "a1", "_1", "team_", "refs", "x__"])
-def test_a_label_name_of_prometheus_is_taken(name: str, tmp_path: Path) -> None:
+def test_a_label_name_of_prometheus_is_accepted(name: str, tmp_path: Path) -> None:
     (batch,) = load(f"{API}batches:\n  - {{ref: {REF}, labels: {{{name}: x}}}}\n", tmp_path).batches
     assert batch.labels == {name: "x"}
 

@@ -123,7 +123,7 @@ def test_a_hanging_disk_delays_nobody_beyond_their_timeout(
     assert exporter.hosts == ["https://other.example"]
 
 
-def test_a_config_without_a_file_is_never_looked_at(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_without_a_file_is_never_reloaded(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     reloader = Reloader("config", None, exporter.load)
     monkeypatch.setattr(threading.Thread, "start", pytest.fail)
     reloader.reload_if_changed()

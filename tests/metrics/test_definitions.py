@@ -250,7 +250,7 @@ def test_a_list_that_cannot_be_read_has_a_reason_and_no_totals() -> None:
     assert "sitecore_cdp_batches" not in samples
 
 
-def test_a_feed_says_what_is_expected_of_it() -> None:
+def test_a_feed_shows_what_is_expected_of_it() -> None:
     guests = FeedConfig.model_validate(
         {
             "name": "nightly-guests",

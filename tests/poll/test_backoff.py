@@ -150,7 +150,7 @@ class TestAnApiInTrouble:
         backoff.pause(5)
         assert not backoff.allows(OLD, 6.9)
 
-    def test_a_refusal_meanwhile_has_its_own_pace(self, backoff: Backoff) -> None:
+    def test_a_refusal_during_an_outage_is_retried_at_its_own_interval(self, backoff: Backoff) -> None:
         backoff.pause(0)
         backoff.record(OLD, PollError.of_status(401), 1)
         assert not backoff.allows(OLD, 60)

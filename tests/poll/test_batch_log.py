@@ -73,7 +73,7 @@ class TestLog:
             poll(poller, clock)
         assert len(caplog.records) == MAX_LOGGED + 1
 
-    def test_a_poll_logs_a_few_batches_and_not_thousands(
+    def test_a_poll_logs_a_bounded_number_of_batches(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         watch(watchlist, *range(300))

@@ -70,7 +70,7 @@ def test_an_upload_is_expired_once_its_url_is(batch: Batch, expiry: float) -> No
     assert cause(batch, at=expiry) is FailureCause.UPLOAD_EXPIRED
 
 
-def test_an_upload_is_never_expired_where_an_uploaded_file_shows_as_uploading() -> None:
+def test_an_upload_does_not_expire_if_the_endpoint_shows_queued_files_as_uploading() -> None:
     assert cause(replace(UPLOADING, upload_expiry=CREATED), at=CREATED + 1e6, tells_uploaded=False) is None
 
 

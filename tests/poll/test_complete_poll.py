@@ -150,7 +150,7 @@ def test_a_stopped_exporter_has_not_polled_everything(
     assert scrape.result().complete_poll is None
 
 
-def test_a_probe_says_nothing_of_the_watch_list(api: FakeApi, clock: Clock) -> None:
+def test_a_probe_has_no_metrics_of_the_watch_list(api: FakeApi, clock: Clock) -> None:
     machine = Machine(api, clock, batches=[ref(1)])
     assert machine.poller.probe(ref(1), clock.now + 10).complete_poll is None
 
@@ -250,7 +250,7 @@ class TestDue:
         for _ in range(2):
             assert [state.due for state in machine.poll(300).feeds] == [known_at_the_start, added]
 
-    def test_another_expectation_begins_anew(self, api: FakeApi, clock: Clock) -> None:
+    def test_another_expectation_starts_over(self, api: FakeApi, clock: Clock) -> None:
         machine = Machine(api, clock, feeds=[HOURLY])
         machine.poll(2 * HOUR)
         by_the_clock = {"name": "hourly", "expect_success_by": {"time": "15:00"}}

@@ -100,7 +100,7 @@ def test_a_quiet_list_is_read_with_few_requests(unfinished: int, finished: int, 
     assert discovery.totals[BatchStatus.SUCCESS] == finished
 
 
-def test_before_a_list_was_read_nothing_is_said_of_it() -> None:
+def test_before_the_list_was_read_it_has_no_samples() -> None:
     discovery = Discovery()
     assert (discovery.known, discovery.seen_unfinished, discovery.take_changed()) == ({}, {}, [])
     assert (discovery.unreadable, discovery.revision) == (0, 0)
@@ -458,7 +458,7 @@ def test_a_list_that_is_cut_among_the_unfinished_is_read_in_the_same_order_again
     assert discovery.begin(0) == [PageRequest(UNFINISHED, 0)]
 
 
-def test_a_page_that_comes_late_serves_the_walk_once() -> None:
+def test_a_late_page_counts_once() -> None:
     server = Server([listed(number) for number in range(250)])
     discovery = Discovery()
     late, last = cut(discovery, server, requests=2)
@@ -591,7 +591,7 @@ def test_a_server_that_repeats_a_page_has_a_problem_and_the_walk_ends(
     assert len(discovery.known) == largest_page
 
 
-def test_a_list_of_garbage_ends() -> None:
+def test_reading_a_garbage_list_ends() -> None:
     discovery = Discovery()
     requests = discovery.begin(0)
     pages = 0
@@ -652,7 +652,7 @@ def test_a_first_page_that_is_empty_although_the_count_says_otherwise_is_a_probl
         (counting(lambda count: count and count + 3), "totalCount is 8, but the pages show 5 batches"),
     ],
 )
-def test_a_problem_is_said_in_words_that_help(lie: Callable[[PageRequest, BatchPage], BatchPage], problem: str) -> None:
+def test_a_problem_names_what_does_not_add_up(lie: Callable[[PageRequest, BatchPage], BatchPage], problem: str) -> None:
     server = Liar([listed(number) for number in range(5)], lie)
     server.largest_page = 2 if "nothing but" in problem else 100
     discovery = Discovery()
@@ -697,7 +697,7 @@ def test_an_unfinished_batch_of_an_unknown_status_does_not_cost_a_walk_at_each_p
     assert known(discovery)[ref(1000)] is BatchStatus.UNKNOWN
 
 
-def test_a_count_that_no_organisation_can_have_becomes_no_requests() -> None:
+def test_an_impossible_count_causes_no_requests() -> None:
     discovery = Discovery()
     (request,) = discovery.begin(0)
     batches = tuple(listed(number, BatchStatus.PROCESSING) for number in range(100))

@@ -176,7 +176,7 @@ def test_the_first_of_two_times_is_not_yet_late() -> None:
         assert due(feed, at("2026-10-25 02:20", fold=fold), KNOWN) == at("2026-10-26 02:30")
 
 
-def test_a_date_that_a_zone_skipped_is_no_second_deadline() -> None:
+def test_a_date_that_a_zone_skipped_is_not_a_second_deadline() -> None:
     # Samoa went from 29 to 31 December 2011.
     feed = nightly(timezone="Pacific/Apia", window=HOUR)
     last = at("2011-12-31 23:00", "Pacific/Apia")

@@ -178,7 +178,7 @@ def test_a_host_that_is_not_allowed_is_tried_again_only_by_another_config() -> N
     assert (logs.wanted(), state.failure) == ([ref(1)], None)
 
 
-def test_a_url_that_has_waited_too_long_is_asked_for_again() -> None:
+def test_a_url_that_has_waited_too_long_is_fetched_again() -> None:
     logs = Logs()
     logs.answer(failed(1))
     logs.now += MAX_AGE_OF_A_URL + 1
@@ -198,7 +198,7 @@ def test_an_interrupted_reading_does_not_count_as_an_attempt() -> None:
     assert logs.wanted() == [ref(1)]
 
 
-def test_a_batch_that_refuses_to_name_its_log_is_not_asked_in_every_scrape() -> None:
+def test_a_batch_whose_log_url_is_refused_is_not_polled_in_every_scrape() -> None:
     logs = Logs()
     state = logs.answer(failed(1), url=False)
     for seconds in (*SECONDS_TO_RETRIES, HOUR):

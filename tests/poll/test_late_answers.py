@@ -104,7 +104,7 @@ class TestLateAnswers:
         self.too_late(Scrape(background, clock, poller.poll), api)
         assert failures(self.too_late(Scrape(background, clock, poller.poll), api)) == [shown]
 
-    def test_a_scrape_that_left_its_poll_early_is_not_left_out(
+    def test_a_scrape_that_left_its_poll_early_gets_the_late_answer(
         self, poller: Poller, api: FakeApi, clock: Clock, hold: Hold
     ) -> None:
         patient = hold(poller.poll, 1)

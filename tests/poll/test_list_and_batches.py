@@ -166,7 +166,7 @@ class TestListAndBatchDisagree:
         (state,) = poller.probe(key, clock.now + MAX_WAIT).batches
         assert (state.reading, state.failure) == (None, Reason.SERVER_ERROR)
 
-    def test_a_batch_that_is_finished_in_the_list_only_is_asked_until_both_agree(
+    def test_a_batch_that_is_finished_only_in_the_list_is_polled_until_both_agree(
         self, api: FakeApi, clock: Clock
     ) -> None:
         poller = make_poller(api, clock)
@@ -197,9 +197,7 @@ class TestListAndBatchDisagree:
         poll(poller, clock)
         assert api.take_asked() == [], "the two agree"
 
-    def test_a_batch_that_finishes_while_the_list_is_broken_is_asked_no_more_than_it_must(
-        self, api: FakeApi, clock: Clock
-    ) -> None:
+    def test_a_batch_that_finishes_while_the_list_is_broken_is_polled_once(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         key = put(api, 1, BatchStatus.PROCESSING)
         poll(poller, clock)
@@ -320,7 +318,7 @@ class TestFeedsAfterARestart:
 
 
 class TestEdges:
-    def test_a_ref_in_another_case_is_asked_for_as_the_api_writes_it(self, api: FakeApi, clock: Clock) -> None:
+    def test_a_ref_is_requested_in_the_case_that_the_api_uses(self, api: FakeApi, clock: Clock) -> None:
         key = put(api, 0xABC)
         lists = Lists()
         lists.replace([WatchedBatch(ref=key.title())])

@@ -60,7 +60,7 @@ def test_a_log_is_read_after_the_answer_that_names_it(
     assert api.asked.count(ref(1)) == 1
 
 
-def test_a_scrape_waits_for_no_log(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
+def test_a_scrape_does_not_wait_for_logs(poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
     watch_failed(api, watchlist, 1)
     api.logs[ref(1)] = LogReading(READ)
     api.logs_open.clear()
@@ -173,7 +173,7 @@ def test_a_probed_batch_has_its_log_read_too(poller: Poller, api: FakeApi, clock
     assert state.error_log == READ
 
 
-def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
+def test_a_batch_that_has_aged_out_is_not_polled_for_its_log_in_every_scrape(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
     watch_failed(api, watchlist, 1)
@@ -189,7 +189,7 @@ def test_a_batch_that_has_aged_out_is_not_asked_for_its_log_in_every_scrape(
     assert state.reading is not None
 
 
-def test_a_reload_breaks_a_reading_off_and_restarts_it(
+def test_a_reload_interrupts_a_reading_and_restarts_it(
     poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
 ) -> None:
     watch_failed(api, watchlist, 1)

@@ -33,7 +33,7 @@ from tests.poll.polling import (
 
 
 class TestWhatIsAsked:
-    def test_an_unfinished_batch_is_asked_in_every_poll(
+    def test_an_unfinished_batch_is_polled_every_time(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1)
@@ -131,7 +131,7 @@ class TestRechecks:
         clock.now += DAY
         return poller
 
-    def test_a_finished_batch_is_asked_again_after_its_interval(self, due: Poller, api: FakeApi, clock: Clock) -> None:
+    def test_a_finished_batch_is_polled_again_after_its_interval(self, due: Poller, api: FakeApi, clock: Clock) -> None:
         poll(due, clock)
         clock.now += DAY - 1
         api.take_asked()
@@ -158,7 +158,9 @@ class TestRechecks:
         assert not any(asked[:47])
         assert [len(refs) for refs in asked if refs] == [1] * 16
 
-    def test_an_interval_of_zero_asks_in_every_poll(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
+    def test_with_an_interval_of_zero_every_poll_requests_a_finished_batch(
+        self, api: FakeApi, watchlist: Lists, clock: Clock
+    ) -> None:
         poller = make_poller(api, watchlist, clock, recheck_finished=0)
         watch(watchlist, 1)
         api.answer(BatchStatus.SUCCESS, 1)
@@ -176,7 +178,7 @@ class TestRechecks:
             assert snapshot.api_up is False
         assert api.take_asked() == [ref(1), ref(1)]
 
-    def test_a_finished_batch_that_has_aged_out_of_the_api_is_not_asked_for_in_every_poll(
+    def test_a_finished_batch_that_has_aged_out_of_the_api_is_not_polled_every_time(
         self, due: Poller, api: FakeApi, clock: Clock
     ) -> None:
         api.answer(PollError.of_status(404), 1)
@@ -193,7 +195,7 @@ class TestRechecks:
         api.answer(PollError(Reason.TIMEOUT), 1)
         assert statuses(poll(due, clock)) == [None]
 
-    def test_after_five_quiet_minutes_the_finished_batch_read_longest_ago_is_asked(
+    def test_after_five_quiet_minutes_the_finished_batch_read_longest_ago_is_polled(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         api.answer(BatchStatus.SUCCESS, 1, 2, 3)
@@ -481,7 +483,7 @@ class TestSharing:
         assert all(failures(each.result()) == [None] * 20 for each in polls)
         assert len(api.take_asked()) == 20
 
-    def test_an_early_leaver_does_not_declare_the_api_down(
+    def test_a_scrape_that_leaves_early_does_not_report_the_api_down(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock, hold: Hold
     ) -> None:
         watch(watchlist, 1)

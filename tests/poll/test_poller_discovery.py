@@ -36,7 +36,7 @@ def test_an_unfinished_batch_needs_no_request_of_its_own(api: FakeApi, clock: Cl
     assert snapshot.api_up is True
 
 
-def test_a_batch_that_finishes_is_asked_once_for_its_details(api: FakeApi, clock: Clock) -> None:
+def test_a_batch_that_finishes_is_polled_once_for_its_details(api: FakeApi, clock: Clock) -> None:
     poller = make_poller(api, clock)
     key = put(api, 1, BatchStatus.PROCESSING)
     poll(poller, clock)
@@ -75,7 +75,7 @@ def test_a_listed_batch_that_is_discovered_too_appears_once_as_it_is_listed(api:
     assert states[file_key].feed == "orders"
 
 
-def test_a_listed_batch_that_the_list_does_not_have_is_asked_for_itself(api: FakeApi, clock: Clock) -> None:
+def test_a_listed_batch_that_the_api_does_not_list_is_polled_itself(api: FakeApi, clock: Clock) -> None:
     poller = make_poller(api, clock, batches=[ref(9)])
     put(api, 1, BatchStatus.PROCESSING)
     api.answer(PollError.of_status(404), 9)
@@ -210,7 +210,7 @@ class TestAListThatDoesNotAddUp:
         assert snapshot.discovery.totals is None
         assert snapshot.api_up is True
 
-    def test_a_batch_whose_status_the_list_does_not_say_is_asked_for_it(self, clock: Clock) -> None:
+    def test_a_batch_without_a_status_in_the_list_is_polled_for_it(self, clock: Clock) -> None:
         api = LyingApi()
         failed = put(api, 1, BatchStatus.ERROR, failed=3)
         api.lie = lambda page: replace(
@@ -335,7 +335,7 @@ class TestWhatIsKept:
 
 
 class TestFeeds:
-    def test_a_feed_without_an_accepted_batch_says_zero(self, api: FakeApi, clock: Clock) -> None:
+    def test_a_feed_without_an_accepted_batch_shows_zero(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock, feeds=[{"name": "nightly-guests"}])
         assert [state.last_accepted for state in poll(poller, clock).feeds] == [0]
 
@@ -389,7 +389,7 @@ class TestReconfigure:
         assert len(snapshot.batches) == 1
         assert api.take_asked() == []
 
-    def test_discovery_that_is_switched_off_takes_its_batches_with_it(self, api: FakeApi, clock: Clock) -> None:
+    def test_switching_discovery_off_removes_its_batches(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         put(api, 1)
         poll(poller, clock)
@@ -397,7 +397,7 @@ class TestReconfigure:
         snapshot = poll(poller, clock)
         assert (snapshot.batches, snapshot.discovery) == ((), None)
 
-    def test_a_list_that_is_being_read_meanwhile_changes_nothing(
+    def test_a_list_that_is_still_being_read_changes_nothing(
         self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
         put(api, 1)
@@ -430,7 +430,7 @@ class TestReconfigure:
         assert snapshot.discovery.failure is None
         assert len(snapshot.batches) == 1
 
-    def test_a_probe_asks_another_organisation_at_once(
+    def test_a_probe_requests_from_the_new_organisation_at_once(
         self, api: FakeApi, clock: Clock, background: ThreadPoolExecutor
     ) -> None:
         key = put(api, 1)
@@ -471,7 +471,7 @@ class TestReconfigure:
         (state,) = poll(poller, clock).batches
         assert (state.reading, state.failure) == (None, Reason.NOT_FOUND)
 
-    def test_another_base_url_begins_with_a_clean_sheet(self, api: FakeApi, clock: Clock) -> None:
+    def test_another_base_url_starts_from_scratch(self, api: FakeApi, clock: Clock) -> None:
         poller = make_poller(api, clock)
         api.list_error = PollError.of_status(401)
         poll(poller, clock)

@@ -26,7 +26,7 @@ from tests.poll.polling import (
 
 
 class TestProbes:
-    def test_a_probe_asks_for_one_batch(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
+    def test_a_probe_requests_one_batch(self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         watch(watchlist, 1, 2)
         snapshot = poller.probe(ref(7), clock.now + MAX_WAIT)
         assert [state.watched for state in snapshot.batches] == [Watched(ref(7))]

@@ -25,9 +25,7 @@ class TestRefusals:
         clock.now += 1
         assert failures(poll(poller, clock)) == [Reason.SKIPPED, Reason.UNAUTHORIZED, Reason.SKIPPED]
 
-    def test_a_trial_that_succeeds_lets_the_rest_of_the_poll_go_on(
-        self, api: FakeApi, watchlist: Lists, clock: Clock
-    ) -> None:
+    def test_after_a_successful_trial_the_poll_continues(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=4)
         watch(watchlist, *range(10))
         api.answer(PollError.of_status(401), *range(10))
@@ -150,7 +148,7 @@ class TestAnApiInTrouble:
         assert failures(poll(poller, clock)) == [None] * 20
         assert len(api.take_asked()) == 20
 
-    def test_a_few_that_always_fail_do_not_keep_a_new_batch_from_being_asked(
+    def test_a_few_failing_batches_do_not_keep_a_new_one_from_being_polled(
         self, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
     ) -> None:
         watch(watchlist, 1, 2, 3)

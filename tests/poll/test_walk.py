@@ -39,7 +39,7 @@ def test_the_pages_of_a_list_are_as_long_as_the_server_grants() -> None:
     assert [*walk.outstanding] == [PageRequest(FINISHED, 9), PageRequest(FINISHED, 5, 1)]
 
 
-def test_an_empty_page_leaves_what_is_before_it_to_be_asked() -> None:
+def test_an_empty_page_does_not_cancel_the_requests_before_it() -> None:
     walk = Walk(FINISHED, 0)
     before, empty, behind = walk.receive(first(), page(8, 1, 2))
     assert walk.receive(empty, page(8)) == []
@@ -140,7 +140,7 @@ def test_an_unreadable_item_on_a_page_of_its_own_ends_nothing() -> None:
     assert walk.problem == "unreadable items: 1"
 
 
-def test_a_list_that_shrinks_before_its_last_page_is_no_problem() -> None:
+def test_a_list_that_shrinks_before_its_last_page_is_not_a_problem() -> None:
     walk = Walk(FINISHED, 0)
     (second,) = walk.receive(first(), page(3, 1, 2))
     walk.receive(second, page(1))

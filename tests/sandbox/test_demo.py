@@ -116,7 +116,7 @@ def test_two_rounds_have_every_trouble_and_only_guests_have_bad_records(random: 
     assert [upload.feed.schema for upload in rejected] == ["guest", "guest"]
 
 
-def test_a_newcomer_sees_a_batch_whose_log_says_why_within_two_minutes() -> None:
+def test_the_demo_shows_a_batch_with_its_rejection_causes_within_two_minutes() -> None:
     rejected = next(upload for upload in plan_round(Random(0)) if upload.trouble is Trouble.IDENTITY_MISSING)
     processed = rejected.time + rejected.upload_time + (QUEUE_TIME + PROCESSING_TIME).total_seconds()
     assert processed + SCRAPE_INTERVAL <= 120

@@ -9,7 +9,7 @@ from tests.sandbox.client import REF, Client, raw_connection, raw_request
 from tools.sandbox import faults
 
 
-def test_a_fault_of_a_ref_goes_before_that_of_all_and_is_counted(client: Client) -> None:
+def test_a_fault_for_a_ref_takes_precedence_and_is_counted(client: Client) -> None:
     client.sandbox.put_batch(REF)
     client.sandbox.set_fault(faults.Status(500))
     client.sandbox.set_fault(faults.Status(503, retry_after=7), ref=REF, times=2)

@@ -27,7 +27,7 @@ from tests.sandbox.client import (
 from tools.sandbox import RECORD_ERRORS, faults
 
 
-def test_a_placed_batch_says_exactly_what_was_given(client: Client) -> None:
+def test_a_placed_batch_has_exactly_the_given_values(client: Client) -> None:
     client.sandbox.put_batch(
         REF,
         status="error",
@@ -90,7 +90,7 @@ def test_a_placed_log_is_sent_byte_for_byte(client: Client) -> None:
 
 
 @pytest.mark.parametrize("cause", ["internal", "open_session", "not_allowed"])
-def test_each_nth_record_of_a_file_is_rejected_for_no_fault_of_its_own(client: Client, cause: str) -> None:
+def test_every_nth_record_can_be_rejected_regardless_of_its_content(client: Client, cause: str) -> None:
     client.sandbox.reject_records("unsupported_mode")
     client.sandbox.reject_records(cause, every=3, ref=REF)
     client.upload(gzip.compress(lines(*[RECORD] * 7)))

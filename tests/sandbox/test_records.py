@@ -178,13 +178,13 @@ def test_as_many_guests_can_be_deleted_as_were_created(steps: list[tuple[str, in
 
 
 @given(st.binary())
-def test_any_line_is_either_good_or_explained(line: bytes) -> None:
+def test_any_line_is_either_accepted_or_explained(line: bytes) -> None:
     result = import_record(line, Profiles())
     assert set(json.loads(result.line())) == {"ref", "code", "message"}
 
 
 @pytest.mark.parametrize("place", [b'{"ref": %s}', record({"email": "%s"}).replace(b'"%s"', b"%s")])
-def test_a_value_nested_however_deeply_is_explained(place: bytes) -> None:
+def test_a_value_at_any_depth_is_explained(place: bytes) -> None:
     for depth in range(800, 1100):
         assert import_record(place % (b"[" * depth + b"]" * depth), Profiles()).code == "400"
 
@@ -194,7 +194,7 @@ def imported(content: bytes, **options: Any) -> ImportResult | None:
     return import_file(content, checksum=checksum, size=len(content), profiles=Profiles(), **options)
 
 
-def test_blank_lines_and_a_missing_last_line_end_are_no_records() -> None:
+def test_blank_lines_and_a_missing_last_line_break_are_not_records() -> None:
     result = imported(gzip.compress(b"\n\r\n" + lines(RECORD) + b"  \n" + lines(RECORD)[:-1]))
     assert result == ImportResult(status="success", total=2, failed=0)
 

@@ -192,7 +192,7 @@ def test_text_of_the_config_stays_text() -> None:
     assert (facts(state)["Feed"], facts(state)["Labels"]) == (EVIL, f"team={EVIL}")
 
 
-def test_before_the_first_poll_the_watch_list_counts_and_then_the_snapshot() -> None:
+def test_before_the_first_poll_the_watch_list_is_used_and_then_the_snapshot() -> None:
     watched = {REF: Watched(REF.upper())}
     assert state_of(REF.upper(), None, watched) == BatchState(watched=watched[REF])
     assert state_of(OTHER_REF, None, watched) is None

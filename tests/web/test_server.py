@@ -458,7 +458,7 @@ def test_a_probe_never_changes_up(sandbox: Sandbox) -> None:
         assert value(exporter.get("/metrics"), "sitecore_cdp_up") == 1
 
 
-def test_a_token_that_a_probe_found_dead_is_not_up(sandbox: Sandbox, exporter: WebServerThread) -> None:
+def test_a_token_that_a_probe_found_revoked_is_not_up(sandbox: Sandbox, exporter: WebServerThread) -> None:
     assert value(exporter.get("/metrics"), "sitecore_cdp_up") == 1
     sandbox.set_api_token("another")
     exporter.get(f"/probe?target={UNLISTED}")
@@ -626,7 +626,7 @@ def test_a_large_body_is_not_read(server: WebServerThread, caplog: pytest.LogCap
     assert server.get("/-/healthy").status_code == 200
 
 
-def test_a_client_that_sends_on_and_never_reads_is_held_up_or_cut_off(server: WebServerThread) -> None:
+def test_a_client_that_sends_without_reading_is_throttled_or_cut_off(server: WebServerThread) -> None:
     with server.connect() as connection:
         connection.settimeout(0.3)
         with pytest.raises((TimeoutError, ConnectionError)):
@@ -634,7 +634,7 @@ def test_a_client_that_sends_on_and_never_reads_is_held_up_or_cut_off(server: We
     assert server.get("/-/healthy").status_code == 200
 
 
-def test_a_fault_of_ours_is_a_500_and_logged(
+def test_an_internal_error_is_a_500_and_logged(
     server: WebServerThread, poller: ScriptedPoller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: float) -> None:

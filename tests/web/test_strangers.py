@@ -506,7 +506,7 @@ def test_a_config_that_would_inject_is_refused_in_one_plain_line_each(tmp_path: 
 # All at once
 
 
-def test_a_scrape_is_answered_amid_everything(sandbox: Sandbox, exporter: WebServerThread) -> None:
+def test_a_scrape_is_answered_amid_hostile_clients(sandbox: Sandbox, exporter: WebServerThread) -> None:
     sandbox.set_fault(faults.Delay(0.02))
     stop = threading.Event()
 

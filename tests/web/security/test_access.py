@@ -143,7 +143,7 @@ def test_the_scheme_may_be_of_any_case(server: SecureServerThread) -> None:
     ["", "pass:word", "x" * 71, "żółw 🐢", "a\0b", " space "],
     ids=["empty", "colon", "71 bytes", "other letters", "zero byte", "spaces"],
 )
-def test_any_password_that_bcrypt_knows_works(folder: Folder, password: str) -> None:
+def test_any_password_that_bcrypt_accepts_works(folder: Folder, password: str) -> None:
     folder.write(f"basic_auth_users: {{'': {hash_of(password.encode())}, 'wł': {hash_of(password.encode())}}}")
     with secure_server(folder) as server:
         for user in ("", "wł"):
@@ -185,7 +185,7 @@ def test_of_a_long_password_the_first_72_bytes_count_as_in_go(folder: Folder, fi
 # What it costs
 
 
-def test_a_wrong_password_costs_what_an_unknown_user_costs(folder: Folder, comparisons: Comparisons) -> None:
+def test_a_wrong_password_takes_as_long_as_an_unknown_user(folder: Folder, comparisons: Comparisons) -> None:
     folder.write(f"{USERS}  other: {hash_of(b'x', 5)}\n")
     with secure_server(folder) as server:
         for auth in (("other", "wrong"), ("nobody", "wrong"), ("", "wrong")):

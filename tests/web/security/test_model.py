@@ -55,7 +55,7 @@ def errors(text: str) -> list[str]:
         *("http_server_config:\n  headers:\n", "rate_limit:\n"),
     ],
 )
-def test_a_config_that_says_nothing_asks_for_nothing(text: str) -> None:
+def test_an_empty_config_enables_nothing(text: str) -> None:
     config = parse(text)
     assert (config.tls_server_config, config.basic_auth_users) == (None, {})
     assert config.http_server_config.headers.model_dump(exclude_none=True) == {}
@@ -88,7 +88,7 @@ def test_tls_settings_of_existing_files_are_taken(more: str, folder: Folder) -> 
     assert context is not None
 
 
-def test_all_headers_of_the_toolkit_are_taken_and_blank_ones_left_out() -> None:
+def test_all_headers_of_the_toolkit_are_accepted_and_blank_ones_dropped() -> None:
     headers = parse(
         "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n    X-Content-Type-Options: nosniff\n"
         "    X-XSS-Protection: 0\n    Strict-Transport-Security: max-age=1; includeSubDomains\n"
@@ -200,7 +200,7 @@ def test_a_mistake_is_reported_with_its_place(text: str, error: str) -> None:
     assert error in message
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     text = (
         "tls_server_config:\n  cert_file: c\n  min_version: TLS10\n  cipher_suites: [a]\n"
         "http_server_config:\n  headers:\n    X-Frame-Options: x\n"

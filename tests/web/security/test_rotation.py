@@ -95,7 +95,7 @@ def test_no_part_of_an_example_asks_for_less(web_config: WebConfigFile, folder: 
 
 
 @pytest.mark.parametrize("last", ["", "key_file: server.key", "client_ca.crt", "basic_auth_users:", "prometheus: $2y"])
-def test_a_server_whose_file_is_cut_asks_as_before(folder: Folder, last: str) -> None:
+def test_a_truncated_web_config_keeps_the_passwords(folder: Folder, last: str) -> None:
     text = example("web-config.yml")
     folder.write(text)
     with secure_server(folder) as server:
@@ -136,7 +136,7 @@ def test_weaker_settings_are_refused_and_logged_once(
 
 
 @pytest.mark.parametrize("web_config", [f"{MUTUAL_TLS}  min_version: TLS13\n{USERS}"], indirect=True)
-def test_all_that_is_weaker_is_reported(
+def test_everything_that_would_weaken_security_is_reported(
     web_config: WebConfigFile, folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write(TLS)
@@ -181,7 +181,7 @@ def test_a_rate_limit_may_be_removed_by_a_reload(web_config: WebConfigFile, fold
 
 
 @pytest.mark.parametrize("change", ["certificate", "another user", "headers"])
-def test_a_right_password_stays_remembered_while_its_hash_is_the_same(folder: Folder, change: str) -> None:
+def test_a_correct_password_stays_remembered_while_its_hash_is_unchanged(folder: Folder, change: str) -> None:
     folder.write(f"{MUTUAL_TLS}{USERS}")
     web_config = WebConfigFile(folder.web_config)
     before = current(web_config)
@@ -219,7 +219,7 @@ def test_what_was_right_for_another_hash_is_compared_again(folder: Folder) -> No
 # Warnings
 
 
-def test_each_load_warns_of_http2(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_load_warns_about_http2(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     http2 = f"{TLS}http_server_config: {{http2: true}}\n"
     folder.write(http2)
     web_config = WebConfigFile(folder.web_config)

@@ -91,7 +91,9 @@ def strangers(folder: Folder) -> None:
         ("VerifyClientCertIfGiven", {"client", None}),
     ],
 )
-def test_a_client_is_let_in_by_its_certificate(folder: Folder, client_auth_type: str, let_in: set[str | None]) -> None:
+def test_a_client_is_authenticated_by_its_certificate(
+    folder: Folder, client_auth_type: str, let_in: set[str | None]
+) -> None:
     folder.write(MUTUAL_TLS.replace("RequireAndVerifyClientCert", client_auth_type))
     strangers(folder)
     with secure_server(folder) as server:
@@ -107,8 +109,8 @@ def test_without_client_auth_anybody_is_let_in(folder: Folder) -> None:
         assert is_served(server, "stranger")
 
 
-def test_a_certificate_that_is_named_itself_is_trusted_as_in_go(folder: Folder) -> None:
-    """Go takes whatever is named for an authority: an intermediate one without its root, for instance."""
+def test_an_intermediate_in_the_client_ca_file_is_trusted_as_in_go(folder: Folder) -> None:
+    """Go trusts any certificate in the file as an authority, including an intermediate without its root."""
     root = trustme.CA()
     intermediate = root.create_child_ca()
     intermediate.cert_pem.write_to_path(str(folder.path / "client_ca.crt"))
@@ -182,7 +184,7 @@ def test_certificate_and_key_in_the_file_serve(folder: Folder) -> None:
 # What goes over it
 
 
-def test_a_request_right_behind_the_handshake_is_answered(server: SecureServerThread, folder: Folder) -> None:
+def test_a_request_sent_right_after_the_handshake_is_answered(server: SecureServerThread, folder: Folder) -> None:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = folder.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with server.connect() as connection:
@@ -279,7 +281,7 @@ def test_another_authority_of_the_clients_counts_for_new_connections(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-def test_a_resumed_session_is_none_once_the_authority_has_gone(
+def test_a_session_cannot_be_resumed_once_the_authority_is_removed(
     server: SecureServerThread, folder: Folder, version: ssl.TLSVersion
 ) -> None:
     former = folder.client_context()
