@@ -177,6 +177,10 @@ def test_the_age_is_the_time_since_the_last_change(seconds: float, age: str, fie
             replace(WITH_ERRORS, error_log=ErrorLog({RecordCause.OTHER: 7000}, truncated=True)),
             "other 7,000, and more, not counted",
         ),
+        (
+            replace(WITH_ERRORS, error_log=ErrorLog({RecordCause.NOT_FOUND: 5, RecordCause.VALIDATION: 70})),
+            "validation 70, not_found 5",
+        ),
         (replace(WITH_ERRORS, error_log=ErrorLog({})), "records_rejected"),
         (EXPIRED, "upload_expired"),
         (ONLY_LISTED, "timeout"),
@@ -198,6 +202,7 @@ def test_each_cause_of_a_failure_is_explained_once_in_the_words_of_the_page() ->
         (RecordCause.VALIDATION, WHY_RECORDS[RecordCause.VALIDATION]),
         (FailureCause.CHECKSUM_MALFORMED, WHY_BATCHES[FailureCause.CHECKSUM_MALFORMED]),
     ]
+    assert max(len(line) for text in rest for line in text.splitlines()) in range(90, 101)
     unwrapped = [" ".join(text.split()) for text in rest]
     assert unwrapped == [f"{cause}: {advice.meaning} {advice.action}" for cause, advice in causes]
 
@@ -286,6 +291,18 @@ def test_the_json_has_the_same_keys_where_nothing_is_known() -> None:
         "outcome",
         "poll_failure",
     }
+
+
+def test_the_json_says_why_the_list_could_not_be_read_and_silences_nothing_that_has_not_failed() -> None:
+    shown = json.loads(render_json(snapshot(ACCEPTED, discovery=discovery(Reason.DEADLINE)), ExitStatus.UNUSABLE))
+    assert (shown["exit_status"], shown["discovery_failure"], shown["silence_command"]) == (1, "deadline", None)
+
+
+def test_of_batches_that_are_alike_the_newest_comes_first() -> None:
+    created = {1: None, 2: NOW - 50, 3: NOW - 10, 4: NOW - 90}
+    states = [state(BatchStatus.PROCESSING, number, created=moment) for number, moment in created.items()]
+    shown = json.loads(render_json(snapshot(*states), ExitStatus.OPEN))["batches"]
+    assert [batch["ref"] for batch in shown] == [ref(3), ref(2), ref(4), ref(1)]
 
 
 def test_the_summary_counts_outcomes() -> None:
