@@ -59,27 +59,20 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
     """
     directory = config.parent if isinstance(config, Path) else Path()
     config = load_config(config) if isinstance(config, Path) else config
-    files = BatchFiles(config.batch_files, directory)
-    # What it would log is printed below.
-    logging.disable()
-    files.refresh()
-    logging.disable(logging.NOTSET)
-    problems: list[str] = []
-    if refs:
-        config = only(config, files.batches, refs)
-        files = BatchFiles((), directory)
-    else:
-        problems += files.problems
-        if not (config.batches or files.batches or config.discovery.enabled):
-            problems.append("nothing is watched: list batches in the config, or name their refs")
+    files = _read_batch_files(config, directory)
+    problems = files.problems
+    if not (refs or config.batches or files.batches or config.discovery.enabled):
+        problems.append("nothing is watched: list batches in the config, or name their refs")
     for problem in (*problems, *_warnings(config)):
         print(problem, file=sys.stderr)  # noqa: T201  The output of the command. So too below.
+    if refs:
+        config, files = only(config, files.batches, refs), BatchFiles((), directory)
     # What has finished need not be asked again, whatever the config says for the exporter.
     config = config.model_copy(update={"recheck_finished": 24 * 3600.0})
     with closing(BatchApi(config.api, lambda *_: None, error_logs=config.error_logs)) as api:
         polls = Polls(poller=Poller(api, config, files), progress=_print_progress if _is_terminal() else lambda _: None)
         snapshot = polls.run(wait, timeout=config.api.timeout, are_logs_read=config.error_logs.enabled)
-    status = exit_status(snapshot, are_lists_good=not problems)
+    status = exit_status(snapshot, are_lists_good=bool(refs) or not problems)
     text = render_json(snapshot, status) if output == "json" else render_table(snapshot, time.time())
     return status if _print(text) else ExitStatus.UNUSABLE
 
@@ -179,6 +172,15 @@ def is_log_awaited(state: BatchState) -> bool:
         and state.error_log is None
         and state.error_log_failure is None
     )
+
+
+def _read_batch_files(config: Config, directory: Path) -> BatchFiles:
+    files = BatchFiles(config.batch_files, directory)
+    # What it would log is printed.
+    logging.disable()
+    files.refresh()
+    logging.disable(logging.NOTSET)
+    return files
 
 
 def _warnings(config: Config) -> Iterator[str]:
