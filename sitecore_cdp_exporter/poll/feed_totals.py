@@ -127,7 +127,7 @@ class BatchCounter:
         """
         if batch.status in UNFINISHED:
             self._unfinished.add(key)
-        elif batch.status.finished:
+        elif batch.status in FINISHED:
             counted = self._counted.get(key)
             if self._is_new(key, batch, counted):
                 self._counted.pop(key, None)

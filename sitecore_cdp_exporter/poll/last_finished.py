@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from sitecore_cdp_exporter.api.batch import Batch
+from sitecore_cdp_exporter.poll.walk import FINISHED
 
 
 class LastFinished:
@@ -36,7 +37,7 @@ class LastFinished:
 
 
 def _take_newer(newest: dict[str, Batch], feed: str, batch: Batch) -> None:
-    if batch.status.finished and (feed not in newest or _allocated(batch) >= _allocated(newest[feed])):
+    if batch.status in FINISHED and (feed not in newest or _allocated(batch) >= _allocated(newest[feed])):
         newest[feed] = batch
 
 

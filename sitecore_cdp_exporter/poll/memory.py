@@ -6,6 +6,7 @@ the poller calls it under its own lock.
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sitecore_cdp_exporter.api.batch import Batch
@@ -227,7 +228,7 @@ class Memory:
             self.expected_since = {each: self.expected_since.get(each, now) for each in expectations}
         for key, record in self._records.items():
             record.note_listed(self.discovery.known.get(key))
-        last_known = self._known = self._last_known()
+        last_known = self._known = self.last_known()
         feeds = config.feeds_by_name
 
         def accepted(key: str) -> bool | None:
@@ -236,18 +237,22 @@ class Memory:
 
         return keep(self.watched, config, last_known.get, accepted, now)
 
-    def newest_accepted(self, config: Config) -> dict[str, NewestAccepted]:
+    def last_known(self) -> dict[str, Batch | None]:
+        """Return each watched batch as it is last known, with some time in `modified` if it has finished."""
+        return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
+
+    def newest_accepted(self, config: Config, last_known: Mapping[str, Batch | None]) -> dict[str, NewestAccepted]:
         """Return the newest accepted batch of each feed of a config, by the rules of that config."""
         batches: dict[str, list[Batch]] = {feed.name: list(self._past.of_feed(feed.name)) for feed in config.feeds}
-        for key, batch in self._last_known().items():
+        for key, batch in last_known.items():
             feed = self.watched[key].feed
             if batch is not None and feed in batches:
                 batches[feed].append(batch)
         return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
 
-    def last_finished(self) -> dict[str, Batch]:
+    def last_finished(self, last_known: Mapping[str, Batch | None]) -> dict[str, Batch]:
         """Return the newest finished batch of each feed, in the config or not, by when it was allocated."""
-        return self._last_finished.find((self.watched[key].feed, batch) for key, batch in self._last_known().items())
+        return self._last_finished.find((self.watched[key].feed, batch) for key, batch in last_known.items())
 
     def count(self, config: Config, started: float) -> None:
         """Count for their feeds what is new of the watched batches; the poll that shows it has started then."""
@@ -288,14 +293,11 @@ class Memory:
         for record in self._records.values():
             record.refused = None
 
-    def _last_known(self) -> dict[str, Batch | None]:
-        return {key: record.dated(self.discovery.known.get(key)) for key, record in self._records.items()}
-
     def _list(self, config: Config, batch_files: BatchLists) -> None:
         """Compute the watch list from the current lists."""
         self._warn_of_overruled(config, batch_files)
         # For batches that have left the list, use what the previous poll knew.
-        before = {key: batch or self._known.get(key) for key, batch in self._last_known().items()}
+        before = {key: batch or self._known.get(key) for key, batch in self.last_known().items()}
         watched_before = self.watched
         if not config.discovery.enabled:
             self.discovery = Discovery()

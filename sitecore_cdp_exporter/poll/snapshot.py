@@ -138,7 +138,8 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
     """Return what may be said of a poll now; `now` is a moment of the monotonic clock."""
     memory = poll.memory
     feeds = poll.config.feeds_by_name
-    newest = memory.newest_accepted(poll.config)
+    last_known = memory.last_known()
+    newest = memory.newest_accepted(poll.config, last_known)
     replaced = memory.replaced(poll.config)
     skipped = memory.error_logs.skipped(now)
     tells_uploaded = poll.config.api.endpoint == "inspect"
@@ -180,7 +181,7 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         else None,
         feeds=tuple(_feed_state(poll, feed, newest[feed.name]) for feed in poll.config.feeds),
         complete_poll=memory.complete_poll,
-        histories=_histories(poll),
+        histories=_histories(poll, last_known),
     )
 
 
@@ -195,11 +196,11 @@ def _feed_state(poll: Poll, feed: FeedConfig, newest: NewestAccepted) -> FeedSta
     return FeedState(feed=feed, last_accepted=newest.modified, due=next_due)
 
 
-def _histories(poll: Poll) -> tuple[FeedHistory, ...]:
+def _histories(poll: Poll, last_known: Mapping[str, Batch | None]) -> tuple[FeedHistory, ...]:
     """Return the history of each feed; a probe shows none."""
     if poll.is_probe:
         return ()
-    feeds, last_finished = poll.config.feeds_by_name, poll.memory.last_finished()
+    feeds, last_finished = poll.config.feeds_by_name, poll.memory.last_finished(last_known)
     histories = []
     for name, totals in poll.memory.counter.totals.shown(poll.started).items():
         feed, last = feeds.get(name or ""), last_finished.get(name or "")
