@@ -82,7 +82,7 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     ),
     gauge(
         "sitecore_cdp_batch_polled_timestamp_seconds",
-        "When the values of the batch were read. A finished batch is asked again only every recheck_finished.",
+        "When the values of the batch were read. A finished batch is polled again only every recheck_finished.",
         lambda state: None if state.reading is None else state.reading.polled,
     ),
     gauge(
@@ -93,8 +93,8 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     ),
     gauge(
         "sitecore_cdp_batch_superseded",
-        "Whether a batch was accepted that replaces this failed one or, for feeds with next_success_resolves, that was "
-        "created later.",
+        "Whether an accepted batch supersedes this failed one: one that replaces it or, for feeds with "
+        "next_success_resolves, one created later.",
         lambda state: state.superseded,
     ),
     gauge(
@@ -129,7 +129,7 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
     ),
     gauge(
         "sitecore_cdp_batch_error_log_truncated",
-        "Whether the error log has more than was counted: it was too long, or a line of it, or the time was over.",
+        "Whether the error log was counted only in part: it or one of its lines was too long, or time ran out.",
         lambda state: None if state.error_log is None else state.error_log.truncated,
     ),
 )
@@ -153,7 +153,7 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
     ),
     gauge(
         "sitecore_cdp_feed_grace_seconds",
-        "How much later is still in time (grace of the config).",
+        "How much later still counts as on time (grace of the config).",
         lambda state: state.feed.grace if state.feed.expects else None,
     ),
     gauge(
@@ -163,7 +163,7 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
     ),
     gauge(
         "sitecore_cdp_feed_min_records",
-        "How many records a batch of the feed should have at least (min_records of the config).",
+        "Minimum number of records expected in a batch of the feed (min_records of the config).",
         lambda state: state.feed.min_records,
     ),
 )
@@ -229,7 +229,7 @@ DISCOVERY_GAUGES: tuple[Gauge[DiscoveryState], ...] = (
     ),
     gauge(
         "sitecore_cdp_discovery_success",
-        "Whether the list of batches was read in the last poll, and added up.",
+        "Whether the last poll could read the list of batches, and the list was consistent.",
         lambda discovery: discovery.failure is None,
     ),
     Gauge(
@@ -252,34 +252,34 @@ DISCOVERY_GAUGES: tuple[Gauge[DiscoveryState], ...] = (
 POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
     gauge(
         "sitecore_cdp_up",
-        "Whether the Batch API answers: 0 when every request that ended since the poll before failed for a reason "
-        "that is not the batch's own.",
+        "Whether the Batch API is up: 0 if all requests that ended since the previous poll failed for reasons other "
+        "than the batch itself.",
         lambda snapshot: snapshot.api_up,
     ),
     gauge(
         "sitecore_cdp_api_last_success_timestamp_seconds",
-        "When the Batch API last answered as it should, with a batch or a page of the list.",
+        "When the Batch API last answered successfully, with a batch or a page of the list.",
         lambda snapshot: snapshot.api_last_success,
     ),
     gauge(
         "sitecore_cdp_complete_poll_timestamp_seconds",
-        "When everything watched had last been answered for, be it by an error of the batch.",
+        "When all watched batches had last been answered for, even if with an error of the batch.",
         lambda snapshot: snapshot.complete_poll,
     ),
     Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", samples.sources),
     gauge(
         "sitecore_cdp_retired_batches",
-        "Batches that are known but past their retention: they have no series and no requests.",
+        "Known batches past their retention: no series, no requests.",
         lambda snapshot: snapshot.retired,
     ),
     gauge(
         "sitecore_cdp_unread_batches",
-        "Finished batches that are watched and whose details are still to be read.",
+        "Watched finished batches whose details have not been read yet.",
         lambda snapshot: snapshot.unread,
     ),
     gauge(
         "sitecore_cdp_exporter_poll_duration_seconds",
-        "Time that the poll took whose values are shown.",
+        "Duration of the poll whose values are shown.",
         lambda snapshot: snapshot.poll_duration,
     ),
 )

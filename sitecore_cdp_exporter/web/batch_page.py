@@ -146,7 +146,7 @@ def _notes(state: BatchState) -> Iterable[str]:
     if state.error_log_failure is not None:
         yield f"The error log was not read: {badge('bad', state.error_log_failure)}"
     elif state.error_log is not None and state.error_log.truncated:
-        yield "The error log has more than was counted."
+        yield "The error log was counted only in part."
     elif state.error_log is None and state.reading is not None and state.reading.batch.error_log_available:
         yield "The error log has not been read yet."
 

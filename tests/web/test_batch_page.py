@@ -136,7 +136,7 @@ def test_every_cause_has_advice() -> None:
     ("state", "note"),
     [
         (replace(FAILED, error_log_failure=LogReason.EXPIRED), "The error log was not read: expired"),
-        (replace(FAILED, error_log=ErrorLog({}, truncated=True)), "The error log has more than was counted."),
+        (replace(FAILED, error_log=ErrorLog({}, truncated=True)), "The error log was counted only in part."),
         (FAILED, "The error log has not been read yet."),
         (replace(FAILED, error_log=ErrorLog({})), ""),
     ],
