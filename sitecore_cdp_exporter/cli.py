@@ -169,6 +169,12 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         help="reload the config file on POST /-/reload (SIGHUP always does)",
     )
     add(
+        "--web.disable-exporter-metrics",
+        dest="disable_exporter_metrics",
+        action="store_true",
+        help="leave out the metrics about the exporter's process: process_* and python_*",
+    )
+    add(
         "--log.level",
         dest="log_level",
         choices=LOG_LEVELS,

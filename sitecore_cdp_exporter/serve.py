@@ -55,8 +55,9 @@ async def _serve(flags: argparse.Namespace, demo: "Demo | None") -> int:
     with _handling(actions):
         _raise_open_file_limit()
         registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+        if not flags.disable_exporter_metrics:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=registry)
         web_config = None if flags.web_config_file is None else WebConfigFile(flags.web_config_file)
         service = Service(flags.config_file if demo is None else demo.config, registry)
         settings = WebSettings(

@@ -35,7 +35,7 @@ FLAGS = (
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
     *("--config.auto-reload", "--web.enable-lifecycle"),
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
-    "--web.config.file",
+    *("--web.config.file", "--web.disable-exporter-metrics"),
 )
 
 
@@ -220,6 +220,17 @@ def test_the_demo_names_its_url_with_tls(tmp_path: Path) -> None:
         response = requests.get(f"{exporter.url}/metrics", verify=str(tmp_path / "server_ca.crt"), timeout=PATIENCE)
     assert exporter.url.startswith("https://127.0.0.1:")
     assert "sitecore_cdp_up" in response.text
+
+
+def test_without_the_exporters_metrics_only_those_of_its_process_are_gone(sandbox: Sandbox, tmp_path: Path) -> None:
+    with running_exporter(sandbox, tmp_path, batches=[REF]) as exporter:
+        everything = set(exporter.scrape())
+    with running_exporter(sandbox, tmp_path, batches=[REF], flags=["--web.disable-exporter-metrics"]) as exporter:
+        left = set(exporter.scrape())
+    assert everything - left == {name for name in everything if name.startswith(("process_", "python_"))}
+    assert {"process_resident_memory_bytes", "python_info", "python_gc_collections_total"} <= everything - left
+    assert left - everything == set()
+    assert "sitecore_cdp_exporter_build_info" in left
 
 
 # What will not work, said at the start
