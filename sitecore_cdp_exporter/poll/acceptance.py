@@ -8,7 +8,7 @@ from sitecore_cdp_exporter.config.model import FeedConfig
 
 
 def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
-    """Return whether a batch counts as loaded; None while it is not finished or its details are not read."""
+    """Return whether a batch counts as loaded, or None while it is unfinished or its details are unread."""
     if not batch.status.finished or not batch.details_read:
         return None
     if batch.status is BatchStatus.ERROR and feed is not None and batch.total_records and feed.max_failed_ratio:
@@ -17,7 +17,7 @@ def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
 
 
 def foresee_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
-    """Return whether a batch is accepted, or will be once its details are read; None if only they can say.
+    """Return whether a batch is accepted, or will be once its details are read. None if that depends on them.
 
     A success needs no details: even if they can never be read, everything was loaded.
     """
@@ -33,9 +33,9 @@ class NewestAccepted:
     """The newest accepted batch of a feed, in seconds since the Unix epoch; 0 if there was none.
 
     Attributes:
-        modified: When one was last modified.
-        created: When one was last allocated.
-        finished: When one that finished, accepted or not, was last modified.
+        modified: The latest modification of an accepted batch.
+        created: The latest allocation of an accepted batch.
+        finished: The latest modification of a finished batch, accepted or not.
 
     """
 
@@ -45,7 +45,7 @@ class NewestAccepted:
 
 
 def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
-    """Find the newest accepted of a feed's batches."""
+    """Find the newest accepted batch of a feed."""
     batches = list(batches)
     accepted = [batch for batch in batches if foresee_accepted(batch, feed)]
     return NewestAccepted(
@@ -56,14 +56,14 @@ def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepte
 
 
 class PastBatches:
-    """Batches of feeds that are no longer watched, as far as they may still be the newest one of theirs.
+    """Batches that are no longer watched, but may still be the newest accepted one of their feed.
 
-    The answers are kept, not the verdicts: another `max_failed_ratio` may judge them differently.
+    It keeps the batches, not the verdicts: another `max_failed_ratio` may judge them differently.
     """
 
     def __init__(self) -> None:
         self._by_feed: dict[str, list[Batch]] = {}
-        # The newest of those that no rule accepts.
+        # Per feed, the newest batch that no rule accepts.
         self._failed: dict[str, Batch] = {}
 
     def add(self, feed: str, batch: Batch) -> None:
@@ -78,18 +78,18 @@ class PastBatches:
             self._by_feed[feed] = [each for each in kept if not _outdoes(batch, each)] + [batch]
 
     def of_feed(self, feed: str) -> Iterable[Batch]:
-        """Return what is kept of a feed."""
+        """Return the batches kept for a feed."""
         failed = self._failed.get(feed)
         return [*self._by_feed.get(feed, ()), *([] if failed is None else [failed])]
 
     def forget_all_but(self, feeds: Mapping[str, FeedConfig]) -> None:
-        """Forget the feeds that are not among these."""
+        """Forget all other feeds."""
         self._by_feed = {feed: batches for feed, batches in self._by_feed.items() if feed in feeds}
         self._failed = {feed: batch for feed, batch in self._failed.items() if feed in feeds}
 
 
 def _outdoes(one: Batch, other: Batch) -> bool:
-    """Return whether `one` is accepted wherever `other` is, and no older."""
+    """Return whether `one` is accepted whenever `other` is, and is not older."""
     share, of_other = _share_of_failures(one), _share_of_failures(other)
     return (
         share is not None
@@ -101,7 +101,7 @@ def _outdoes(one: Batch, other: Batch) -> bool:
 
 
 def _share_of_failures(batch: Batch) -> float | None:
-    """Return what share of a batch's records failed, less than 0 for a success; None if no rule accepts it."""
+    """Return the share of failed records, negative for a success. None if no rule accepts the batch."""
     if batch.status is BatchStatus.SUCCESS:
         return -1.0
     if batch.status is BatchStatus.ERROR and batch.total_records and batch.failed_records is not None:

@@ -63,9 +63,9 @@ def learn_of_api(
 def learn_batch(
     request: AskBatch, polls: list[Poll], outcome: Outcome, now: float, log_url: LogUrl | None = None
 ) -> None:
-    """Remember what a batch answered, and hand it to the polls. The URL of its error log waits to be used."""
+    """Record the answer of a batch, and pass it to the polls. The URL of its error log is queued."""
     key = request.key
-    # The polls of one batch share its record, unless it was forgotten and probed again meanwhile.
+    # The polls of one batch share its record, unless it has been forgotten and probed again.
     for poll in {id(poll.records[key]): poll for poll in polls}.values():
         record = poll.records[key]
         if poll.logged < MAX_LOGGED:
@@ -85,18 +85,18 @@ def learn_batch(
 
 
 def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[], Kept]) -> None:
-    """Plan the rest of a poll by what the list has shown, or by what is known without it.
+    """Plan the rest of a poll, from the list or, if that failed, from what is known without it.
 
     Args:
         poll: The poll.
-        failure: Why the list could not be read; None: it was.
-        now: This moment.
-        watch: Brings the watch list up to date.
+        failure: Why the list could not be read. None: it was read.
+        now: The current time.
+        watch: Updates the watch list.
 
     """
     memory, discovery = poll.memory, poll.discovery
     poll.end_discovery(failure)
-    # Otherwise a reload has ended discovery meanwhile, and a later poll has begun without it.
+    # Otherwise a reload has switched discovery off, and a later poll has started without it.
     if discovery is memory.discovery:
         if discovery.revision != poll.revision:
             poll.show(watch())
@@ -105,12 +105,12 @@ def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[],
             poll.totals_by_feed = Counter((memory.watched[key].feed, status) for key, status in statuses.items())
         for batch in discovery.take_changed():
             log_status(memory.watched[batch.ref.lower()], batch.status)
-    # That it was not asked for is no news of a list that could not be read before.
+    # If the list could not be read before, skipping it changes nothing.
     if failure is not memory.list_failure and not (failure is Reason.SKIPPED and memory.list_failure is not None):
         memory.list_failure = failure
         if failure is None:
             logger.info("the list of batches can be read again")
-            # What refused the list may have refused details, too; that was not their batch's own.
+            # Whatever refused the list may also have refused details, which was then not about their batch.
             memory.forget_refusals()
         else:
             problem = discovery.problem if failure is Reason.BAD_RESPONSE and discovery.complete else None

@@ -1,6 +1,6 @@
-"""Backoff: when the API may be asked, after refusals, Retry-After and outages.
+"""Backoff: when requests may be sent, after refusals, Retry-After and outages.
 
-Moments are of the monotonic clock, in seconds. Not safe for use by several threads: the poller calls it under its lock.
+Times are of the monotonic clock, in seconds. Not thread-safe: the poller calls it under its lock.
 """
 
 from http import HTTPStatus
@@ -9,42 +9,42 @@ from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.poll.reading import is_answer
 
-# A revoked token must not be tried in every scrape: failed log-ins may lock the client key.
+# A revoked token must not be tried in every scrape: failed logins may lock the client key.
 SECONDS_BETWEEN_TRIALS = 60.0
-# How long an API in trouble, which answers 429 or 5xx to everything, is left alone; then twice as long each time.
+# How long to pause for an API that answers 429 or 5xx to everything. The pause doubles each time.
 FIRST_PAUSE = 1.0
 MAX_PAUSE = 60.0
 
 
 def is_trouble(error: PollError | None) -> bool:
-    """Return whether an answer comes from an API in trouble and has no Retry-After."""
+    """Return whether an answer is a 429 or 5xx without Retry-After."""
     return (
         error is not None and error.reason in {Reason.RATE_LIMITED, Reason.SERVER_ERROR} and error.retry_after is None
     )
 
 
 class Backoff:
-    """Holds requests back until a Retry-After is over, and lets single trials through while there is no hope for more.
+    """Holds requests back until a Retry-After has passed, and allows only single trials while the API keeps failing.
 
-    With refused credentials (401, or 403 for everything) there is one trial a minute, until one succeeds or the
-    credentials change. With an API in trouble the pause between two trials grows, until one gets another answer.
+    While the credentials are refused (401, or 403 for everything), it allows one trial a minute, until one succeeds or
+    the credentials change. While the API fails everything, the pause between trials grows until an answer differs.
     """
 
     def __init__(self) -> None:
         self._not_before = float("-inf")
-        # Seconds; 0: the API is not in trouble.
+        # Seconds. 0: the API is not failing everything.
         self._pause = 0.0
         self._refused: Credentials | None = None
         self._next_trial = float("-inf")
 
     @property
     def credentials_refused(self) -> bool:
-        """Whether the last word of the API on the credentials was a refusal."""
+        """Whether the API last refused the credentials."""
         return self._refused is not None
 
     @property
     def tries(self) -> bool:
-        """Whether a request that is sent now is a trial, and no other may be sent before it has ended."""
+        """Whether the next request is a trial. No other may be sent before it ends."""
         return self._refused is not None or self._pause > 0
 
     def allows(self, credentials: Credentials, now: float) -> bool:
@@ -54,12 +54,12 @@ class Backoff:
         return now >= self._not_before and (not self.tries or now >= self._next_trial)
 
     def begin_trial(self, now: float) -> None:
-        """Note that a trial is sent."""
+        """Record that a trial is being sent."""
         self._pause = min(2 * self._pause, MAX_PAUSE)
         self._next_trial = now + (self._pause if self._refused is None else SECONDS_BETWEEN_TRIALS)
 
     def record(self, credentials: Credentials, error: PollError | None, now: float) -> None:
-        """Learn from the outcome of a request; None is a success."""
+        """Record the outcome of a request. None is a success."""
         if error is None or error.reason is Reason.NOT_FOUND:
             self._refused = None
         elif error.reason is Reason.UNAUTHORIZED:
@@ -74,7 +74,7 @@ class Backoff:
             self._not_before = max(self._not_before, now + error.retry_after)
 
     def pause(self, now: float) -> None:
-        """Note that a whole poll got only answers of an API in trouble."""
+        """Record that all answers of a poll were 429 or 5xx."""
         if not self._pause:
             self._pause = FIRST_PAUSE
             self._next_trial = now + FIRST_PAUSE

@@ -17,7 +17,7 @@ MAX_LOGGED = 10
 
 
 def log_status(watched: Watched, status: BatchStatus) -> None:
-    """Log that a batch has another status than before."""
+    """Log that the status of a batch has changed."""
     logger.info("a batch has a new status", extra=_about(watched) | {"status": f"{status}"})
 
 
@@ -31,9 +31,9 @@ def log_change(watched: Watched, record: Record, outcome: Outcome, feed: FeedCon
 
     Args:
         watched: The batch.
-        record: What is known of it; whether its failure was logged is noted there.
-        outcome: What was answered.
-        feed: Its feed, if the config has it.
+        record: Its record, which also notes whether its failure was logged.
+        outcome: The answer.
+        feed: Its feed, if it is in the config.
         listed: Whether it is on the watch list. Any ref may be probed, so failures of others are logged at level debug.
 
     Returns:

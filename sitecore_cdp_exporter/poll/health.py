@@ -1,4 +1,4 @@
-"""Whether the Batch API is up, by how the requests to it end. No I/O, and not safe for use by several threads."""
+"""Whether the Batch API is up, judged by the outcomes of requests. No I/O. Not thread-safe."""
 
 import logging
 from collections import Counter
@@ -9,9 +9,9 @@ logger = logging.getLogger(__name__)
 
 
 class ApiHealth:
-    """Judges the API at the end of each poll by the requests that have ended since the poll before.
+    """Judges the API at the end of each poll by the requests that have ended since the previous poll.
 
-    A request that is still under way says nothing yet: it counts when it ends, for the next judgement.
+    A request in flight does not count until it ends; then it counts for the next judgement.
 
     Attributes:
         up: None before the first request has ended.
@@ -27,7 +27,7 @@ class ApiHealth:
         self._failures: list[PollError] = []
 
     def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
-        """Note how a request for a batch or the list ended; no error means success."""
+        """Record the outcome of a request for a batch or the list. No error means success."""
         # A missing batch is a failure of that batch; most other failures would affect any batch.
         if error is None or (of_batch and error.reason is Reason.NOT_FOUND):
             self._works = True
@@ -40,10 +40,10 @@ class ApiHealth:
         """Decide whether the API is up, and log it if that or its cause has changed.
 
         Args:
-            over: Whether the poll is over. Before that, only good news is believed.
-            credentials_refused: Whether the API refuses us. Then its 403 is not of the batch, and to have skipped
-                everything is no news from the API either.
-            skipped: Whether something was not asked.
+            over: Whether the poll is over. Before that, only successes count.
+            credentials_refused: Whether the API refuses the credentials. Then a 403 is not about its batch, and skipped
+                requests also mean that the API is down.
+            skipped: Whether requests were skipped.
 
         """
         if self._works or (self._forbidden and not credentials_refused):

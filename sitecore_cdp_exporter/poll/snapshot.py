@@ -1,4 +1,4 @@
-"""What one scrape may say: plain data, and how it follows from a poll and what is remembered. Pure."""
+"""The data of one scrape, and how it is derived from a poll and the memory. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ from sitecore_cdp_exporter.watch.watchlist import Watched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """What may be said of a watched batch.
+    """The state of a watched batch.
 
     Attributes:
         watched: The batch as it is watched.
         reading: Its last reading, if that still holds.
         failure: Why the last poll failed; None: it did not.
         accepted: Whether the finished batch counts as loaded; None: not known yet.
-        superseded: Whether a batch was accepted that makes good for it: one that replaces it, or a later one of its
-            feed; None: it has not failed, or neither is asked for.
+        superseded: Whether an accepted batch supersedes it: one that replaces it, or a later one of its feed; None: it
+            has not failed, or nothing can supersede it.
         cause: Why it failed, or its upload did; None: it has not, or that is not known.
         error_log: What its error log says; None: it was not read.
         error_log_failure: Why its error log could not be read; None: it could, or is to be read soon.
@@ -103,13 +103,13 @@ class FeedHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one scrape may say.
+    """The data of one scrape.
 
     Attributes:
         batches: One state for each watched batch, in the order of the watch list.
         api_up: None before the first request.
         api_failure: Why the API is down; None: it is not, or that is not known.
-        api_last_success: When the API last answered as it should, in seconds since the Unix epoch; None: never.
+        api_last_success: When the API last answered successfully, in seconds since the Unix epoch; None: never.
         poll_duration: Seconds.
         retired: How many batches are known, but past their retention.
         unread: How many finished batches are watched whose details are still to be read.
@@ -135,7 +135,7 @@ class Snapshot:
 
 
 def take_snapshot(poll: Poll, now: float) -> Snapshot:
-    """Return what may be said of a poll now; `now` is a moment of the monotonic clock."""
+    """Return the data of a poll as of `now`, a time of the monotonic clock."""
     memory = poll.memory
     feeds = poll.config.feeds_by_name
     last_known = memory.last_known()
