@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.error_log import RecordCause
+from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice, silence_command
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
@@ -196,6 +197,8 @@ def _why(state: BatchState) -> Iterator[str]:
         yield f"error log not read: {state.error_log_failure}"
     elif state.error_log is not None and state.error_log.truncated:
         yield "and more, not counted"
+    elif state.error_log is None and state.reading is not None and state.reading.batch.error_log_available:
+        yield "error log not read"
 
 
 def _causes(state: BatchState) -> list[tuple[RecordCause | FailureCause, int]]:
@@ -208,7 +211,7 @@ def _causes(state: BatchState) -> list[tuple[RecordCause | FailureCause, int]]:
 def _notes(snapshot: Snapshot) -> Iterator[str]:
     """Yield what limits the table."""
     if snapshot.api_up is False:
-        yield f"The Batch API is down, or refuses the credentials: {snapshot.api_failure}. --log.level=warn logs more."
+        yield f"The Batch API {_api_state(snapshot.api_failure)}. --log.level=warn logs more."
     discovery = snapshot.discovery
     if discovery is not None and discovery.failure is not None:
         yield f"The list of batches could not be read, so there may be more: {discovery.failure}."
@@ -216,6 +219,14 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
         yield f"Left out because of discovery.max_batches: {discovery.dropped:,}."
     if snapshot.retired:
         yield f"Left out because they are past their retention: {snapshot.retired:,}."
+
+
+def _api_state(failure: Reason | None) -> str:
+    if failure in NOT_ASKED_REASONS:
+        return f"was not asked: {failure}"
+    if failure in {Reason.UNAUTHORIZED, Reason.FORBIDDEN}:
+        return f"refuses the credentials: {failure}"
+    return "is down" if failure is None else f"is down: {failure}"
 
 
 def _advice(states: Iterable[BatchState]) -> Iterator[str]:

@@ -168,7 +168,7 @@ def test_the_age_is_the_time_since_the_last_change(seconds: float, age: str, fie
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (replace(WITH_ERRORS, error_log=None), "records_rejected"),
+        (replace(WITH_ERRORS, error_log=None), "records_rejected, error log not read"),
         (
             replace(WITH_ERRORS, error_log=None, error_log_failure=LogReason.EXPIRED),
             "records_rejected, error log not read: expired",
@@ -234,12 +234,26 @@ def test_what_is_missing_from_the_table_is_said() -> None:
         NOW,
     ).split("\n\n")[1:]
     assert notes == [
-        "The Batch API is down, or refuses the credentials: unauthorized. --log.level=warn logs more.",
+        "The Batch API refuses the credentials: unauthorized. --log.level=warn logs more.",
         "The list of batches could not be read, so there may be more: skipped.",
         "Left out because of discovery.max_batches: 3.",
         "Left out because they are past their retention: 1,200.",
     ]
     assert render_table(snapshot(), NOW) == "No batches."
+
+
+@pytest.mark.parametrize(
+    ("failure", "state_of_the_api"),
+    [
+        (Reason.CREDENTIALS, "was not asked: credentials"),
+        (Reason.FORBIDDEN, "refuses the credentials: forbidden"),
+        (Reason.TIMEOUT, "is down: timeout"),
+        (None, "is down"),
+    ],
+)
+def test_an_api_that_does_not_answer_is_described(failure: Reason | None, state_of_the_api: str) -> None:
+    text = render_table(snapshot(REFUSED, api_up=False, api_failure=failure), NOW)
+    assert f"\n\nThe Batch API {state_of_the_api}. " in text
 
 
 def test_a_name_from_the_config_cannot_control_the_terminal() -> None:
