@@ -1,4 +1,4 @@
-"""Keeps what is compiled for the tests beside the installed packages, even where Python is told to keep nothing.
+"""Keeps what is compiled for the tests beside the installed packages, even if Python is set to write none.
 
 pytest compiles the tests, and Hypothesis, in a way of its own, for their assertions. That takes four seconds, in each
 of its processes. The first import of `conftest.py` begins, and the end of the collection ends it: what a test

@@ -48,14 +48,14 @@ class Clock:
         return self.now
 
     def wait(self, event: threading.Event, moment: float) -> None:
-        """Wait for an event, or until a test has moved the clock to this moment; not for ever, lest a failure hangs."""
+        """Wait for an event, or until a test has moved the clock to this moment. A time limit ends a hopeless wait."""
         give_up = time.monotonic() + 2 * MAX_WAIT
         while not event.wait(0.002) and self.now < moment:
             assert time.monotonic() < give_up, "nothing happens, and nobody moves the clock"
 
 
 class FakeApi:
-    """Gives the set answers, and records what it was asked.
+    """Returns the configured answers, and records the requests.
 
     `answers` maps a ref to a Batch or an exception; what is missing is a batch in processing. `listed` is what the list
     of batches shows, in pages of at most `largest_page`. While `open` is cleared no answer leaves, and while a ref is
@@ -83,7 +83,7 @@ class FakeApi:
         self._changed = threading.Condition()
 
     def answer(self, outcome: BatchStatus | Exception, *numbers: int) -> None:
-        """Answer so when asked for these batches."""
+        """Set the outcome of requests for these batches."""
         for number in numbers:
             self.answers[ref(number)] = batch(number, outcome) if isinstance(outcome, BatchStatus) else outcome
 

@@ -1,4 +1,4 @@
-"""Counting the rejected records of an error log by cause, whatever is in it."""
+"""Counting the rejected records of any error log by cause."""
 
 import gzip
 import json

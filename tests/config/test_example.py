@@ -19,7 +19,7 @@ FIRST_OF_TWO = r"username|password|proxy_url|expect_success_every"
 
 
 def uncommented(leave_out: str) -> str:
-    """The example with every option set, save some of those that exclude each other."""
+    """The example with every option set, except some of those that exclude each other."""
     without = re.sub(rf"(?m)^ *#({leave_out}):.*\n", "", EXAMPLE)
     return re.sub(r"(?m)^( *)#(?=\S)", r"\1", without)
 

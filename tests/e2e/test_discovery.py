@@ -29,7 +29,7 @@ FEED = {
     "min_records": 10,
     "next_success_resolves": True,
 }
-# Nothing that succeeded is shown, save the newest accepted batch of each feed; what failed is, until the test says so.
+# Of the successes, only the newest accepted batch of each feed is shown; failures are shown until the test says so.
 RETENTION = {"succeeded": "0s", "failed": "1h"}
 OVERDUE, UNSOLVED, TOO_SMALL = re.findall(
     r"(?s)\S.*?(?=\n\n|$)",

@@ -34,7 +34,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def hold(api: FakeApi, clock: Clock, background: ThreadPoolExecutor) -> Hold:
-    """Begin a scrape that waits for the answers for these batches, which leave only when `api.open` is set."""
+    """Start a scrape, and return once these batches are requested. Answers wait until `api.open` is set."""
 
     def hold(scrape: Callable[[float], Snapshot], *numbers: int) -> Scrape:
         api.open.clear()

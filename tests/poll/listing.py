@@ -1,4 +1,4 @@
-"""What the tests of the API's list of batches share: an API that lists batches, and a poller that reads the list."""
+"""Shared by the tests of the API's list: an API that lists batches, and a poller that reads the list."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def put(
     failed: int = 0,
     prefix: str = "",
 ) -> str:
-    """Let the API have a batch, in its list and by itself, in place of the one that it had."""
+    """Put a batch into the API, in its list and by itself, replacing any with this number."""
     key = prefix + ref(number)[len(prefix) :]
     moment = NOW - age
     listed = Batch(ref=key, status=status, created=moment, modified=moment)
@@ -42,7 +42,7 @@ def put(
         total_records=total,
         failed_records=failed,
         created=moment,
-        # The single answer rounds otherwise than the list.
+        # The batch's own answer is rounded differently from the list.
         modified=moment + 0.001,
     )
     return key

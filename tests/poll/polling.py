@@ -1,4 +1,4 @@
-"""What the tests of the poller share: a poller of a list, by a clock that they move."""
+"""Shared by the tests of the poller: pollers on a clock that the tests move."""
 
 import threading
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def poll(poller: Poller, clock: Clock, seconds: float = MAX_WAIT) -> Snapshot:
 
 
 class Scrape:
-    """A poll or a probe in the background, which ends when all is answered or the clock is moved to its deadline."""
+    """A poll or probe in the background. It ends when everything is answered, or the clock reaches its deadline."""
 
     def __init__(self, background: ThreadPoolExecutor, clock: Clock, scrape: Callable[[float], Snapshot]) -> None:
         self._clock = clock
@@ -62,13 +62,13 @@ class Scrape:
         return self._result.result(MAX_WAIT)
 
     def out_of_time(self) -> Snapshot:
-        """Move the clock to the deadline, and return what there is then."""
+        """Move the clock to the deadline, and return the snapshot."""
         self._clock.now = self._deadline
         return self.result()
 
 
 class Hold(Protocol):
-    """Begins a scrape that waits for the answers for these batches."""
+    """Starts a scrape that waits for the answers of these batches."""
 
     def __call__(self, scrape: Callable[[float], Snapshot], *numbers: int) -> Scrape: ...
 

@@ -113,7 +113,7 @@ def make_poller(organisation: Organisation, lists: Lists, *, discovery: bool) ->
 
 
 def requests_in(hours: int, organisation: Organisation, *, discovery: bool) -> int:
-    """Let a Prometheus scrape for so long, and count the requests, save those of the first scrape."""
+    """Let a Prometheus scrape for this long, and count the requests, except those of the first scrape."""
     clock, lists = organisation.clock, Lists()
     poller = make_poller(organisation, lists, discovery=discovery)
     of_the_start = 0

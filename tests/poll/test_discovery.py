@@ -1,4 +1,4 @@
-"""The list of batches, read to its true end whatever the pages do."""
+"""The list of batches is read to its true end, however its pages shift."""
 
 import json
 import pickle
@@ -802,7 +802,7 @@ class DiscoveryMachine(RuleBasedStateMachine):
         read(self.discovery, self.server, now=self.now)
         truth = {batch.ref: batch.status for batch in self.server.batches}
         found = known(self.discovery)
-        assert self.server.shown <= found.keys(), "what was shown is watched, whatever else is wrong"
+        assert self.server.shown <= found.keys(), "what was shown is watched, even if something else is wrong"
         assert {key: found[key] for key in self.server.shown} == {key: truth[key] for key in self.server.shown}
         assert known_before.keys() & truth.keys() <= found.keys(), "what is still there is not taken for gone"
         # In between nothing need show what is deep in the list.

@@ -1,4 +1,4 @@
-"""A fault at any step of a poll frees what was held: the poll ends, its threads do, and the next one is well."""
+"""A fault at any step of a poll frees what was held: the poll and its threads end, and the next poll succeeds."""
 
 import logging
 import threading

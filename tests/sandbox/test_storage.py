@@ -1,5 +1,5 @@
 # ruff: noqa: S324  The Batch API's checksum is MD5.
-"""Presigned URLs, with the manners of S3."""
+"""Presigned URLs, as in S3."""
 
 import base64
 import gzip

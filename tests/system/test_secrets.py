@@ -1,4 +1,4 @@
-"""No secret is leaked, and nothing but GET is sent, whatever goes wrong."""
+"""No failure leaks a secret, and nothing but GET is sent."""
 
 import asyncio
 import base64

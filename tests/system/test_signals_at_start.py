@@ -1,4 +1,4 @@
-"""Signals at every moment of the start, from the one on when the program first says what becomes of them."""
+"""Signals at every moment of the start, from the first one at which the program handles them."""
 
 import signal
 import time

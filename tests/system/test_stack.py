@@ -110,7 +110,7 @@ def test_two_stacks_that_start_at_once_get_different_ports() -> None:
 
 @pytest.fixture
 def stopping() -> Iterator[threading.Event]:
-    """Return an event that is set in the end, so that no wait for it lasts for ever."""
+    """Return an event that is set in the end, so that no wait for it lasts forever."""
     event = threading.Event()
     timer = threading.Timer(60, event.set)
     timer.start()

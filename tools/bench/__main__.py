@@ -1,4 +1,4 @@
-"""Measures the exporter and prints a table with the limit beside each figure.
+"""Measure the exporter, and print a table with the limit beside each figure.
 
     make bench
     make bench ARGS=--quick

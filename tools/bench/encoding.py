@@ -1,4 +1,4 @@
-"""Encoding of finished batches, beside prometheus_client and beside the bare joining of the same lines.
+"""Encoding finished batches, compared with prometheus_client and with merely joining the same lines.
 
 Encoding is measured in CPU time: it waits for nothing, but other load on the machine would make it wait. Each
 round encodes the same batches and readings in new states, as each poll does. How long the event loop is held is

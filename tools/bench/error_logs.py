@@ -1,4 +1,4 @@
-"""Reading an error log of so many lines: its processor time and memory, and what scrapes take meanwhile.
+"""Reading an error log of a given number of lines: CPU time, memory, and the duration of scrapes meanwhile.
 
 The log is read by a child process, as the exporter does it. What a child needs for a log of one line is taken off.
 """

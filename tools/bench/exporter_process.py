@@ -55,11 +55,11 @@ class ExporterProcess:
         return time.perf_counter() - started
 
     def usage(self) -> Usage:
-        """Look at what its process uses now."""
+        """Return the current resource usage of its process."""
         return usage_of(self._pid)
 
     def has_children(self) -> bool:
-        """Say whether it runs processes of its own."""
+        """Return whether it has child processes."""
         threads = Path(f"/proc/{self._pid}/task").iterdir()
         with suppress(FileNotFoundError):
             return any((thread / "children").read_text(encoding="ascii") for thread in threads)

@@ -77,7 +77,7 @@ def requests_of_scrape(service: Service, sandbox: Sandbox) -> int:
 
 @dataclass(frozen=True)
 class Scrapes:
-    """Requests of the scrapes of an organisation with so many batches."""
+    """The requests of the scrapes of an organisation with this many batches."""
 
     first: int
     quiet: int
@@ -96,7 +96,7 @@ def count_scrapes(batches: int, unfinished: int) -> Scrapes:
 
 
 class Organisation:
-    """A Batch API with so many uploads a day, evenly spread, since 30 days; each is finished after ten minutes."""
+    """A Batch API with this many uploads a day, evenly spread, for 30 days. Each finishes after ten minutes."""
 
     seconds_under_way = 600.0
 
@@ -149,7 +149,7 @@ class Organisation:
 
 
 def count_time(uploads_a_day: int, seconds: float, *, prometheus: int = 2) -> int:
-    """Count the requests in so many seconds in which so many Prometheus scrape, each every 15 s, after the first."""
+    """Count the requests within a time, with each Prometheus scraping every 15 s, after the first scrape."""
     organisation = Organisation(uploads_a_day)
     config = Config.model_validate(
         {"api": {"base_url": "https://api.example", "endpoint": "inspect"}, "discovery": {"enabled": True}}
@@ -182,7 +182,7 @@ class Restart:
 
 
 def count_restart(batches: int, *, answer_delay: float, deadline: float = PROMETHEUS_TIMEOUT) -> list[Restart]:
-    """Scrape an organisation with so many finished batches until all details are read."""
+    """Scrape an organisation with this many finished batches until all details are read."""
     scrapes: list[Restart] = []
     asked: list[str] = []
     with service_and_sandbox(answer_delay=answer_delay) as (service, sandbox):

@@ -1,4 +1,4 @@
-"""How long a scrape takes, beside the least that it could take and what else one could run.
+"""How long a scrape takes, compared with the minimum possible and with alternatives.
 
 The limit is the time of one request that is alone, times the rounds that `concurrency` leaves no way around: 1,000
 batches, 16 at a time, are 63 rounds.

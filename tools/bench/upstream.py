@@ -1,4 +1,4 @@
-"""The sandbox over HTTPS, in a process of its own: what it computes must not wait for what is measured."""
+"""The sandbox over HTTPS, in a separate process, so that it does not compete with what is measured."""
 
 import multiprocessing
 import ssl
@@ -66,7 +66,7 @@ _Manager.register("SandboxOverTls", _SandboxOverTls)
 
 @dataclass(frozen=True)
 class Upstream:
-    """A Batch API with so many batches; their refs are those of `refs`, the unfinished ones first."""
+    """A Batch API with this many batches. Their refs are those of `refs`, unfinished ones first."""
 
     base_url: str
     ca_file: Path

@@ -74,7 +74,7 @@ def tls_trial(directory: Path, *, api: Mapping[str, object] | None = None) -> It
 
 
 def presents(directory: Path, *, change: Callable[[Upstream], None]) -> str:
-    """Let the API present another certificate, and then a good one again."""
+    """Let the API present another certificate, then a valid one again."""
     with tls_trial(directory) as (trial, relay, upstream):
         change(upstream)
         open_connections = trial.expect(HEALTHY)
@@ -96,7 +96,7 @@ def rotates(directory: Path) -> str:
 
 
 def fails_in_handshake(directory: Path, *, wire: Wire, reason: str) -> str:
-    """Let the handshake fare badly."""
+    """Break the handshake."""
     with tls_trial(directory) as (trial, relay, _):
         relay.become(wire)
         during = trial.expect(all_fail(reason), up=0)

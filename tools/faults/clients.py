@@ -108,7 +108,7 @@ def clients_leave(directory: Path) -> str:
 
 
 def client_does_not_read(directory: Path) -> str:
-    """Let clients ask for much and read nothing."""
+    """Let clients send many requests and read no answers."""
     with encoding(directory) as scene, ExitStack() as stack:
         trial = scene.trial
         if scene.answer is not None:

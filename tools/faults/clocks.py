@@ -28,13 +28,13 @@ POLLED = "sitecore_cdp_batch_polled_timestamp_seconds"
 
 
 class WallClock:
-    """The wall clock of the programs that are started in a `with` block; the monotonic one goes on as it is."""
+    """The wall clock of programs started in a `with` block. Their monotonic clock is unaffected."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "clock"
 
     def jump(self, seconds: int) -> None:
-        """Let the clock be so many seconds wrong."""
+        """Set how many seconds the clock is wrong."""
         aside = self._file.with_suffix(".new")
         aside.write_text(f"{seconds:+d}\n", encoding="utf-8")
         # By renaming, because the file is read at each look at the clock.
@@ -108,7 +108,7 @@ def outlives_retention(directory: Path) -> str:
 
 
 def certificates_not_valid_yet(directory: Path) -> str:
-    """Let the clock be of 1972, as of a machine without a battery."""
+    """Set the clock to 1972, as on a machine without a battery."""
     upstream = Upstream(directory)
     with (
         new_sandbox(ssl_context=upstream.context) as sandbox,

@@ -54,7 +54,7 @@ def remove(path: Path) -> None:
 
 
 def write_half(path: Path) -> None:
-    """Leave a file that was written half way."""
+    """Leave a half-written file."""
     path.write_text(f'- {NEIGHBOUR}\n- {{ref: "{VICTIM[:20]}', encoding="utf-8")
 
 
@@ -145,7 +145,7 @@ def rewrites(trial: Trial, write: Callable[[int], object]) -> list[Scrape]:
 
 
 def rewrites_batch_file(directory: Path, *, write: Callable[[Path, bytes], object], always_complete: bool) -> str:
-    """Write a batch file again and again while it is read."""
+    """Rewrite a batch file continuously while it is read."""
     entries = [f"- {VICTIM}\n" + "# padding\n" * number for number in range(REWRITES)]
     with listing_trial(directory) as trial:
         scrapes = rewrites(trial, lambda number: write(directory / VICTIMS_FILE, entries[number].encode()))
@@ -161,7 +161,7 @@ def rewrites_batch_file(directory: Path, *, write: Callable[[Path, bytes], objec
 
 @contextmanager
 def spoiled(path: Path, spoil: Spoil) -> Iterator[None]:
-    """Have a file spoiled, and as it was afterwards. Whoever waits at a named pipe is let go then."""
+    """Spoil a file for the block, then restore it and release whoever waits at a named pipe."""
     content = path.read_bytes()
     spoil(path)
     try:

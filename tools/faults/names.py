@@ -81,7 +81,7 @@ def named_trial(directory: Path) -> Iterator[tuple[Trial, NameServer]]:
 
 
 def resolves_badly(directory: Path, *, reason: str, **behaviour: Any) -> str:  # noqa: ANN401  Attributes of NameServer.
-    """Let the name server behave so, first while connections are open, then without any."""
+    """Let the name server misbehave, first while connections are open, then without any."""
     with named_trial(directory) as (trial, name_server):
         before = dict(vars(name_server))
         vars(name_server).update(behaviour)
@@ -99,7 +99,7 @@ def resolves_badly(directory: Path, *, reason: str, **behaviour: Any) -> str:  #
 
 
 def moves(directory: Path, *, addresses: tuple[str, ...]) -> str:
-    """Let the name have other addresses."""
+    """Change the addresses of the name."""
     with named_trial(directory) as (trial, name_server):
         name_server.addresses = addresses
         asked = name_server.questions

@@ -27,7 +27,7 @@ FLAPS = 20
 
 
 def fares_badly(directory: Path, *, wire: Wire, reason: str, open_connections: bool = False) -> str:
-    """Let all connections fare so."""
+    """Treat all connections like this."""
     with relayed_trial(directory) as (trial, relay):
         relay.become(wire, for_open_connections=open_connections)
         during = trial.expect(all_fail(reason), up=0)
@@ -36,7 +36,7 @@ def fares_badly(directory: Path, *, wire: Wire, reason: str, open_connections: b
 
 
 def fares_slowly(directory: Path, *, wire: Wire) -> str:
-    """Let all connections be slow."""
+    """Slow down all connections."""
     with relayed_trial(directory, api={"timeout": "5s"}) as (trial, relay):
         relay.become(wire)
         during = trial.expect(HEALTHY)
@@ -54,7 +54,7 @@ def loses_idle_connections(directory: Path) -> str:
 
 
 def flaps(directory: Path) -> str:
-    """Let the network come and go with each scrape."""
+    """Take the network down and up with each scrape."""
     with relayed_trial(directory) as (trial, relay):
         for _ in range(FLAPS):
             relay.become(Wire(cut_after=0))
@@ -90,7 +90,7 @@ def refuses_connections(directory: Path) -> str:
 
 
 def ignores_connections(directory: Path) -> str:
-    """Let connections be neither accepted nor refused: a listener whose backlog is full."""
+    """Neither accept nor refuse connections: the backlog of the listener is full."""
     with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with filled_backlog(listener), running_trial(directory, api={"base_url": url}) as trial:
@@ -133,7 +133,7 @@ def proxy_asks_for_a_password(directory: Path) -> str:
 
 
 def firewall(directory: Path, *, rule: tuple[str, ...], reason: str, keeps_connections: bool) -> str:
-    """Let a firewall treat packets to the API so."""
+    """Add a firewall rule for packets to the API."""
     with running_trial(directory) as trial:
         if not keeps_connections:
             trial.sandbox.close_idle_connections()

@@ -46,7 +46,7 @@ class Relay(RawServer):
 
     @property
     def base_url(self) -> str:
-        """The URL of the API by this way."""
+        """The URL of the API through this relay."""
         return f"{self._upstream.scheme}://127.0.0.1:{self.port}"
 
     def become(self, wire: Wire, *, for_open_connections: bool = False) -> None:

@@ -51,14 +51,14 @@ Enter = Callable[[Path], AbstractContextManager[Scene]]
 
 @contextmanager
 def between_scrapes(directory: Path) -> Iterator[Scene]:
-    """Have nothing under way."""
+    """Leave the exporter idle."""
     with running_trial(directory, api=API) as trial:
         yield Scene(trial, None, lambda: None)
 
 
 @contextmanager
 def in_handshake(directory: Path) -> Iterator[Scene]:
-    """Have a scrape that shakes hands with the API."""
+    """Hold a scrape in its TLS handshake with the API."""
     with tls_trial(directory, api=API) as (trial, relay, _):
         relay.become(Wire(silent=True))
         connections = relay.connections
@@ -69,7 +69,7 @@ def in_handshake(directory: Path) -> Iterator[Scene]:
 
 @contextmanager
 def awaiting(directory: Path, *, fault: faults.Fault) -> Iterator[Scene]:
-    """Have a scrape whose requests are being answered."""
+    """Hold a scrape whose requests are being answered."""
     with running_trial(directory, api=API) as trial:
         trial.sandbox.set_fault(fault)
         trial.sandbox.clear_requests()
@@ -82,7 +82,7 @@ def awaiting(directory: Path, *, fault: faults.Fault) -> Iterator[Scene]:
 
 @contextmanager
 def encoding(directory: Path) -> Iterator[Scene]:
-    """Have a scrape that has nothing to ask and much to encode."""
+    """Hold a scrape with no requests and much to encode."""
     more = [str(UUID(int=number << 16 | 0x4000 << 64 | 0x8000 << 48)) for number in range(MANY)]
     with new_sandbox() as sandbox:
         for ref in more:
@@ -137,7 +137,7 @@ def pauses(directory: Path, *, scene: Enter) -> str:
 
 
 def goes_on(scene: Scene) -> str:
-    """See the scrape that is under way end, and all be well."""
+    """Expect the running scrape to end, and everything to recover."""
     if scene.answer is not None:
         answer = scene.answer.result()
         expect("status of the scrape under way", answer.status, 200)

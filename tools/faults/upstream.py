@@ -28,7 +28,7 @@ RETRY_AFTER = 2
 
 
 def answers_badly(directory: Path, *, fault: faults.Fault, reason: str, up: int = 0) -> str:
-    """Let one batch be answered so, then all."""
+    """Answer like this for one batch, then for all."""
     with running_trial(directory) as trial:
         trial.sandbox.set_fault(fault, ref=VICTIM)
         one = trial.expect(HEALTHY | {VICTIM: reason})
@@ -42,7 +42,7 @@ def answers_badly(directory: Path, *, fault: faults.Fault, reason: str, up: int 
 
 
 def answers_strangely(directory: Path, *, fault: faults.Fault) -> str:
-    """Let all batches be answered so."""
+    """Answer like this for all batches."""
     with running_trial(directory) as trial:
         trial.sandbox.set_fault(fault)
         scrapes = [trial.expect(HEALTHY) for _ in range(3)]
@@ -64,7 +64,7 @@ def says_on_the_wire(directory: Path, *, wire: Wire, reason: str) -> str:
 
 
 def redirects(directory: Path) -> str:
-    """Let the API send the exporter to a stranger."""
+    """Redirect the exporter to a foreign host."""
     with running_trial(directory) as trial, Relay(trial.sandbox.base_url) as stranger:
         for status in (301, 302, 303, 307, 308):
             trial.sandbox.set_fault(faults.Redirect(f"{stranger.base_url}/", status=status))
@@ -75,7 +75,7 @@ def redirects(directory: Path) -> str:
 
 
 def unknown_status(directory: Path) -> str:
-    """Let a batch have a status that is not documented."""
+    """Give a batch an undocumented status."""
     with running_trial(directory) as trial:
         trial.sandbox.put_batch(VICTIM, status="quarantined", total=7)
         during = trial.expect(HEALTHY)
@@ -154,7 +154,7 @@ def asks_to_wait(directory: Path, *, status: int, reason: str) -> str:
 
 
 def waits_past_the_deadline(directory: Path) -> str:
-    """Let the API take longer than the scrape has, and less than api.timeout."""
+    """Let the API take longer than the scrape timeout, but less than api.timeout."""
     with running_trial(directory, api={"timeout": "20s"}) as trial:
         trial.sandbox.set_fault(faults.Delay(seconds=4))
         # No request has ended, so nothing is known that could change `up`.
@@ -200,7 +200,7 @@ def lists_badly(directory: Path, *, fault: faults.Fault, reason: str) -> str:
 
 
 def list_shrinks(directory: Path) -> str:
-    """Let the list be empty for one scrape, with every batch still there."""
+    """Answer with an empty list for one scrape, while every batch still exists."""
     with running_trial(directory, discovery={"enabled": True}, api=ONE_CONNECTION, batches=[]) as trial:
         hit_the_list(trial, list_of(0))
         during = trial.expect(HEALTHY)

@@ -1,4 +1,4 @@
-"""Runs the exporter under everything that production does to it, and shows what it cost and what got lost.
+"""Run the exporter under everything that production does to it, and show what it cost and what got lost.
 
     make soak
     make soak ARGS=--duration=1m

@@ -123,7 +123,7 @@ class Comparison:
         return [(*key, value, stored.get(key)) for key, value in expected.items() if stored.get(key) != value]
 
     def unfounded(self, lives: Iterable[Life], finished: Iterable[str]) -> list[tuple[str, str, float]]:
-        """Return the samples, outside of faults, that say of a batch with a life what it was not at that time.
+        """Return the samples, outside of faults, that show a batch in a state it was not in at that time.
 
         Args:
             lives: All lives of these batches.

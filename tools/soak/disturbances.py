@@ -84,7 +84,7 @@ TROUBLES = (
 
 
 class ApiFaults:
-    """Makes the API fail for a while, again and again, by one fault after the other.
+    """Makes the API fail for a while, repeatedly, cycling through the faults.
 
     Attributes:
         windows: The times in which nothing could be read, with the time to recover.
@@ -130,7 +130,7 @@ class ApiFaults:
         )
 
     def stop(self) -> None:
-        """Let the API be well, and the exporter have its token."""
+        """Clear all faults, and give the exporter the current token."""
         self._heal()
         if self._token_file.read_text(encoding="utf-8").strip() != self.token:
             self._announce_token()

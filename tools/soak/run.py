@@ -99,7 +99,7 @@ class Soak:
         self._warm_from = self._worked_until = time.monotonic()
 
     def run(self, seconds: float) -> None:
-        """Work for so long or until Ctrl-C, and then let everything come to rest."""
+        """Work for this long or until Ctrl-C, then wait until everything has settled."""
         self._started = time.time()
         self._warm_from = time.monotonic() + max(WARM_UP, SHARE_OF_WARM_UP * seconds)
         self._uploads.start()

@@ -16,12 +16,12 @@ class Schedule:
         self._scheduler.enter(seconds, 0, action)
 
     def every(self, seconds: float, action: Callable[[], object]) -> None:
-        """Run an action again and again, from now on."""
+        """Run an action repeatedly, from now on."""
         action()
         self.after(seconds, lambda: self.every(seconds, action))
 
     def run_for(self, seconds: float) -> None:
-        """Run what comes due in so many seconds."""
+        """Run the actions that come due within this many seconds."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             pause = self._scheduler.run(blocking=False)

@@ -14,7 +14,7 @@ from tools.soak.disturbances import MAX_CONCURRENCY, SECRETS
 from tools.soak.prometheus import SCRAPE_INTERVAL, Prometheus
 from tools.soak.uploads import FINISHED, History
 
-# These many seconds after the warm-up are compared with as many at the end.
+# This many seconds after the warm-up are compared with as many at the end.
 SECONDS_COMPARED = 10.0
 MAX_EXIT_SECONDS = 30.0
 MAX_EXAMPLES = 3
@@ -22,11 +22,11 @@ MAX_EXAMPLES = 3
 # FEW_LATE scrapes are more than this share.
 MAX_LATE_SHARE = 0.02
 FEW_LATE = 2
-# How much more may be in use in the end. Of threads, files and sockets it is the least that counts, since what is in
-# use for the moment comes and goes. Threads for scrapes are kept, as many as scrapes have ever overlapped: those of two
-# Prometheus, and of clients that leave while a fault holds their poll. A leak at each poll would be a hundred a minute.
+# How much more may be in use at the end. For threads, files and sockets the minimum counts, because momentary use comes
+# and goes. Threads for scrapes are kept, as many as scrapes have ever overlapped: those of two Prometheus servers, and
+# of clients that leave while a fault holds their poll. A leak at each poll would be a hundred a minute.
 MORE_THREADS = 8
-# Two may be open for the moment each time it is looked at.
+# Two may happen to be open whenever it is measured.
 MORE_FILES = 2
 # The connections to the API that are kept until the next reload.
 MORE_SOCKETS = MAX_CONCURRENCY
@@ -44,7 +44,7 @@ class Row:
 
 
 def judge_usage(usages: Sequence[Usage]) -> list[Row]:
-    """Compare what the process used after the warm-up with what it used in the end."""
+    """Compare resource usage after the warm-up with that at the end."""
     if not usages or usages[-1].moment - usages[0].moment < SECONDS_COMPARED:
         return [Row("the process ends where it began", "it did not run for long enough", holds=False)]
     began = [each for each in usages if each.moment <= usages[0].moment + SECONDS_COMPARED]
