@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # A few rounds of uploads; older ones leave the page.
 WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
+# Of each other feed every five minutes: each uploads in every round.
+EXPECTED = {"nightly-guests": {"expect_success_by": {"time": "23:30", "window": "6h"}}}
 # On a busy machine the sandbox takes longer than its speed says.
 SECONDS_TO_FINISH_A_ROUND = 30.0
 
@@ -50,7 +52,7 @@ class Demo:
                     {
                         "name": feed.name,
                         "ref_prefix": feed.ref_prefix,
-                        "expect_success_every": "5m",
+                        **EXPECTED.get(feed.name, {"expect_success_every": "5m"}),
                         "next_success_resolves": True,
                     }
                     for feed in FEEDS

@@ -67,6 +67,18 @@ def test_the_banner_says_how_often_a_batch_is_uploaded() -> None:
     assert max(upload.time for upload in planned) < seconds
 
 
+def test_one_feed_of_the_demo_is_due_by_the_clock_and_none_is_overdue_from_the_start() -> None:
+    with start_demo() as demo:
+        assert {feed.name for feed in demo.config.feeds if feed.expect_success_by} == {"nightly-guests"}
+        assert all(feed.expects for feed in demo.config.feeds)
+        service = Service(demo.config, CollectorRegistry())
+        feeds = service.poller.poll(time.monotonic() + PATIENCE).feeds
+        service.poller.stop()
+        service.close()
+    assert {state.feed.name for state in feeds} == FEEDS
+    assert all(state.due is not None and state.due.accepted > time.time() for state in feeds)
+
+
 def test_the_demo_shows_every_status_and_again() -> None:
     speed = 150.0
     everything = set(BatchStatus) - {BatchStatus.UNKNOWN}
