@@ -74,14 +74,15 @@ def _first_not_met(calendar: Calendar, accepted: float, grace: float) -> float:
 def _deadlines_around(calendar: Calendar, moment: float) -> tuple[float, float]:
     """Return the last deadline before a moment, and the first that is not."""
     day = _day_of(calendar, moment)
-    before = next(deadline for deadline in _deadlines(calendar, day + ONE_DAY, -ONE_DAY) if deadline < moment)
+    before = next(deadline for deadline in _deadlines(calendar, day, -ONE_DAY) if deadline < moment)
     return before, _next_deadline(calendar, before)
 
 
 def _next_deadline(calendar: Calendar, moment: float) -> float:
     """Return the first deadline after a moment."""
-    day = _day_of(calendar, moment)
-    return next(deadline for deadline in _deadlines(calendar, day - ONE_DAY, ONE_DAY) if deadline > moment)
+    # From the day before: clocks that are set back at midnight show its last hour once more.
+    day = _day_of(calendar, moment) - ONE_DAY
+    return next(deadline for deadline in _deadlines(calendar, day, ONE_DAY) if deadline > moment)
 
 
 def _day_of(calendar: Calendar, moment: float) -> dt.date:

@@ -176,6 +176,15 @@ def test_the_first_of_two_times_is_not_yet_late() -> None:
         assert due(feed, at("2026-10-25 02:20", fold=fold), KNOWN) == at("2026-10-26 02:30")
 
 
+def test_the_last_hour_of_a_day_may_come_again_after_midnight() -> None:
+    # Newfoundland set its clocks back from 00:01 to 23:01 of the day before.
+    feed = nightly(timezone="America/St_Johns", window=HOUR)
+    after_midnight = at("2010-11-07 00:00:30", "America/St_Johns")
+    again = at("2010-11-06 23:30", "America/St_Johns", fold=1)
+    assert again > after_midnight
+    assert due(feed, 0.0, after_midnight) == again
+
+
 def test_a_date_that_a_zone_skipped_is_not_a_second_deadline() -> None:
     # Samoa went from 29 to 31 December 2011.
     feed = nightly(timezone="Pacific/Apia", window=HOUR)
