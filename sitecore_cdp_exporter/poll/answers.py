@@ -135,8 +135,7 @@ def judge_api(poll: Poll, now: float, *, over: bool) -> None:
 def note_complete(poll: Poll, now: float, wall_now: float) -> None:
     """Note that everything watched has been answered for, unless something has not, or the API is down."""
     if (
-        poll.over(now)
-        and _is_listed(poll)
+        _is_listed(poll)
         and poll.memory.health.up is not False
         and all(_is_answered_for(poll, key, now) for key in poll.records)
     ):

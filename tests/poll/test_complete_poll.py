@@ -184,10 +184,14 @@ class TestWithDiscovery:
     def test_an_item_of_the_list_that_is_unreadable_for_a_month_does_not_stop_it(self, clock: Clock) -> None:
         api = ApiWithAnUnreadableItem()
         api.listed = [batch(2)]
-        snapshot = Machine(api, clock, discovery={"enabled": True}).poll(60)
+        machine = Machine(api, clock, discovery={"enabled": True})
+        snapshot = machine.poll(60)
         assert snapshot.discovery is not None
         assert snapshot.discovery.failure is Reason.BAD_RESPONSE
         assert snapshot.complete_poll == START + 60
+        # A list that is no list at all does.
+        api.list_error = PollError(Reason.BAD_RESPONSE)
+        assert machine.poll(60).complete_poll == START + 60
 
 
 class ApiWithAnUnreadableItem(FakeApi):
