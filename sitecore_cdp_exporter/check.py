@@ -1,4 +1,4 @@
-"""`--config.check`: what would be watched, or all that is wrong."""
+"""`--config.check`: print what would be watched, or all mistakes."""
 
 import io
 import json
@@ -18,10 +18,10 @@ from sitecore_cdp_exporter.web.security.file import load_web_config
 
 
 def check(path: Path, web_config: Path | None) -> int:
-    """Print what the config would watch, or all that is wrong with it and the files that it names.
+    """Print what the config would watch, or all mistakes in it and in the files that it names.
 
-    Errors are printed as `file:line: ...`, by which editors and CI find the place. What may come right before the
-    exporter starts is a warning: secrets and batch files that are not there.
+    Errors are printed as `file:line: ...`, so that editors and CI can link to them. Missing secrets and batch files are
+    warnings, because they may appear before the exporter starts.
 
     Returns:
         The exit status: 0 or 1.
@@ -40,7 +40,7 @@ def check(path: Path, web_config: Path | None) -> int:
         try:
             _print_watched(path, config, batch_files)
         except OSError as error:
-            # It still has what it could not write, and would try again at the end of the process.
+            # Close it: it still has buffered output, and would retry at exit.
             with suppress(OSError):
                 sys.stdout.close()
             print(f"{path} is valid, but the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
@@ -49,20 +49,20 @@ def check(path: Path, web_config: Path | None) -> int:
 
 
 def missing_config(path: Path | None) -> list[str]:
-    """Say what to do about a config file that is not there; nothing about one that is, and about None."""
+    """Return a hint if the config file does not exist, otherwise nothing."""
     try:
         if path is not None:
             path.stat()
     except FileNotFoundError as error:
         return [f"{path}: {error.strerror}; name yours with --config.file, or try --demo, which needs none"]
     except OSError:
-        pass  # Whoever reads it says why that fails.
+        pass  # Reading it will report the error.
     return []
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Print in any encoding, without a log in between, and let a reader such as head end the command quietly."""
+    """Print in any encoding, without log lines in between, and let a reader such as head end the command quietly."""
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     logging.disable()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -75,7 +75,7 @@ def _printing() -> Iterator[None]:
 
 
 def _load(path: Path, web_config: Path | None) -> tuple[Config | None, list[str]]:
-    """Return the config, and what is wrong with it or with the web config."""
+    """Return the config, and the mistakes in it and in the web config."""
     config, errors = None, list[str]()
     try:
         config = load_config(path)
@@ -104,6 +104,6 @@ def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
-    # Python has no stdout when its parent has closed it.
+    # stdout is None if the parent process has closed it.
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`--demo`: the exporter against the sandbox in the same process, with uploads that come and go."""
+"""`--demo`: run the exporter against a sandbox in the same process, with continuous uploads."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 
 logger = logging.getLogger(__name__)
 
-# A few rounds of uploads; older ones leave the page.
+# A few rounds of uploads. Older ones are dropped from the page.
 WATCHED_BATCHES = 20
 SECONDS_BETWEEN_POLLS = 5.0
 # Of each other feed every five minutes: each uploads in every round.
@@ -39,7 +39,7 @@ class Demo:
 
     @property
     def config(self) -> Config:
-        """A config for the sandbox: its batches are discovered, and each feed is known by the prefix of its refs."""
+        """A config for the sandbox. Batches are discovered, and matched to feeds by their ref prefix."""
         return Config.model_validate(
             {
                 "api": {
@@ -62,7 +62,7 @@ class Demo:
 
     @contextmanager
     def uploads(self, poller: Poller) -> Iterator[None]:
-        """Upload batches, and poll like a Prometheus that scrapes every 5 s."""
+        """Upload batches, and poll as often as a Prometheus with a scrape interval of 5 s."""
 
         def announce(ref: str, feed: str) -> None:
             logger.info("the demo uploads a batch", extra={"ref": ref, "feed": feed})
@@ -111,7 +111,7 @@ class Demo:
         )
 
     def banner(self, url: str, telemetry_path: str) -> str:
-        """Return what to look at, and how. `url` is that of the exporter."""
+        """Return a text about what to look at. `url` is that of the exporter."""
         base_url = self.sandbox.base_url
         return (
             "\n"

@@ -1,4 +1,4 @@
-"""Build the parts that answer scrapes from the config file, and rebuild them on reload."""
+"""Build the parts that answer scrapes from the config, and rebuild them on reload."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """The poller and what it needs.
+    """The poller and its dependencies.
 
     Attributes:
         poller: Answers scrapes and probes.
@@ -87,7 +87,7 @@ class Service:
 
 
 def _log_what_will_not_work(config: Config) -> None:
-    """Log what is missing or unsafe. Nothing here stops the exporter: secrets and batch files may arrive later."""
+    """Log what is missing or unsafe. None of it is fatal: secrets and batch files may appear later."""
     if problems := credential_problems(config.api.basic_auth, os.environ):
         logger.error("cannot ask the Batch API without credentials: %s", "; ".join(problems))
     for path in find_missing(config.batch_files):

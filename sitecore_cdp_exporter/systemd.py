@@ -8,14 +8,14 @@ logger = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Send a state such as `READY=1` to systemd; do nothing where no systemd asked for it.
+    """Send a state such as `READY=1` to systemd, if it asked for notifications.
 
-    A failure is logged: the exporter works without systemd.
+    Failures are only logged: the exporter works without systemd.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    # A leading @ is how systemd writes the leading zero byte of an abstract socket.
+    # systemd writes the leading zero byte of an abstract socket as @.
     target = f"\0{address[1:]}" if address.startswith("@") else address
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

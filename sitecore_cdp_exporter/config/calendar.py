@@ -16,7 +16,7 @@ DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 ZONE = "^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
-# What some systems keep beside the zones of the database: it is the zone of the machine, or counts leap seconds.
+# Entries that some systems keep beside the IANA zones: the machine's own zone, or zones with leap seconds.
 NO_ZONE = re.compile("localtime|posixrules|Factory|(posix|right)/.*")
 
 
@@ -29,7 +29,7 @@ def _to_time(value: object) -> object:
 
 
 def _to_date(value: object) -> object:
-    """Return a date. YAML makes none of what looks like one; code may."""
+    """Parse a date. The YAML reader keeps dates as text; code may pass a date."""
     if isinstance(value, dt.date):
         return value
     try:
@@ -66,13 +66,13 @@ class Calendar(Section):
     timezone: TimeZone = Field(
         default="UTC",
         validate_default=True,
-        description="Where time, days and except are meant: a name of the IANA database.",
+        description="The time zone of time, days and except, by its IANA name.",
         examples=["Europe/Berlin"],
     )
     window: Interval | None = Field(
         None,
-        description="How long before the deadline a batch may be accepted to count for it. Unset: since the deadline "
-        "before it.",
+        description="How long before the deadline a batch may be accepted and count for it. Default: since the "
+        "previous deadline.",
     )
     excluded: Annotated[tuple[Date, ...], Field(strict=False)] = Field(
         (), alias="except", description="Dates without a deadline, such as 2026-12-25."

@@ -1,4 +1,4 @@
-"""A snapshot as metric families, each series with the labels of its batch or feed."""
+"""Convert a snapshot into metric families, with the labels of batches and feeds."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -18,18 +18,18 @@ from sitecore_cdp_exporter.poll.snapshot import BatchState, FeedHistory, Snapsho
 
 
 def batch_labels(state: BatchState) -> dict[str, str]:
-    """Return the labels that all series of a batch have."""
+    """Return the labels common to all series of a batch."""
     feed = {} if state.watched.feed is None else {"feed": state.watched.feed}
     return {**state.watched.labels, **feed, "ref": state.watched.ref}
 
 
 def batch_families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield the families that have series for each batch."""
+    """Yield the families with series per batch."""
     return families(BATCH_GAUGES, ((state, batch_labels(state)) for state in snapshot.batches))
 
 
 def poll_families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield the families that describe the API, the feeds and the poll as a whole."""
+    """Yield the families about the API, the feeds and the poll."""
     feeds = ((state, {**state.feed.labels, "feed": state.feed.name}) for state in snapshot.feeds)
     histories = [(history, _feed_labels(history)) for history in snapshot.histories]
     return chain(

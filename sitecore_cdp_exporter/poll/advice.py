@@ -1,6 +1,6 @@
-"""What each cause of a failure means and what to do about it, in a line each, and how to silence the alerts of it.
+"""What each cause of a failure means, what to do about it, and how to silence its alerts.
 
-The messages of prometheus/alerts.yml say the same, and docs/runbook.md says more.
+The messages in prometheus/alerts.yml say the same, docs/runbook.md says more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,8 +91,8 @@ WHY_BATCHES: Mapping[FailureCause, Advice] = {
 
 
 def silence_command(refs: Sequence[str]) -> str:
-    """Return the command that silences the alerts of these batches, for a shell, in two lines."""
-    # The one for several is a regular expression. The digits and dashes of a ref mean themselves there.
+    """Return the shell command that silences the alerts of these batches, in two lines."""
+    # Several refs make a regular expression, in which their digits and dashes are literal.
     matcher = f"ref={refs[0]}" if len(refs) == 1 else f"'ref=~{'|'.join(refs)}'"
     return (
         "amtool silence add --alertmanager.url=http://localhost:9093 --duration=7d \\\n"

@@ -1,7 +1,7 @@
 """When the next batch of a feed is due at the latest. Pure; times are seconds since the Unix epoch.
 
-By the clock a feed has deadlines. A batch counts for those that it is in time or late for, and by its window for the
-next ones; the first deadline that it does not count for is the one by which the next batch is due.
+A feed with `expect_success_by` has deadlines. A batch counts for the deadline that it meets or is late for and, within
+the window, for the next ones. The next batch is due by the first deadline that the last one does not count for.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ MAX_TIME = dt.datetime(9000, 1, 1, tzinfo=dt.UTC).timestamp()
 ONE_DAY = dt.timedelta(days=1)
 
 
-# A feed, and what is expected of it. When that changes, its time begins anew.
+# A feed, and what is expected of it. When that changes, its time starts over.
 Expectation: TypeAlias = tuple[str, float | None, Calendar | None]
 
 
@@ -28,11 +28,11 @@ def expectation(feed: FeedConfig) -> Expectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """When the next batch of a feed is due at the latest, its grace included.
+    """The latest times at which the next batch of a feed is due, including grace.
 
     Attributes:
-        finished: The next one that finishes, accepted or not.
-        accepted: The next one that is accepted.
+        finished: For the next finished batch, accepted or not.
+        accepted: For the next accepted batch.
 
     """
 
@@ -41,12 +41,12 @@ class Due:
 
 
 def due(feed: FeedConfig, last: float, since: float) -> float | None:
-    """Return when the next batch of a feed is due; None: nothing is expected.
+    """Return when the next batch of a feed is due, or None if nothing is expected.
 
     Args:
-        feed: What is expected.
-        last: When the newest batch that counts was modified; 0 or less: there was none.
-        since: Since when the expectation is known. A feed without a batch is not overdue at once.
+        feed: The feed and its expectations.
+        last: When the newest batch that counts was modified. 0 or less: there was none.
+        since: Since when the expectation is known, so that a feed without a batch is not overdue at once.
 
     """
     if feed.expect_success_every is not None:
@@ -61,26 +61,26 @@ def due(feed: FeedConfig, last: float, since: float) -> float | None:
 
 
 def _first_not_met(calendar: Calendar, accepted: float, grace: float) -> float:
-    """Return the first deadline that a batch accepted at this moment does not count for."""
+    """Return the first deadline that a batch accepted at this time does not count for."""
     if calendar.window is not None:
         return _next_deadline(calendar, min(accepted + calendar.window, MAX_TIME))
-    # A batch in the grace of the deadline before is the one that was due then. But a long grace must not take the time
-    # of those that are early.
+    # A batch within the grace of the previous deadline is the one that was due then. But a long grace must leave time
+    # for batches that are early for the next.
     before, after = _deadlines_around(calendar, accepted)
     is_late = accepted <= before + min(grace, (after - before) / 2)
     return after if is_late else _next_deadline(calendar, after)
 
 
 def _deadlines_around(calendar: Calendar, moment: float) -> tuple[float, float]:
-    """Return the last deadline before a moment, and the first that is not."""
+    """Return the last deadline before a time, and the next one."""
     day = _day_of(calendar, moment)
     before = next(deadline for deadline in _deadlines(calendar, day, -ONE_DAY) if deadline < moment)
     return before, _next_deadline(calendar, before)
 
 
 def _next_deadline(calendar: Calendar, moment: float) -> float:
-    """Return the first deadline after a moment."""
-    # From the day before: clocks that are set back at midnight show its last hour once more.
+    """Return the first deadline after a time."""
+    # Start a day earlier: if clocks are set back at midnight, its last hour occurs twice.
     day = _day_of(calendar, moment) - ONE_DAY
     return next(deadline for deadline in _deadlines(calendar, day, ONE_DAY) if deadline > moment)
 
@@ -90,7 +90,7 @@ def _day_of(calendar: Calendar, moment: float) -> dt.date:
 
 
 def _deadlines(calendar: Calendar, day: dt.date, step: dt.timedelta) -> Iterator[float]:
-    """Yield the deadlines from a day on, or back from it."""
+    """Yield the deadlines from a day onwards, or backwards."""
     while True:
         if DAYS[day.weekday()] in calendar.days and day not in calendar.excluded:
             yield _moment(day, calendar)
@@ -98,10 +98,10 @@ def _deadlines(calendar: Calendar, day: dt.date, step: dt.timedelta) -> Iterator
 
 
 def _moment(day: dt.date, calendar: Calendar) -> float:
-    """Return when a day has the time of a deadline.
+    """Return the time of the deadline on a day.
 
-    The later reading counts where the clocks are set back and it comes twice. Where they are set forward and it does
-    not come at all, it is as much later: 02:30 is 03:30.
+    If clocks are set back and the time occurs twice, the later one counts. If they are set forward and it does not
+    occur, it is that much later: 02:30 becomes 03:30.
     """
     local = dt.datetime.combine(day, calendar.time, calendar.timezone)
     return max(local.timestamp(), local.replace(fold=1).timestamp())

@@ -1,12 +1,11 @@
 """Counters by feed, which outlive the refs of its batches. Pure.
 
-A batch counts once: when it has finished and this process saw it unfinished, or when it was last modified after the
-process started, or shortly before. One that is uploaded anew under its ref counts again, if it was seen unfinished in
-between. It counts for the feed that it belongs to at that moment, and by the rule of that moment; what has counted
-never changes.
+A finished batch counts once, if this process saw it unfinished, or if it was last modified after the process started or
+shortly before. If it is uploaded again under the same ref, it counts again if it was seen unfinished in between. It
+counts for its feed at that time, by the rule at that time; counts never change afterwards.
 
-The totals are those of the process. What was seen is that of an organisation, which begins anew with another one.
-Times are seconds since the Unix epoch.
+Totals belong to the process. What was seen belongs to an organisation, and starts over with another one. Times are
+seconds since the Unix epoch.
 """
 
 from collections.abc import Collection, Iterable
@@ -19,25 +18,25 @@ from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import foresee_accepted
 from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 
-# A batch may finish while the exporter restarts, and the API's clock may be another one.
+# A batch may finish while the exporter restarts, and the clocks may differ.
 SECONDS_BEFORE_THE_START = 300.0
-# The list and the batch's own answer round `modifiedAt` differently, by at most so many seconds.
+# The list and the batch's own answer round `modifiedAt` differently, by at most this many seconds.
 ROUNDING = 1.0
-# A batch that is listed no more may be listed again, and must not count twice. Of more than these, an older one counts
-# no more even if it never did.
+# A batch that has left the list may be listed again, and must not count twice. Beyond this many, older batches no
+# longer count, even if they never did.
 MAX_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
 class FeedTotals:
-    """What has counted for a feed so far.
+    """The counts of a feed so far.
 
     Attributes:
-        finished: Batches, for each status that a finished batch can have.
-        accepted: How many of them counted as loaded.
-        succeeded_records: The records of those whose details were read, as far as they were processed.
-        failed_records: Those that were not.
-        error_log_records: The rejected records of each cause, by the error logs that were read.
+        finished: Batches per final status.
+        accepted: The number of batches that counted as loaded.
+        succeeded_records: Processed records, of batches whose details were read.
+        failed_records: Failed records of these batches.
+        error_log_records: Rejected records per cause, by the error logs that were read.
 
     """
 
@@ -49,15 +48,15 @@ class FeedTotals:
 
 
 class Totals:
-    """What has counted for each feed since the process started. The feed None has the batches without one."""
+    """The counts of each feed since the process started. The feed None has the batches without one."""
 
     def __init__(self) -> None:
         self._by_feed: dict[str | None, FeedTotals] = {}
-        # When the poll began that was the first to show a feed.
+        # When the first poll that shows a feed started.
         self._first_shown: dict[str | None, float] = {}
 
     def begin(self, feeds: Iterable[str | None], started: float) -> None:
-        """Show these feeds from the poll on that has started then, by the monotonic clock."""
+        """Show these feeds, starting with the poll that started at this time of the monotonic clock."""
         for feed in feeds:
             self._by_feed.setdefault(feed, FeedTotals())
             self._first_shown.setdefault(feed, started)
@@ -67,10 +66,10 @@ class Totals:
         return self._by_feed[feed]
 
     def shown(self, started: float) -> dict[str | None, FeedTotals]:
-        """Return what a poll that has started then may show of each feed.
+        """Return the counts of each feed to show for a poll that started at this time.
 
-        The first poll to show a feed shows zeros, whatever has counted since: a counter that begins at 1 has not
-        increased in the eyes of Prometheus.
+        The first poll of a feed shows zeros, even if batches have counted already: to Prometheus, a counter that starts
+        at 1 has not increased.
         """
         return {
             feed: deepcopy(totals) if self._first_shown[feed] < started else FeedTotals()
@@ -80,14 +79,14 @@ class Totals:
 
 @dataclass(slots=True)
 class _Counted:
-    """A batch that has counted, and what of it.
+    """A batch that has been counted, and which parts of it.
 
     Attributes:
-        feed: The feed that it has counted for.
-        modified: When it was last modified by then.
-        accepted: Whether it was accepted; None: only its details can say, and they are still to be read.
-        records: Whether its records have counted.
-        log: Whether its error log has.
+        feed: The feed that it counted for.
+        modified: Its last modification at that time.
+        accepted: Whether it was accepted. None: that depends on its details, which are still unread.
+        records: Whether its records have been counted.
+        log: Whether its error log has been counted.
 
     """
 
@@ -102,27 +101,27 @@ class BatchCounter:
     """Counts the batches of one organisation, each once.
 
     Args:
-        totals: Where they count.
-        started: When the process started, or else turned to this organisation.
+        totals: The totals to add to.
+        started: When the process started, or switched to this organisation.
 
     """
 
     def __init__(self, totals: Totals, started: float) -> None:
         self.totals = totals
         self._since = started - SECONDS_BEFORE_THE_START
-        # By ref in lower case; those that counted first come first.
+        # By ref in lower case, in the order in which they were counted.
         self._counted: dict[str, _Counted] = {}
         self._unfinished: set[str] = set()
 
     def look_at(self, key: str, feed: str | None, batch: Batch, log: ErrorLog | None, rule: FeedConfig | None) -> None:
-        """Count what is new of a watched batch.
+        """Count what is new about a watched batch.
 
         Args:
             key: Its ref in lower case.
-            feed: The feed that it is watched for, which has begun.
-            batch: The batch as it is last known.
+            feed: Its feed, which has begun.
+            batch: The batch as last known.
             log: Its error log, if that was read.
-            rule: The feed in the config, if it is there.
+            rule: The feed's config, if there is one.
 
         """
         if batch.status in UNFINISHED:
@@ -138,7 +137,7 @@ class BatchCounter:
                 _count_details(counted, batch, log, self.totals.of(counted.feed), rule)
 
     def forget(self, watched: Collection[str]) -> None:
-        """Forget batches that are watched no more, once there are too many; what is as old as they counts no more."""
+        """Forget unwatched batches once there are too many. Batches as old as these no longer count."""
         self._unfinished = {key for key in self._unfinished if key in watched}
         excess = len(self._counted) - len(watched) - MAX_REMEMBERED
         if excess > 0:
@@ -146,11 +145,11 @@ class BatchCounter:
                 self._since = max(self._since, self._counted.pop(key).modified or 0.0)
 
     def _is_new(self, key: str, batch: Batch, counted: _Counted | None) -> bool:
-        """Return whether a finished batch has not counted yet, but is to."""
+        """Return whether a finished batch must still be counted."""
         modified = _modified(batch)
         if counted is None:
             return key in self._unfinished or (modified is not None and modified > self._since)
-        # An answer that is older than the one before makes no new upload.
+        # An answer older than the previous one does not indicate a new upload.
         is_later = modified is None or counted.modified is None or modified > counted.modified + ROUNDING
         return key in self._unfinished and is_later
 
@@ -162,7 +161,7 @@ def _modified(batch: Batch) -> float | None:
 def _count_details(
     counted: _Counted, batch: Batch, log: ErrorLog | None, totals: FeedTotals, rule: FeedConfig | None
 ) -> None:
-    """Count what has become known of a batch that has counted itself."""
+    """Count what has become known about a counted batch."""
     if counted.accepted is None:
         counted.accepted = foresee_accepted(batch, rule)
         totals.accepted += bool(counted.accepted)

@@ -1,4 +1,4 @@
-"""The newest finished batch of each feed, by when it was allocated. Pure."""
+"""The newest finished batch of each feed, by allocation. Pure."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,17 +7,17 @@ from sitecore_cdp_exporter.poll.walk import FINISHED
 
 
 class LastFinished:
-    """Finds the newest finished batch of each feed, and remembers it when it is watched no more."""
+    """Finds the newest finished batch of each feed, and remembers it when it is no longer watched."""
 
     def __init__(self) -> None:
         self._past: dict[str, Batch] = {}
 
     def add(self, feed: str, batch: Batch) -> None:
-        """Remember a batch that is watched for its feed no more."""
+        """Remember a batch that is no longer watched for its feed."""
         _take_newer(self._past, feed, batch)
 
     def forget(self, feeds: Collection[str | None], watched: Collection[str]) -> None:
-        """Remember nothing of other feeds than these, nor batches that are watched for a feed again, by ref."""
+        """Forget all other feeds, and batches that are watched again, given by ref."""
         self._past = {
             feed: batch for feed, batch in self._past.items() if feed in feeds and batch.ref.lower() not in watched
         }
@@ -26,7 +26,7 @@ class LastFinished:
         """Return the newest finished batch of each feed that has one.
 
         Args:
-            known: The feed of each watched batch, and the batch as it is last known.
+            known: The feed of each watched batch, and the batch as last known.
 
         """
         newest = dict(self._past)
