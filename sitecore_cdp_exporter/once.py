@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import Config, Discovery, WatchedBatch, load_config
+from sitecore_cdp_exporter.output import print_text
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.report import (
@@ -74,7 +75,7 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
         snapshot = polls.run(wait, timeout=config.api.timeout, are_logs_read=config.error_logs.enabled)
     status = exit_status(snapshot, are_lists_good=bool(refs) or not problems)
     text = render_json(snapshot, status) if output == "json" else render_table(snapshot, time.time())
-    return status if _print(text) else ExitStatus.UNUSABLE
+    return status if print_text(text) else ExitStatus.UNUSABLE
 
 
 def only(config: Config, of_files: Mapping[str, WatchedBatch], refs: Sequence[str]) -> Config:
@@ -196,21 +197,3 @@ def _is_terminal() -> bool:
 
 def _print_progress(line: str) -> None:
     print(f"waiting: {line}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _print(text: str) -> bool:
-    """Print the report in any encoding. Returns False if it cannot be written; a reader that has left is no failure."""
-    # As Python has it when its parent has closed it.
-    if sys.stdout is None:
-        return True
-    try:
-        print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)  # noqa: T201
-    except OSError as error:
-        # It still has what it could not write, and would try again at the end of the process.
-        with suppress(OSError):
-            sys.stdout.close()
-        if isinstance(error, BrokenPipeError):
-            return True
-        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
-        return False
-    return True
