@@ -21,7 +21,12 @@ RUN pip --python /opt/build/bin/python install --no-deps --require-hashes --requ
     && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-deps --require-hashes --requirement requirements.txt \
     && pip --python /opt/build/bin/python check
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE config.example.yaml config.schema.json ./
+COPY alertmanager alertmanager
+COPY deploy/systemd deploy/systemd
+COPY examples examples
+COPY grafana grafana
+COPY prometheus prometheus
 COPY sitecore_cdp_exporter sitecore_cdp_exporter
 RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
     && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-index --no-deps /dist/*.whl \

@@ -7,12 +7,12 @@ import sys
 from importlib import import_module
 
 # These end by themselves. Interrupted, they must not look like a success.
-ONE_SHOT_FLAGS = {"--config.check", "--once"}
+ONE_SHOT_FLAGS = {"--config.check", "--once", "--write-assets"}
 
 
 def main() -> int:
     """Run the command with the arguments of the process, and return its exit status."""
-    is_one_shot = not ONE_SHOT_FLAGS.isdisjoint(sys.argv)
+    is_one_shot = not ONE_SHOT_FLAGS.isdisjoint(word.partition("=")[0] for word in sys.argv)
     if not is_one_shot:
         # A reload may be asked for before there is anything to reload.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.assets import write_assets
 from sitecore_cdp_exporter.check import check, missing_config
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.config.names import REF
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(flags.log_level or ("error" if flags.once else "info"), flags.log_format)
     if flags.config_check:
         return check(flags.config_file, flags.web_config_file)
+    if flags.assets_folder:
+        return write_assets(flags.assets_folder)
     if flags.once:
         return _once(flags)
     from sitecore_cdp_exporter.serve import serve  # noqa: PLC0415  What ends by itself needs no server.
@@ -187,12 +190,22 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         default="logfmt",
         help="format of the log lines (default: %(default)s)",
     )
+    add(
+        "--write-assets",
+        dest="assets_folder",
+        type=_path,
+        metavar="DIR",
+        help="write the alert rules, dashboards, example configs and scripts that go with this version into a folder, "
+        "and exit; files that are there and differ are never overwritten",
+    )
     add("--version", action="version", version=f"%(prog)s {__version__}")
     flags = parser.parse_intermixed_args(argv)
     if not flags.once and (flags.refs or flags.wait is not None or flags.output is not None):
         parser.error("REF, --wait and --output go with --once only")
     if flags.once and flags.config_check:
         parser.error("--once and --config.check exclude each other")
+    if flags.assets_folder and (flags.once or flags.config_check or flags.demo):
+        parser.error("--write-assets goes with none of --once, --config.check and --demo")
     if flags.demo and (flags.config_file or flags.config_check):
         parser.error("--demo takes no config file")
     if not flags.demo:
@@ -218,7 +231,7 @@ def _duration(text: str) -> float:
 def _path(text: str) -> Path:
     # Path("") is the current folder.
     if not text:
-        raise argparse.ArgumentTypeError("expected the path of a file")
+        raise argparse.ArgumentTypeError("expected a path")
     return Path(text)
 
 

@@ -35,7 +35,7 @@ FLAGS = (
     *("--config.file", "--config.check", "--demo", "--version", "--help", "--log.level", "--log.format"),
     *("--config.auto-reload", "--web.enable-lifecycle"),
     *("--web.listen-address", "--web.health-listen-address", "--web.telemetry-path", "--web.max-requests"),
-    *("--web.config.file", "--web.disable-exporter-metrics"),
+    *("--web.config.file", "--web.disable-exporter-metrics", "--write-assets"),
 )
 
 
@@ -93,6 +93,9 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         ["--demo", "--config.file=config.yaml"],
         ["--demo", "--config.check"],
         ["--api.password=x"],
+        *[["--write-assets=folder", flag] for flag in ("--once", "--config.check", "--demo", REF)],
+        ["--write-assets"],
+        ["--write-assets="],
         ["--log.level=trace"],
         ["--log.level=INFO"],
         ["--log.format=text"],

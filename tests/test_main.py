@@ -66,7 +66,13 @@ def test_garbage_is_collected_again_after_the_imports_but_not_among_what_they_ma
 
 
 @pytest.mark.parametrize(
-    ("flag", "number"), [("--config.check", signal.SIGINT), ("--once", signal.SIGTERM), ("--once", signal.SIGHUP)]
+    ("flag", "number"),
+    [
+        ("--config.check", signal.SIGINT),
+        ("--once", signal.SIGTERM),
+        ("--once", signal.SIGHUP),
+        ("--write-assets=folder", signal.SIGTERM),
+    ],
 )
 def test_an_interrupted_command_does_not_exit_with_0(flag: str, number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SIGNALS_BEFORE_THE_IMPORTS, encoding="utf-8")
