@@ -34,11 +34,15 @@ class Resolver:
 
     def _look_up(self, host: str, port: int, lookup: Future[list[AddressInfo]]) -> None:
         try:
-            lookup.set_result(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
+            try:
+                found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+            finally:
+                # Before anybody has the answer: whoever asks after that gets a new one.
+                with self._lock:
+                    del self._lookups[host, port]
         except OSError as error:
             lookup.set_exception(error)
         except UnicodeError:
             lookup.set_exception(socket.gaierror(socket.EAI_NONAME, "no host can have this name"))
-        finally:
-            with self._lock:
-                del self._lookups[host, port]
+        else:
+            lookup.set_result(found)
