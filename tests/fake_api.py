@@ -78,7 +78,7 @@ class FakeApi:
         self.logs_asked: list[str] = []
         self.logs_open = threading.Event()
         self.logs_open.set()
-        self.most_at_once = 0
+        self.max_at_once = 0
         self._at_once = 0
         self._changed = threading.Condition()
 
@@ -126,7 +126,7 @@ class FakeApi:
             if ref is not None:
                 self.asked.append(ref)
             self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.max_at_once = max(self.max_at_once, self._at_once)
             self._changed.notify_all()
         try:
             assert self.open.wait(MAX_WAIT)

@@ -504,7 +504,7 @@ class TestSharing:
         api.wait_until_at_once(4)
         api.open.set()
         assert all(failure is None for scrape in scrapes for failure in failures(scrape.result()))
-        assert api.most_at_once == 4
+        assert api.max_at_once == 4
 
     def test_no_thread_outlives_its_poll(self, api: FakeApi, watchlist: Lists, clock: Clock) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=16)

@@ -22,7 +22,7 @@ class Wire:
         silent: Whether no byte of an answer arrives.
         garble: What is written over the beginning of an answer.
         answer: What is answered to a request instead of asking the API.
-        repeated: What follows upon that answer, for ever.
+        repeated: What follows that answer, endlessly.
 
     """
 
