@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from sitecore_cdp_exporter.config.calendar import DAYS, Calendar
 from sitecore_cdp_exporter.config.model import FeedConfig
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted
 
 # The API may report any time, but Python's dates end in the year 9999.
 MAX_TIME = dt.datetime(9000, 1, 1, tzinfo=dt.UTC).timestamp()
@@ -38,6 +39,22 @@ class Due:
 
     finished: float
     accepted: float
+
+
+def next_due(feed: FeedConfig, newest: NewestAccepted, since: float) -> Due | None:
+    """Return when the next batch of a feed is due, after the newest ones; None: nothing is expected.
+
+    Args:
+        feed: What is expected.
+        newest: Its newest batches.
+        since: Since when the expectation is known.
+
+    """
+    accepted, finished = due(feed, newest.modified, since), due(feed, newest.finished, since)
+    if accepted is None or finished is None:
+        return None
+    # If none was accepted yet, a batch that failed before the feed was known must not make it overdue at once.
+    return Due(finished=max(finished, accepted), accepted=accepted)
 
 
 def due(feed: FeedConfig, last: float, since: float) -> float | None:

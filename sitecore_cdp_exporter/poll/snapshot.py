@@ -9,7 +9,7 @@ from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, foresee_accepted, is_accepted
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
-from sitecore_cdp_exporter.poll.due import Due, due, expectation
+from sitecore_cdp_exporter.poll.due import Due, expectation, next_due
 from sitecore_cdp_exporter.poll.feed_totals import FeedTotals
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
@@ -188,12 +188,9 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
 def _feed_state(poll: Poll, feed: FeedConfig, newest: NewestAccepted) -> FeedState:
     """Return what may be said of a feed. What is not known to be missing is not due."""
     since = poll.memory.expected_since.get(expectation(feed))
-    next_due = None
-    if since is not None and poll.memory.complete_poll is not None:
-        finished, accepted = (due(feed, last, since) for last in (newest.finished, newest.modified))
-        if finished is not None and accepted is not None:
-            next_due = Due(finished=finished, accepted=accepted)
-    return FeedState(feed=feed, last_accepted=newest.modified, due=next_due)
+    if since is None or poll.memory.complete_poll is None:
+        return FeedState(feed=feed, last_accepted=newest.modified)
+    return FeedState(feed=feed, last_accepted=newest.modified, due=next_due(feed, newest, since))
 
 
 def _histories(poll: Poll, last_known: Mapping[str, Batch | None]) -> tuple[FeedHistory, ...]:

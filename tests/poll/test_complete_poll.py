@@ -227,8 +227,12 @@ class TestDue:
 
     @pytest.mark.parametrize("status", [BatchStatus.SUCCESS, BatchStatus.ERROR, BatchStatus.CORRUPTED])
     def test_a_batch_that_left_its_file_counts_on(self, api: FakeApi, clock: Clock, status: BatchStatus) -> None:
-        api.answers = {ref(1): finished(1, HOUR, status), ref(2): finished(2, 5 * HOUR, BatchStatus.CORRUPTED)}
-        machine = Machine(api, clock, feeds=[NIGHTLY], batches=[{"ref": ref(n), "feed": "nightly"} for n in (1, 2)])
+        api.answers = {
+            ref(1): finished(1, HOUR, status),
+            ref(2): finished(2, 5 * HOUR, BatchStatus.CORRUPTED),
+            ref(3): finished(3, 10 * HOUR),
+        }
+        machine = Machine(api, clock, feeds=[NIGHTLY], batches=[{"ref": ref(n), "feed": "nightly"} for n in (1, 2, 3)])
         before = machine.poll().feeds[0].due
         machine.reconfigure(feeds=[NIGHTLY])
         assert machine.poll().feeds[0].due == before
@@ -253,6 +257,13 @@ class TestDue:
         added = Due(finished=START + 500 + HOUR, accepted=START + 500 + HOUR)
         for _ in range(2):
             assert [state.due for state in machine.poll(300).feeds] == [known_at_the_start, added]
+
+    def test_a_batch_that_failed_before_the_feed_was_known_does_not_make_it_overdue(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        api.answers[ref(1)] = finished(1, 5 * DAY, BatchStatus.CORRUPTED)
+        machine = Machine(api, clock, batches=[{"ref": ref(1), "feed": "nightly"}], feeds=[NIGHTLY])
+        assert machine.poll().feeds[0].due == Due(finished=START + DAY + HOUR, accepted=START + DAY + HOUR)
 
     def test_another_expectation_starts_over(self, api: FakeApi, clock: Clock) -> None:
         machine = Machine(api, clock, feeds=[HOURLY])

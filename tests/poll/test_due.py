@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.config.calendar import DAYS, Calendar
 from sitecore_cdp_exporter.config.model import FeedConfig
-from sitecore_cdp_exporter.poll.due import due
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted
+from sitecore_cdp_exporter.poll.due import due, next_due
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -269,6 +270,18 @@ def test_due_is_the_first_deadline_of_the_calendar_that_no_batch_counts_for_and_
     expected = next(deadline for before, deadline in deadlines if last <= begins(before, deadline) and deadline >= last)
     moment = due(feed.model_copy(update={"expect_success_by": calendar}), last, KNOWN)
     assert moment == pytest.approx(expected + feed.grace, abs=1e-3)
+
+
+@given(feed=calendars, finished=moments, accepted=moments | st.just(0.0), since=moments)
+def test_one_that_finishes_is_never_due_before_one_that_is_accepted(
+    feed: FeedConfig, finished: float, accepted: float, since: float
+) -> None:
+    newest = NewestAccepted(modified=accepted, finished=max(finished, accepted))
+    moment = next_due(feed, newest, since)
+    assert moment is not None
+    assert moment.finished >= moment.accepted == due(feed, accepted, since)
+    if accepted:
+        assert moment.finished == due(feed, newest.finished, since)
 
 
 @given(feed=calendars, since=moments)
