@@ -24,7 +24,7 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
     BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check audit licences sbom \
+.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check audit licences package sbom \
     kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
@@ -79,6 +79,11 @@ licences: development ## List the licences of what is shipped, and fail on one t
 	@$(RUN) -m piplicenses --packages $(SHIPPED) --allow-only='$(SHIPPED_LICENCES)'
 	@$(RUN) -m piplicenses --with-system --ignore-packages sitecore-cdp-batch-exporter $(SHIPPED) \
 	    --allow-only='$(DEVELOPMENT_LICENCES)' --summary --order=count
+
+# The same bytes wherever and whenever it runs; SOURCE_DATE_EPOCH sets another date than hatchling's own.
+package: development ## Build the wheel and the source archive into dist/, and check them as PyPI would
+	$(RUN) -m hatchling build
+	$(RUN) -m twine check --strict dist/*.whl dist/*.tar.gz
 
 sbom: development ## Write dist/sbom.cdx.json, the CycloneDX bill of what is shipped
 	@$(RUN) -m tools.sbom dist/sbom.cdx.json

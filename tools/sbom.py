@@ -32,7 +32,7 @@ def main(output: Path) -> int:
             (packages / metadata.name).symlink_to(metadata)
         pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         # cyclonedx-py does not read a version that hatchling takes from the code.
-        versioned = pyproject.replace('dynamic = ["version"]', f'version = "{__version__}"')
+        versioned = pyproject.replace('dynamic = ["readme", "version"]', f'version = "{__version__}"')
         (environment / "pyproject.toml").write_text(versioned, encoding="utf-8")
         command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
         command += [f"--pyproject={environment / 'pyproject.toml'}", f"--output-file={output}", folder]
