@@ -4,6 +4,7 @@ from tests import bytecode
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -44,6 +45,11 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(sys.prefix) / "hypothesis"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(tiers)
+    # nohup has SIGHUP ignored, and a script that runs the tests in the background SIGINT. A program that a test starts
+    # would inherit that, but not a handler.
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_finish() -> None:
