@@ -34,22 +34,28 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
 
 
-def unit_as_installed(directory: Path, **replaced: str) -> Path:
-    """Write the unit with the program where it is here, instead of in /opt."""
+def unit_as_installed(directory: Path, name: str = UNIT_FILE.name, **replaced: str) -> Path:
+    """Write the unit, under this name, with the program where it is here, instead of in /opt."""
     text = UNIT_FILE.read_text(encoding="utf-8")
     program = "/opt/sitecore-cdp-batch-exporter/bin/sitecore-cdp-batch-exporter"
     # In quotes, because the path of a clone may have blanks.
     text = text.replace(f"={program} ", f'="{Path(sys.executable).parent / Path(program).name}" ')
-    for name, value in replaced.items():
-        text, count = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+    for setting, value in replaced.items():
+        text, count = re.subn(rf"(?m)^{setting}=.*$", f"{setting}={value}", text)
         assert count == 1
-    path = directory / UNIT_FILE.name
+    path = directory / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     verified = run("verify", unit_as_installed(tmp_path))
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit_of_an_organisation(tmp_path: Path) -> None:
+    template = unit_as_installed(tmp_path, UNIT_FILE.name.replace(".", "@."))
+    verified = run("verify", template.with_name(UNIT_FILE.name.replace(".", "@acme.")))
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 

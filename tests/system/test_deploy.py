@@ -335,20 +335,33 @@ def test_the_upgrade_asks_the_new_version_about_the_config_of_the_unit(tmp_path:
     subprocess.run(here, check=True, capture_output=True)
 
 
+def drop_in(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the setting of a drop-in that has one."""
+    section, setting = text.splitlines()
+    assert section == "[Service]"
+    name, _, value = setting.partition("=")
+    return ((name, value),)
+
+
 def test_another_organisation_shares_nothing_but_the_program(
     as_root_below: Callable[[str], None], tmp_path: Path
 ) -> None:
-    as_root_below(commands(ORGANISATIONS, "sed -E"))
-    one, other = Unit.read(UNIT_FILE), Unit.read(tmp_path / "etc" / "systemd" / "system" / f"{NAME}-acme.service")
+    as_root_below(commands(ORGANISATIONS, "sed "))
+    units = tmp_path / "etc" / "systemd" / "system"
+    acme = f"{NAME}@acme"
+    template = Unit.read(units / f"{NAME}@.service", acme)
+    port = (units / f"{acme}.service.d" / "port.conf").read_text(encoding="utf-8")
+    one, other = Unit.read(UNIT_FILE), Unit((*template.settings, *drop_in(port)))
     shared = set(one.command("ExecStart")) & set(other.command("ExecStart"))
     assert shared == {one.command("ExecStart")[0]}
+    assert len(one.command("ExecStart")) == len(other.command("ExecStart")) == 3
     assert other.values("LoadCredential") == [
-        f"{name}:/etc/credstore/{NAME}-acme.{name}" for name in ("client_key", "api_token")
+        f"{name}:/etc/credstore/{acme}.{name}" for name in ("client_key", "api_token")
     ]
-    differing = {setting for setting in one.settings if setting not in other.settings}
+    differing = {setting for setting in one.settings if setting not in template.settings}
     assert {name for name, _ in differing} == {"ExecStart", "LoadCredential"}
     auth = load_config(installed_config(other, tmp_path)).api.basic_auth
-    folder = Path("/run/credentials", f"{NAME}-acme.service")
+    folder = Path("/run/credentials", f"{acme}.service")
     assert [auth.username_file, auth.password_file] == [folder / "client_key", folder / "api_token"]
 
 
@@ -480,11 +493,14 @@ def test_the_upgrade_of_kubernetes_waits_for_the_deployment() -> None:
 
 
 def test_the_drop_in_of_the_page_changes_only_the_address() -> None:
-    [drop_in] = re.findall(r"```ini\n(.*?)```", DEPLOYMENT_PAGE, flags=re.DOTALL)
-    section, emptied, command = drop_in.splitlines()
-    assert (section, emptied) == ("[Service]", "ExecStart=")
-    [shipped] = Unit.read(UNIT_FILE).values("ExecStart")
-    assert command == f"ExecStart={shipped.replace(' --web.listen-address=127.0.0.1:10311', '')}"
+    [text] = re.findall(r"```ini\n(.*?)```", DEPLOYMENT_PAGE, flags=re.DOTALL)
+    shipped = Unit.read(UNIT_FILE)
+    changed = Unit((*shipped.settings, *drop_in(text))).command("ExecStart")
+    assert changed == [
+        "--web.listen-address=:10311" if word == "--web.listen-address=127.0.0.1:10311" else word
+        for word in shipped.command("ExecStart")
+    ]
+    assert changed != shipped.command("ExecStart")
 
 
 @pytest.fixture
