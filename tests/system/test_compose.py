@@ -123,6 +123,13 @@ def test_each_starts_when_what_it_needs_is_healthy() -> None:
     }
 
 
+def test_the_exporter_starts_alone() -> None:
+    assert {"depends_on", "links", "volumes_from", "networks"} & SERVICES["exporter"].keys() == set()
+    assert "build" in SERVICES["exporter"]
+    assert not set(mounts("exporter").values()) & set(COMPOSE["volumes"])
+    assert "`docker compose up --build exporter`" in (ROOT / "docs" / "stack.md").read_text(encoding="utf-8")
+
+
 def test_the_config_of_prometheus_differs_from_the_shipped_one_by_host_names_only() -> None:
     text = (ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
     text = text.replace(SHIPPED.exporter, "exporter:10311").replace(SHIPPED.alertmanager, "alertmanager:9093")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -242,6 +243,18 @@ def test_the_same_bytes_are_built_elsewhere_from_the_source_archive(wheel: Path,
     assert build("sdist", tmp_path / "sdist", root, **elsewhere).read_bytes() == sdist.read_bytes()
     later = build("wheel", tmp_path / "later", root, SOURCE_DATE_EPOCH="1800000000")
     assert later.read_bytes() != wheel.read_bytes()
+
+
+@pytest.mark.slow(reason="builds the wheel again")
+def test_what_the_dockerfile_copies_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    root = tmp_path / "src"
+    root.mkdir()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", read("Dockerfile"), flags=re.MULTILINE):
+        for source in sources.split():
+            (root / source).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+            copy(ROOT / source, root / source)
+    assert build("wheel", tmp_path / "wheel", root).read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.slow(reason="twine takes seconds to start")
