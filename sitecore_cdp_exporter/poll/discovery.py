@@ -11,6 +11,7 @@ it, so that a slow list is read as well. A list that does not add up has a probl
 
 from collections import Counter
 from collections.abc import Mapping
+from math import inf
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.poll.reading import Reading
@@ -39,13 +40,13 @@ class Discovery:
         self.seen_unfinished: dict[str, Reading] = {}
         self._changed: dict[str, Batch] = {}
         self._missing: Counter[str] = Counter()
-        self._unfinished = Walk(UNFINISHED, float("-inf"))
-        self._finished = Walk(FINISHED, float("-inf"))
-        # Whether to read `_finished` beyond its first page.
-        self._walking = False
+        self._unfinished = Walk(UNFINISHED)
+        self._finished = Walk(FINISHED)
+        # Since when `_finished` is read beyond its first page. None: it is not.
+        self._walking_since: float | None = None
         # The result of the last complete walk through the finished batches.
-        self._walked = float("-inf")
-        self._finished_total = -1
+        self._walked = -inf
+        self._finished_total = 0
         self._finished_unreadable = 0
         self._finished_problem: str | None = None
 
@@ -85,13 +86,13 @@ class Discovery:
 
     def begin(self, now: float) -> list[PageRequest]:
         """Start reading the list, and return the first requests. `now` is of the monotonic clock."""
-        self._unfinished = Walk(UNFINISHED, now)
+        self._unfinished = Walk(UNFINISHED)
         self.seen_unfinished = {}
         # The pages of an older walk may be too old to combine with new ones.
-        if self._walking and now - self._finished.started < SECONDS_BETWEEN_WALKS:
+        if self._walking_since is not None and now - self._walking_since < SECONDS_BETWEEN_WALKS:
             return [*self._unfinished.outstanding, *self._finished.outstanding]
-        self._finished = Walk(FINISHED, now)
-        self._walking = False
+        self._finished = Walk(FINISHED)
+        self._walking_since = None
         return [*self._unfinished.outstanding]
 
     def wants(self, request: PageRequest) -> bool:
@@ -125,7 +126,7 @@ class Discovery:
         else:
             more = self._finished.receive(request, page)
         self._learn(readings)
-        if self._walking and self.complete:
+        if self._walking_since is not None and self.complete:
             self._conclude(now)
         return more
 
@@ -141,9 +142,10 @@ class Discovery:
         self, request: PageRequest, page: BatchPage, readings: Mapping[str, Reading], now: float
     ) -> list[PageRequest]:
         """Decide whether to continue with the other pages."""
-        self._walking = self._must_walk(page, readings, now)
+        must_walk = self._must_walk(page, readings, now)
         more = self._finished.receive(request, page)
-        if self._walking:
+        if must_walk:
+            self._walking_since = now
             return more
         self._finished.end()
         self._finished_total = page.total or 0
@@ -185,7 +187,7 @@ class Discovery:
 
     def _conclude(self, now: float) -> None:
         """Determine from a complete walk how many batches there are, and which are gone."""
-        self._walking = False
+        self._walking_since = None
         self._walked = now
         # If the walk missed a batch because the list moved, the next first page triggers another walk.
         self._finished_total = min(self._finished.total, self._finished.received)

@@ -29,7 +29,6 @@ class Walk:
     """Reads the list of some statuses to its end. Pages after the first may arrive in any order.
 
     Attributes:
-        started: When it started, on the monotonic clock.
         outstanding: The requests without an answer, in the order to send them.
         total: The number of batches, by the last usable count.
         shown: The refs of all batches shown, in lower case.
@@ -37,8 +36,7 @@ class Walk:
 
     """
 
-    def __init__(self, statuses: tuple[BatchStatus, ...], started: float) -> None:
-        self.started = started
+    def __init__(self, statuses: tuple[BatchStatus, ...]) -> None:
         self.outstanding: dict[PageRequest, None] = {PageRequest(statuses, 0): None}
         self.total = 0
         self.shown: set[str] = set()

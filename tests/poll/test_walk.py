@@ -18,8 +18,8 @@ def page(total: int | None, *numbers: int, length: int | None = None, unreadable
 
 
 def test_a_walk_begins_with_one_page_and_is_complete_when_none_is_left() -> None:
-    walk = Walk(FINISHED, 5.0)
-    assert (walk.started, walk.begun, walk.complete, walk.received, walk.total) == (5.0, False, False, 0, 0)
+    walk = Walk(FINISHED)
+    assert (walk.begun, walk.complete, walk.received, walk.total) == (False, False, 0, 0)
     assert [*walk.outstanding] == [first()]
     (rest,) = walk.receive(first(), page(3, 10, 11))
     assert (walk.begun, walk.complete, walk.received, walk.total) == (True, False, 2, 3)
@@ -29,7 +29,7 @@ def test_a_walk_begins_with_one_page_and_is_complete_when_none_is_left() -> None
 
 
 def test_the_pages_of_a_list_are_as_long_as_the_server_grants() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     assert walk.receive(first(), page(7, 1, 2, 3)) == [PageRequest(FINISHED, 3), PageRequest(FINISHED, 6)]
     # What a page leaves out is asked for from there, up to where the next one begins.
     assert walk.receive(PageRequest(FINISHED, 3), page(7, 4)) == [PageRequest(FINISHED, 4, 2)]
@@ -40,7 +40,7 @@ def test_the_pages_of_a_list_are_as_long_as_the_server_grants() -> None:
 
 
 def test_an_empty_page_does_not_cancel_the_requests_before_it() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     before, empty, behind = walk.receive(first(), page(8, 1, 2))
     assert walk.receive(empty, page(8)) == []
     assert [*walk.outstanding] == [before]
@@ -54,14 +54,14 @@ def test_a_count_is_wrong_beyond_what_an_organisation_can_have_or_below_what_was
     total: int | None,
     is_wrong: bool,  # noqa: FBT001  A column.
 ) -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     more = walk.receive(first(), page(total, 1, 2, length=2))
     assert (walk.problem == "totalCount is missing or wrong") is is_wrong
     assert len(more) == (1 if is_wrong else ((total or 0) - 1) // 2)
 
 
 def test_without_a_count_pages_are_read_up_to_the_most_that_there_can_be() -> None:
-    walk, half = Walk(FINISHED, 0), MAX_BATCHES // 2
+    walk, half = Walk(FINISHED), MAX_BATCHES // 2
     (second,) = walk.receive(first(), page(None, 1, length=half))
     assert second == PageRequest(FINISHED, half)
     assert walk.receive(second, page(None, 2, length=half)) == []
@@ -69,7 +69,7 @@ def test_without_a_count_pages_are_read_up_to_the_most_that_there_can_be() -> No
 
 
 def test_a_page_without_anything_new_ends_a_list_without_a_count() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     (second,) = walk.receive(first(), page(None, 1, 2))
     assert walk.receive(second, page(None, 2)) == []
     assert walk.complete
@@ -81,7 +81,7 @@ def test_a_page_may_repeat_one_batch_that_was_shifted_to_it_but_no_more(
     seen_again: int,
     ends: bool,  # noqa: FBT001  A column.
 ) -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     shown = range(page_size)
     second, *_ = walk.receive(first(), page(9, *shown))
     walk.receive(second, page(9, *shown[:seen_again]))
@@ -103,7 +103,7 @@ def test_a_page_may_repeat_one_batch_that_was_shifted_to_it_but_no_more(
 def test_one_change_is_allowed_for_between_every_two_pages_when_a_batch_was_shown_twice(
     totals: tuple[int, int, int], problem: str | None
 ) -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     requests = [first(), PageRequest(FINISHED, 3), PageRequest(FINISHED, 6)]
     for request, total, numbers in zip(requests, totals, [(1, 2, 3), (3, 4, 5), (6,)], strict=True):
         walk.receive(request, page(total, *numbers))
@@ -113,7 +113,7 @@ def test_one_change_is_allowed_for_between_every_two_pages_when_a_batch_was_show
 
 @pytest.mark.parametrize(("total", "problem"), [(3, None), (4, "totalCount is 4, but the pages show 3 batches")])
 def test_no_change_is_allowed_for_when_each_batch_was_shown_once(total: int, problem: str | None) -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     (second, *_) = walk.receive(first(), page(total, 1, 2))
     walk.receive(second, page(total, 3))
     walk.end()
@@ -122,7 +122,7 @@ def test_no_change_is_allowed_for_when_each_batch_was_shown_once(total: int, pro
 
 @pytest.mark.parametrize(("again", "problem"), [(13, "totalCount is 9, but the pages show 12 batches"), (1, None)])
 def test_a_list_that_shows_more_than_it_counts_does_not_add_up_unless_it_moved(again: int, problem: str | None) -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     middle, end = walk.receive(first(), page(9, 1, 2, 3))
     (rest,) = walk.receive(middle, page(7, 4))
     # The server does not heed the limit.
@@ -133,7 +133,7 @@ def test_a_list_that_shows_more_than_it_counts_does_not_add_up_unless_it_moved(a
 
 
 def test_an_unreadable_item_on_a_page_of_its_own_ends_nothing() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     second, third = walk.receive(first(), page(3, 1))
     walk.receive(second, page(3, length=1, unreadable=1))
     assert [*walk.outstanding] == [third]
@@ -141,14 +141,14 @@ def test_an_unreadable_item_on_a_page_of_its_own_ends_nothing() -> None:
 
 
 def test_a_list_that_shrinks_before_its_last_page_is_not_a_problem() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     (second,) = walk.receive(first(), page(3, 1, 2))
     walk.receive(second, page(1))
     assert (walk.complete, walk.problem) == (True, None)
 
 
 def test_the_unreadable_items_of_all_pages_are_counted() -> None:
-    walk = Walk(FINISHED, 0)
+    walk = Walk(FINISHED)
     (second,) = walk.receive(first(), page(4, 1, length=2, unreadable=1))
     walk.receive(second, page(4, 3, length=2, unreadable=1))
     assert walk.unreadable == 2
