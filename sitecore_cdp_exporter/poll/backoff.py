@@ -4,6 +4,7 @@ Times are of the monotonic clock, in seconds. Not thread-safe: the poller calls 
 """
 
 from http import HTTPStatus
+from math import inf
 
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
@@ -31,11 +32,11 @@ class Backoff:
     """
 
     def __init__(self) -> None:
-        self._not_before = float("-inf")
+        self._not_before = -inf
         # Seconds. 0: the API is not failing everything.
         self._pause = 0.0
         self._refused: Credentials | None = None
-        self._next_trial = float("-inf")
+        self._next_trial = -inf
 
     @property
     def credentials_refused(self) -> bool:

@@ -22,7 +22,7 @@ def plan(
     *,
     now: float,
     last_request: float,
-    longest_ago_first: bool = False,
+    longest_ago_first: bool,
 ) -> list[str]:
     """Return the batches to request: unfinished, never read, re-checks; in each group those polled longest ago first.
 

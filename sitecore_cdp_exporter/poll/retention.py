@@ -83,7 +83,8 @@ def _newest_of_feeds(
     for key, each in watched.items():
         batch = last_known(key)
         if each.feed is not None and batch is not None and batch.modified is not None and counts(key):
-            newest[each.feed] = max(newest.get(each.feed, (float("-inf"), "")), (batch.modified, key))
+            candidate = (batch.modified, key)
+            newest[each.feed] = max(candidate, newest.get(each.feed, candidate))
     return {key for _, key in newest.values()}
 
 

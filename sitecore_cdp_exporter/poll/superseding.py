@@ -32,5 +32,5 @@ def replaced(replacing: Iterable[tuple[Watched, Batch | None]], feeds: Mapping[s
     for watched, batch in replacing:
         accepted = batch is not None and bool(foresee_accepted(batch, feeds.get(watched.feed or "")))
         for ref in watched.replaces:
-            found[ref] = found.get(ref, False) or accepted
+            found[ref] = found.get(ref) or accepted
     return found
