@@ -397,6 +397,10 @@ def test_a_base_url_that_ends_in_v2_or_below_is_refused(prefix: str, path: str, 
     assert not re.match(BASE_URL_PATTERN, prefix + path)
 
 
+def test_nothing_but_slashes_is_cut_off_the_end_of_a_base_url(tmp_path: Path) -> None:
+    assert load("api:\n  base_url: https://api.example/X//\n", tmp_path).api.base_url == "https://api.example/X"
+
+
 @pytest.mark.parametrize(
     "url", ["https://v2", "https://v2.example/v20", "https://gateway.example/cdp-v2", "https://v2/"]
 )

@@ -173,6 +173,18 @@ def test_batches_that_finish_on_the_first_page_need_no_other_page() -> None:
     assert read(discovery, server) == 2
 
 
+def test_a_first_page_of_nothing_but_batches_that_have_just_finished_needs_no_other_page() -> None:
+    server = Server(
+        [listed(number, BatchStatus.PROCESSING if number >= 4 else BatchStatus.SUCCESS) for number in range(6)],
+        largest_page=2,
+    )
+    discovery = Discovery()
+    read(discovery, server)
+    server.change(4, status=BatchStatus.ERROR)
+    server.change(5, status=BatchStatus.SUCCESS)
+    assert read(discovery, server) == 2
+
+
 def test_a_list_that_grows_by_more_than_its_first_page_shows_is_read_to_its_end() -> None:
     server = Server([listed(number) for number in range(1000)])
     discovery = Discovery()

@@ -39,6 +39,10 @@ def test_the_api_is_down_when_every_request_failed_for_a_reason_that_is_not_the_
     assert judged(ApiHealth(), *errors) is up
 
 
+def test_before_anything_has_failed_there_is_no_reason_to_be_down() -> None:
+    assert ApiHealth().failure is None
+
+
 def test_403_is_the_apis_own_when_it_refuses_us() -> None:
     assert judged(ApiHealth(), PollError.of_status(403), refused=True) is False
 

@@ -8,7 +8,10 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.cause import FailureCause
-from sitecore_cdp_exporter.poll.snapshot import Snapshot
+from sitecore_cdp_exporter.poll.feed_totals import BatchCounter, Totals
+from sitecore_cdp_exporter.poll.memory import Memory
+from sitecore_cdp_exporter.poll.poll import Poll
+from sitecore_cdp_exporter.poll.snapshot import Snapshot, take_snapshot
 from tests.fake_api import Clock, FakeApi, ref
 from tests.poll.polling import NOW, new_poller, poll
 
@@ -55,3 +58,11 @@ def test_an_api_that_is_down_has_the_reason_why(api: FakeApi, clock: Clock) -> N
 
 def test_each_feed_of_the_config_has_its_state(api: FakeApi, clock: Clock) -> None:
     assert [state.feed.name for state in snapshot_of(api, clock, EXPIRED).feeds] == ["guests"]
+
+
+def test_a_poll_takes_until_its_last_answer_however_late_it_is_shown() -> None:
+    config = Config(api=ApiConfig(base_url="https://api.example"))
+    running = Poll(config, Memory(config, BatchCounter(Totals(), NOW), 100.0), 100.0, 110.0)
+    assert take_snapshot(running, 103.0).poll_duration == 3.0
+    running.finish_if_done(104.0)
+    assert take_snapshot(running, 107.0).poll_duration == 4.0

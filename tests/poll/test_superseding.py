@@ -5,7 +5,8 @@ import pytest
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, newest_accepted
-from sitecore_cdp_exporter.poll.superseding import is_superseded
+from sitecore_cdp_exporter.poll.superseding import is_superseded, replaced
+from sitecore_cdp_exporter.watch.watchlist import Watched
 from tests.fake_api import ref
 
 FULL_SNAPSHOTS = FeedConfig(name="guests", next_success_resolves=True)
@@ -44,3 +45,27 @@ def test_a_later_batch_and_one_that_replaces_it_are_each_enough(
     created: float,
 ) -> None:
     assert is_superseded(failed(created), FULL_SNAPSHOTS, NEWEST, replaced=replaced) is True
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_replaced"),
+    [
+        ([None], False),
+        ([BatchStatus.PROCESSING], False),
+        ([BatchStatus.SUCCESS, BatchStatus.ERROR], True),
+        ([BatchStatus.ERROR, BatchStatus.SUCCESS], True),
+        ([BatchStatus.ERROR, BatchStatus.ERROR], False),
+    ],
+)
+def test_of_several_batches_that_replace_one_it_is_enough_that_one_is_accepted(
+    statuses: list[BatchStatus | None],
+    is_replaced: bool,  # noqa: FBT001  A column.
+) -> None:
+    replacing = [
+        (
+            Watched(ref(number), replaces=frozenset({ref(1)})),
+            None if status is None else Batch(ref=ref(number), status=status),
+        )
+        for number, status in enumerate(statuses, 2)
+    ]
+    assert replaced(replacing, {}) == {ref(1): is_replaced}
