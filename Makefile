@@ -60,7 +60,7 @@ coverage: development ## Run the tests of `make test`; fail if they cover less t
 
 mutants: development ## Measure the power of the tests: do they fail for each small change of the core? (half an hour)
 	@rm -rf mutants
-	nice $(RUN) -m mutmut run --max-children 2
+	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants
 
 check: development ## Lint, check types, imports and licences, look up known vulnerabilities (needs a network)
