@@ -4,8 +4,8 @@ A finished batch counts once, if this process saw it unfinished, or if it was la
 shortly before. If it is uploaded again under the same ref, it counts again if it was seen unfinished in between. It
 counts for its feed at that time, by the rule at that time; counts never change afterwards.
 
-Totals belong to the process. What was seen belongs to an organisation, and starts over with another one. Times are
-seconds since the Unix epoch.
+What has counted outlives its organisation: the config may come back to it. With another one, the batches count as if
+the process had just started. Times are seconds since the Unix epoch.
 """
 
 from collections.abc import Collection, Iterable
@@ -98,11 +98,11 @@ class _Counted:
 
 
 class BatchCounter:
-    """Counts the batches of one organisation, each once.
+    """Counts batches, each once.
 
     Args:
         totals: The totals to add to.
-        started: When the process started, or switched to this organisation.
+        started: When the process started.
 
     """
 
@@ -112,6 +112,11 @@ class BatchCounter:
         # By ref in lower case, in the order in which they were counted.
         self._counted: dict[str, _Counted] = {}
         self._unfinished: set[str] = set()
+
+    def begin_another_organisation(self, now: float) -> None:
+        """Count what finishes from now on, or has finished shortly before."""
+        self._since = max(self._since, now - SECONDS_BEFORE_THE_START)
+        self._unfinished.clear()
 
     def look_at(self, key: str, feed: str | None, batch: Batch, log: ErrorLog | None, rule: FeedConfig | None) -> None:
         """Count what is new about a watched batch.

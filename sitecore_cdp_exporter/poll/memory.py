@@ -168,7 +168,7 @@ class Memory:
         health: Whether its API is up.
         discovery: Its list of batches; empty while discovery is off.
         error_logs: The queue of its error logs.
-        counter: Counts its batches for their feeds.
+        counter: Counts its batches for their feeds. Outlives the memory.
         watched: All listed batches, by ref in lower case, including those past their retention.
         list_failure: Why the last attempt to read its list failed. None: it succeeded, or there was none.
         last_request: When the last request ended, or when the memory was created.

@@ -64,7 +64,7 @@ class Poller:
         self._lock = threading.Lock()
         self._config = config
         self._batch_files = batch_files
-        self._totals = Totals()
+        self._counter = BatchCounter(Totals(), wall_clock())
         self._turn_to(api)
         self._current: Poll | None = None
         self._latest: Snapshot | None = None
@@ -142,6 +142,7 @@ class Poller:
                 self._organisation.api = api
             else:
                 # A running poll keeps the old organisation. No scrape may join it, and no probe may use its results.
+                self._counter.begin_another_organisation(self._wall_clock())
                 self._turn_to(api)
                 self._current = self._latest = None
             if self._current is None or self._current.over(self._clock()):
@@ -162,8 +163,7 @@ class Poller:
 
     def _turn_to(self, api: BatchReader) -> None:
         """Poll the organisation of the config, and remember nothing of another one but what has counted."""
-        counter = BatchCounter(self._totals, self._wall_clock())
-        self._organisation = Organisation(api, Memory(self._config, counter, self._clock()))
+        self._organisation = Organisation(api, Memory(self._config, self._counter, self._clock()))
         self._error_logs = LogThread(self._organisation, self._lock, self._clock)
 
     def _begin_poll(self, now: float, deadline: float) -> Poll:

@@ -291,6 +291,18 @@ def test_another_organisation_takes_the_counters_on_and_counts_what_is_new_there
     assert exporter.finished() == {"success": 2}
 
 
+def test_a_reload_with_a_mistake_and_another_without_it_count_no_batch_twice(api: FakeApi, exporter: Exporter) -> None:
+    put(api, 1, SUCCESS)
+    exporter.list_batches({1: "guests"})
+    exporter.scrape()
+    assert exporter.finished() == {"success": 1}
+    exporter.reload(api={"base_url": "https://other.example"})
+    exporter.scrape()
+    exporter.reload(api={"base_url": "https://api.example"})
+    exporter.scrape()
+    assert exporter.finished() == {"success": 1}
+
+
 def test_the_newest_finished_batch_of_a_feed_has_all_values_of_one_batch(api: FakeApi, exporter: Exporter) -> None:
     exporter.list_batches({1: "guests", 2: "guests", 3: "guests"})
     put(api, 1, SUCCESS, age=HOUR, total=100)

@@ -196,7 +196,7 @@ def test_what_has_counted_for_one_feed_goes_on_to_count_for_it(feed: Feed) -> No
 def test_another_organisation_counts_on_from_where_it_began_and_only_what_is_new(feed: Feed) -> None:
     feed.see(SUCCESS)
     later = START + 86400
-    feed.counter = BatchCounter(feed.all, later)
+    feed.counter.begin_another_organisation(later)
     feed.see(replace(SUCCESS, ref=ref(2)))
     assert feed.finished == {"success": 1}, "it had finished long before the config named its organisation"
     feed.see(replace(SUCCESS, ref=ref(3), modified=later))
