@@ -5,13 +5,12 @@ read from the repository.
 """
 
 import os
-import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from sitecore_cdp_exporter.output import print_text
+from sitecore_cdp_exporter.output import print_errors, print_text
 
 # Only in a wheel.
 COPIES = Path(__file__).parent / "data"
@@ -36,11 +35,11 @@ def write_assets(folder: Path) -> int:
         if not differing:
             _write(missing, folder)
     except OSError as error:
-        print(f"{error.filename or folder}: {error.strerror}", file=sys.stderr)  # noqa: T201  The output of the command.
+        print_errors(f"{error.filename or folder}: {error.strerror}")
         return 1
     if differing:
         remedy = "nothing was written; name a new folder, and compare the two"
-        print(*(f"{folder / name}: differs" for name in differing), remedy, sep="\n", file=sys.stderr)  # noqa: T201
+        print_errors(*(f"{folder / name}: differs" for name in differing), remedy)
         return 1
     lines = (f"{'wrote' if name in missing else 'unchanged'} {folder / name}" for name in assets)
     return 0 if print_text("\n".join(lines)) else 1

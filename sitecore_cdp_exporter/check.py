@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.output import print_errors
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
 from sitecore_cdp_exporter.watch.watchlist import watch
 from sitecore_cdp_exporter.web.security.file import load_web_config
@@ -33,17 +34,17 @@ def check(path: Path, web_config: Path | None) -> int:
         batch_files.refresh()
         errors += batch_files.problems
         if config is None or errors:
-            print(*errors, sep="\n", file=sys.stderr)  # noqa: T201  The output of the command. So too below.
+            print_errors(*errors)
             return 1
         for warning in (*_warnings(path, config), *batch_files.conflicts):
-            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+            print_errors(f"warning: {warning}")
         try:
             _print_watched(path, config, batch_files)
         except OSError as error:
             # Close it: it still has buffered output, and would retry at exit.
             with suppress(OSError):
                 sys.stdout.close()
-            print(f"{path} is valid, but the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+            print_errors(f"{path} is valid, but the output cannot be written: {error.strerror}")
             return 1
     return 0
 
@@ -99,7 +100,7 @@ def _warnings(path: Path, config: Config) -> Iterator[str]:
 def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
     watched = watch(config, batch_files.batches.values(), ())
     discovered = ", and what discovery finds" if config.discovery.enabled else ""
-    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201
+    print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201  The output of the command. So too below.
     print("Credentials:", ", ".join(credential_sources(config.api.basic_auth, os.environ)) or "none")  # noqa: T201
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,6 +17,7 @@ from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.config.names import REF
 from sitecore_cdp_exporter.config.values import Duration
 from sitecore_cdp_exporter.logs import LOG_LEVELS, configure_logging
+from sitecore_cdp_exporter.output import print_errors
 from sitecore_cdp_exporter.web.address import ListenAddress, ListenError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _once(flags: argparse.Namespace) -> int:
                 return once(demo.config, flags.refs, wait=flags.wait or 0.0, output=flags.output or "table")
         return once(flags.config_file, flags.refs, wait=flags.wait or 0.0, output=flags.output or "table")
     except ConfigError as error:
-        print(*(missing_config(flags.config_file) or error.errors), sep="\n", file=sys.stderr)  # noqa: T201
+        print_errors(*(missing_config(flags.config_file) or error.errors))
         return 1
 
 

@@ -13,7 +13,7 @@ from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import Config, Discovery, WatchedBatch, load_config
-from sitecore_cdp_exporter.output import print_text
+from sitecore_cdp_exporter.output import print_errors, print_text
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.report import (
@@ -64,8 +64,8 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
     problems = files.problems
     if not (refs or config.batches or files.batches or config.discovery.enabled):
         problems.append("nothing is watched: list batches in the config, or name their refs")
-    for problem in (*problems, *_warnings(config)):
-        print(problem, file=sys.stderr)  # noqa: T201  The output of the command. So too below.
+    if shown := [*problems, *_warnings(config)]:
+        print_errors(*shown)
     if refs:
         config, files = only(config, files.batches, refs), BatchFiles((), directory)
     # What has finished need not be asked again, whatever the config says for the exporter.
@@ -196,4 +196,4 @@ def _is_terminal() -> bool:
 
 
 def _print_progress(line: str) -> None:
-    print(f"waiting: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    print_errors(f"waiting: {line}")

@@ -1,4 +1,4 @@
-"""Standard output, which may be closed, full or in any encoding."""
+"""Standard output and standard error, which may be closed, full or in any encoding."""
 
 import sys
 from contextlib import suppress
@@ -18,6 +18,12 @@ def print_text(text: str) -> bool:
             sys.stdout.close()
         if isinstance(error, BrokenPipeError):
             return True
-        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+        print_errors(f"the output cannot be written: {error.strerror}")
         return False
     return True
+
+
+def print_errors(*lines: str) -> None:
+    """Print lines to standard error. If its parent has closed it, print() would use standard output instead."""
+    if sys.stderr is not None:
+        print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201

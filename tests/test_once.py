@@ -419,6 +419,17 @@ def test_a_closed_output_is_no_failure(config: Path, monkeypatch: pytest.MonkeyP
     assert run(config, REF) == 0
 
 
+def test_what_goes_to_a_closed_standard_error_is_not_in_the_report(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, batch_files=["batches.d/*.yaml"])
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(config, "--output=json", REF) == 0
+    assert json.loads(capsys.readouterr().out)["exit_status"] == 0
+    assert run(config.parent / "none.yaml", "--output=json") == 1
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_goes_to_a_terminal_only(
     config: Path,
