@@ -9,8 +9,7 @@ the process had just started. Times are seconds since the Unix epoch.
 """
 
 from collections.abc import Collection, Iterable
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
@@ -46,6 +45,10 @@ class FeedTotals:
     failed_records: int = 0
     error_log_records: dict[RecordCause, int] = field(default_factory=lambda: dict.fromkeys(RecordCause, 0))
 
+    def copy(self) -> "FeedTotals":
+        """Return what it counts now."""
+        return replace(self, finished={**self.finished}, error_log_records={**self.error_log_records})
+
 
 class Totals:
     """The counts of each feed since the process started. The feed None has the batches without one."""
@@ -72,7 +75,7 @@ class Totals:
         at 1 has not increased.
         """
         return {
-            feed: deepcopy(totals) if self._first_shown[feed] < started else FeedTotals()
+            feed: totals.copy() if self._first_shown[feed] < started else FeedTotals()
             for feed, totals in self._by_feed.items()
         }
 
