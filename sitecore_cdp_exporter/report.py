@@ -244,6 +244,5 @@ def _advice_for(cause: RecordCause | FailureCause) -> Advice:
 def _printable(text: str) -> str:
     """Return a text that can neither control a terminal nor change the order of what is on it."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
