@@ -203,6 +203,7 @@ def test_each_cause_of_a_failure_is_explained_once_in_the_words_of_the_page() ->
         (FailureCause.CHECKSUM_MALFORMED, WHY_BATCHES[FailureCause.CHECKSUM_MALFORMED]),
     ]
     assert max(len(line) for text in rest for line in text.splitlines()) in range(90, 101)
+    assert all(line.startswith("    ") for text in rest for line in text.splitlines()[1:])
     unwrapped = [" ".join(text.split()) for text in rest]
     assert unwrapped == [f"{cause}: {advice.meaning} {advice.action}" for cause, advice in causes]
 
@@ -289,6 +290,10 @@ def test_the_json_has_all_of_a_batch() -> None:
         "modified_timestamp_seconds": 1745484364.0,
         "time_to_process_seconds": 614.867,
     }
+
+
+def test_the_json_has_a_line_for_each_value() -> None:
+    assert render_json(snapshot(), ExitStatus.GOOD).splitlines()[:2] == ["{", '  "exit_status": 0,']
 
 
 def test_the_json_has_the_same_keys_where_nothing_is_known() -> None:

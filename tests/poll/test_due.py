@@ -105,8 +105,18 @@ def test_without_a_window_a_batch_in_its_grace_does_not_count_for_the_next_deadl
 
 
 @pytest.mark.parametrize("grace", [23 * HOUR, 30 * HOUR])
-def test_a_long_grace_leaves_time_to_be_early_for_the_next_deadline(grace: float) -> None:
-    assert due(nightly(grace=grace), at("2026-03-03 21:30"), KNOWN) == at("2026-03-04 23:30") + grace
+@pytest.mark.parametrize(
+    ("last", "deadline"),
+    [
+        ("2026-03-03 11:30", "2026-03-03 23:30"),
+        ("2026-03-03 11:31", "2026-03-04 23:30"),
+        ("2026-03-03 21:30", "2026-03-04 23:30"),
+    ],
+)
+def test_a_long_grace_leaves_half_the_time_to_be_early_for_the_next_deadline(
+    last: str, deadline: str, grace: float
+) -> None:
+    assert due(nightly(grace=grace), at(last), KNOWN) == at(deadline) + grace
 
 
 @pytest.mark.parametrize(("window", "deadline"), [(3 * DAY, "2026-03-05 23:30"), (24 * HOUR, "2026-03-03 23:30")])

@@ -163,6 +163,11 @@ def test_records_count_when_the_details_are_read_and_their_log_once_it_was(feed:
     assert (feed.totals.succeeded_records, feed.totals.failed_records) == (9, 1)
 
 
+def test_records_that_a_batch_does_not_count_itself_count_as_none(feed: Feed) -> None:
+    feed.see(replace(SUCCESS, total_records=None, succeeded_records=None, failed_records=None))
+    assert (feed.totals.succeeded_records, feed.totals.failed_records) == (0, 0)
+
+
 @pytest.mark.parametrize(("before", "after", "accepted"), [(TOLERANT, STRICT, 1), (STRICT, TOLERANT, 0)])
 def test_a_batch_is_accepted_by_the_rule_of_the_moment_at_which_it_counts(
     feed: Feed, before: FeedConfig, after: FeedConfig, accepted: int

@@ -43,6 +43,14 @@ def test_it_is_remembered_when_it_is_watched_no_more() -> None:
     assert last_finished.find([("guests", newer)]) == {"guests": newer}
 
 
+def test_of_the_same_batch_the_last_state_counts() -> None:
+    last_finished = LastFinished()
+    last_finished.add("guests", NEW)
+    changed = replace(NEW, status=BatchStatus.SUCCESS)
+    last_finished.add("guests", changed)
+    assert last_finished.find([]) == {"guests": changed}
+
+
 def test_it_is_forgotten_with_its_feed_and_when_it_is_watched_again() -> None:
     last_finished = LastFinished()
     last_finished.add("guests", NEW)
