@@ -24,6 +24,14 @@ def print_text(text: str) -> bool:
 
 
 def print_errors(*lines: str) -> None:
-    """Print lines to standard error. If its parent has closed it, print() would use standard output instead."""
-    if sys.stderr is not None:
+    """Print lines to standard error. If that cannot be written, nobody can be told, and the command goes on."""
+    # As Python has it when its parent has closed it. print() would use standard output instead.
+    if sys.stderr is None:
+        return
+    try:
         print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        # It still has what it could not write, and would try again at the end of the process.
+        with suppress(OSError):
+            sys.stderr.close()
+        sys.stderr = None

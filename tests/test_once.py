@@ -430,6 +430,16 @@ def test_what_goes_to_a_closed_standard_error_is_not_in_the_report(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EPIPE])
+def test_a_standard_error_that_cannot_be_written_does_not_cost_the_report(
+    error: int, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, batch_files=["batches.d/*.yaml"])
+    monkeypatch.setattr(sys, "stderr", Output(OSError(error, "cannot be written")))
+    assert run(config, "--output=json", REF) == 0
+    assert json.loads(capsys.readouterr().out)["exit_status"] == 0
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_goes_to_a_terminal_only(
     config: Path,
