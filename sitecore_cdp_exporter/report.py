@@ -7,6 +7,7 @@ of Sitecore CDP gets this far.
 import enum
 import json
 import textwrap
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -145,15 +146,28 @@ def _table(states: Sequence[BatchState], now: float) -> str:
     if not states:
         return "No batches."
     rows = [HEADINGS, *(_cells(state, now) for state in _sorted(states))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     aligned = [
         [
-            cell.rjust(width) if heading in RIGHT_ALIGNED else cell.ljust(width)
+            _align(cell, width, is_right=heading in RIGHT_ALIGNED)
             for cell, width, heading in zip(row, widths, HEADINGS, strict=True)
         ]
         for row in rows
     ]
     return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+
+
+def _align(cell: str, width: int, *, is_right: bool) -> str:
+    blanks = " " * (width - _width(cell))
+    return blanks + cell if is_right else cell + blanks
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese character takes two, an accent by itself none."""
+    return sum(
+        0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in {"W", "F"})
+        for character in text
+    )
 
 
 def _cells(state: BatchState, now: float) -> tuple[str, ...]:

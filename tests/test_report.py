@@ -257,6 +257,13 @@ def test_an_api_that_does_not_answer_is_described(failure: Reason | None, state_
     assert f"\n\nThe Batch API {state_of_the_api}. " in text
 
 
+@pytest.mark.parametrize(("feed", "columns"), [("guests", 6), ("夜間ゲスト", 10), ("\uff47", 2), ("cafe\u0301", 4)])
+def test_columns_are_aligned_in_any_script(feed: str, columns: int) -> None:
+    named, other = (replace(ACCEPTED, watched=Watched(ref(1), name)) for name in (feed, "much-longer-than-that"))
+    heading, first, second = render_table(snapshot(named, other), NOW).splitlines()
+    assert heading.index("REF") == second.index(ref(1)) == first.index(ref(1)) - len(feed) + columns
+
+
 def test_a_name_from_the_config_cannot_control_the_terminal() -> None:
     feed = "a\x1b[2J\u202eb\r\u2028\U0001f600\ud800é"
     named = replace(ACCEPTED, watched=Watched(ref(1), feed, {"x": feed}))
