@@ -39,9 +39,9 @@ def test_an_answer_about_the_batch_shows_that_the_credentials_are_valid(
     assert backoff.credentials_refused
     backoff.begin_trial(60)
     backoff.record(OLD, outcome, 61)
-    assert backoff.allows(OLD, 61)
-    assert not backoff.tries
     assert not backoff.credentials_refused
+    assert not backoff.tries
+    assert backoff.allows(OLD, 61)
 
 
 @pytest.mark.parametrize(
