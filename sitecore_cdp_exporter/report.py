@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.error_log import RecordCause
 from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
+from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice, silence_command
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
@@ -59,11 +60,12 @@ def outcome_of(state: BatchState) -> Outcome:
 
 
 def exit_status(snapshot: Snapshot, *, are_lists_good: bool = True) -> ExitStatus:
-    """Return the exit status: of several that apply, the first of 3, 1 where nothing was read, 4, 1.
+    """Return the exit status. A failed batch comes first, then an API that is down, then a batch that is open.
 
     Args:
         snapshot: What was found.
-        are_lists_good: Whether the batch files were read without a mistake. Otherwise not everything is shown.
+        are_lists_good: Whether something is watched, and the batch files have no mistake. Otherwise not everything is
+            shown.
 
     """
     outcomes = {outcome_of(state) for state in snapshot.batches}
@@ -99,6 +101,8 @@ def render_json(snapshot: Snapshot, status: ExitStatus) -> str:
         "api_up": snapshot.api_up,
         "api_failure": snapshot.api_failure,
         "discovery_failure": None if snapshot.discovery is None else snapshot.discovery.failure,
+        "dropped_batches": None if snapshot.discovery is None else snapshot.discovery.dropped,
+        "retired_batches": snapshot.retired,
         "batches": [_json_of(state) for state in _sorted(snapshot.batches)],
         "silence_command": silence_command(failed) if failed else None,
     }
@@ -171,7 +175,7 @@ def _width(text: str) -> int:
 
 
 def _cells(state: BatchState, now: float) -> tuple[str, ...]:
-    feed, why = _printable(state.watched.feed or "-"), ", ".join(_why(state)) or "-"
+    feed, why = one_line(state.watched.feed or "-"), ", ".join(_why(state)) or "-"
     if state.reading is None:
         return feed, state.watched.ref, "-", "-", "-", "-", why
     batch, outcome = state.reading.batch, outcome_of(state)
@@ -253,10 +257,3 @@ def _advice(states: Iterable[BatchState]) -> Iterator[str]:
 
 def _advice_for(cause: RecordCause | FailureCause) -> Advice:
     return WHY_RECORDS[cause] if isinstance(cause, RecordCause) else WHY_BATCHES[cause]
-
-
-def _printable(text: str) -> str:
-    """Return a text that can neither control a terminal nor change the order of what is on it."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

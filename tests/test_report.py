@@ -278,7 +278,14 @@ def test_the_json_has_all_of_a_batch() -> None:
     shown = json.loads(render_json(snapshot(WITH_ERRORS), ExitStatus.FAILED))
     [batch] = shown.pop("batches")
     assert "ref=5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11" in shown.pop("silence_command")
-    assert shown == {"exit_status": 3, "api_up": True, "api_failure": None, "discovery_failure": None}
+    assert shown == {
+        "exit_status": 3,
+        "api_up": True,
+        "api_failure": None,
+        "discovery_failure": None,
+        "dropped_batches": None,
+        "retired_batches": 0,
+    }
     assert batch == {
         "ref": "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11",
         "feed": "nightly-guests",
@@ -297,6 +304,11 @@ def test_the_json_has_all_of_a_batch() -> None:
         "modified_timestamp_seconds": 1745484364.0,
         "time_to_process_seconds": 614.867,
     }
+
+
+def test_the_json_says_how_many_batches_are_left_out() -> None:
+    shown = json.loads(render_json(snapshot(discovery=discovery(None, dropped=3), retired=1200), ExitStatus.GOOD))
+    assert (shown["dropped_batches"], shown["retired_batches"]) == (3, 1200)
 
 
 def test_the_json_has_a_line_for_each_value() -> None:

@@ -104,5 +104,5 @@ def _key_path(path: YamlPath) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape unprintable characters, including line breaks."""
+    """Escape unprintable characters: line breaks, and what controls a terminal or changes the order of its text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
