@@ -135,7 +135,7 @@ class Polls:
         return snapshot
 
     def _with_logs(self, snapshot: Snapshot, timeout: float) -> Snapshot:
-        """Wait until the error logs are read, a minute at most. They are read in the background since the poll."""
+        """Wait until the error logs are read, a minute at most. That began in the background with the poll."""
         give_up = self.clock() + MAX_WAIT_FOR_LOGS
         states = list(snapshot.batches)
         while (awaited := [place for place, state in enumerate(states) if is_log_awaited(state)]) and (
@@ -153,7 +153,7 @@ def is_final(snapshot: Snapshot, *, allocated: bool) -> bool:
 
     Args:
         snapshot: What was found last.
-        allocated: Whether every batch that there will be must be there by now.
+        allocated: Whether a batch that is still unknown will stay so.
 
     """
     if snapshot.api_up is False and snapshot.api_failure in REFUSALS:

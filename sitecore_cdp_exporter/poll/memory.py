@@ -255,7 +255,13 @@ class Memory:
         return self._last_finished.find((self.watched[key].feed, batch) for key, batch in last_known.items())
 
     def count(self, config: Config, started: float) -> None:
-        """Count for their feeds what is new of the watched batches; the poll that shows it has started then."""
+        """Count for their feeds what is new of the watched batches.
+
+        Args:
+            config: The config.
+            started: When the poll that will show it started.
+
+        """
         feeds = config.feeds_by_name
         of_batches = {each.feed for each in self.watched.values()} - feeds.keys()
         self.counter.totals.begin([*feeds, *sorted(of_batches, key=lambda feed: (feed is None, feed or ""))], started)

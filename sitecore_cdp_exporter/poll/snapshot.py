@@ -117,7 +117,7 @@ class Snapshot:
         feeds: One state for each feed of the config.
         complete_poll: When everything watched had last been answered for, in seconds since the Unix epoch; None: that
             was never so.
-        histories: One for each of these, and for each other feed that a batch has named since the process started.
+        histories: One for each feed of the config, and for each other that a batch has named since the process started.
 
     """
 
