@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
+from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
 from sitecore_cdp_exporter.output import print_errors
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
@@ -37,7 +38,7 @@ def check(path: Path, web_config: Path | None) -> int:
             print_errors(*errors)
             return 1
         for warning in (*_warnings(path, config), *batch_files.conflicts):
-            print_errors(f"warning: {warning}")
+            print_errors(one_line(f"warning: {warning}"))
         try:
             _print_watched(path, config, batch_files)
         except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.model import Config, Discovery, WatchedBatch, load_config
 from sitecore_cdp_exporter.output import print_errors, print_text
 from sitecore_cdp_exporter.poll.poller import Poller
@@ -65,7 +66,7 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
     if not (refs or config.batches or files.batches or config.discovery.enabled):
         problems.append("nothing is watched: list batches in the config, or name their refs")
     if shown := [*problems, *_warnings(config)]:
-        print_errors(*shown)
+        print_errors(*map(one_line, shown))
     if refs:
         config, files = only(config, files.batches, refs), BatchFiles((), directory)
     # What has finished need not be asked again, whatever the config says for the exporter.

@@ -357,6 +357,15 @@ def test_nothing_to_poll_is_no_success(config: Path, capsys: pytest.CaptureFixtu
     ]
 
 
+@pytest.mark.parametrize("flag", ["--once", "--config.check"])
+def test_a_path_in_the_config_cannot_control_the_terminal(
+    config: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, batch_files=["\x1b]0;title\x07\u202e.d/*.yaml"])
+    assert main([flag, f"--config.file={config}"]) in {0, 4}
+    assert r"\x1b]0;title\x07\u202e.d: No such file or directory" in capsys.readouterr().err
+
+
 def test_a_batch_file_with_a_mistake_is_no_success(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (config.parent / "b.yaml").write_text("- abc\n", encoding="utf-8")
     change(config, batches=[REF], batch_files=["b.yaml"])
