@@ -102,10 +102,12 @@ def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
     watched = watch(config, batch_files.batches.values(), ())
     discovered = ", and what discovery finds" if config.discovery.enabled else ""
     print(f"{path} is valid. Batches of {config.api.base_url} that would be watched: {len(watched)}{discovered}")  # noqa: T201  The output of the command. So too below.
-    print("Credentials:", ", ".join(credential_sources(config.api.basic_auth, os.environ)) or "none")  # noqa: T201
+    sources = credential_sources(config.api.basic_auth, os.environ)
+    print("Credentials:", one_line(", ".join(sources)) or "none")  # noqa: T201
     for batch in watched.values():
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
-        print(batch.ref, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()))  # noqa: T201
+        pairs = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
+        print(batch.ref, *map(one_line, pairs))  # noqa: T201
     # stdout is None if the parent process has closed it.
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -358,12 +358,19 @@ def test_nothing_to_poll_is_no_success(config: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("flag", ["--once", "--config.check"])
-def test_a_path_in_the_config_cannot_control_the_terminal(
+def test_what_the_config_names_cannot_control_the_terminal(
     config: Path, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(config, batch_files=["\x1b]0;title\x07\u202e.d/*.yaml"])
-    assert main([flag, f"--config.file={config}"]) in {0, 4}
-    assert r"\x1b]0;title\x07\u202e.d: No such file or directory" in capsys.readouterr().err
+    change(
+        config,
+        batch_files=["\x1b]0;title\x07\u202e.d/*.yaml"],
+        batches=[{"ref": REF, "feed": "a\u202eb", "labels": {"team": "\x9b31m"}}],
+    )
+    assert main([flag, f"--config.file={config}"]) == 0
+    output = capsys.readouterr()
+    assert r"\x1b]0;title\x07\u202e.d: No such file or directory" in output.err
+    assert r"a\u202eb" in output.out
+    assert all(character.isprintable() for line in output.out.splitlines() for character in line)
 
 
 def test_a_batch_file_with_a_mistake_is_no_success(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
