@@ -159,7 +159,10 @@ def is_final(snapshot: Snapshot, *, allocated: bool) -> bool:
     """
     if snapshot.api_up is False and snapshot.api_failure in REFUSALS:
         return True
-    if snapshot.discovery is not None and snapshot.discovery.failure is not None:
+    discovery = snapshot.discovery
+    # Items that cannot be read may stay in the list for a month.
+    has_unreadable = discovery is not None and discovery.failure is Reason.BAD_RESPONSE and discovery.unreadable > 0
+    if discovery is not None and discovery.failure is not None and not has_unreadable:
         return False
     final = {Reason.FORBIDDEN, Reason.NOT_FOUND} if allocated else {Reason.FORBIDDEN}
     return all(outcome_of(state) in SETTLED or state.failure in final for state in snapshot.batches)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from sitecore_cdp_exporter import once as module
-from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
+from sitecore_cdp_exporter.api.batch import Batch, BatchPage, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogReading, RecordCause
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.cli import main
@@ -194,6 +195,19 @@ def test_a_list_that_cannot_be_read_is_waited_for(api: FakeApi) -> None:
 
     waiting.at[100.0] = recover
     assert waiting.run(30 * MINUTE) == ["accepted"]
+
+
+def test_an_item_of_the_list_that_cannot_be_read_is_not_waited_for() -> None:
+    class WithAnUnreadableItem(FakeApi):
+        def read_page(self, *args: Any) -> BatchPage:  # noqa: ANN401  As in FakeApi.
+            page = super().read_page(*args)
+            return replace(page, total=(page.total or 0) + 1, length=page.length + 1, unreadable=1)
+
+    api = WithAnUnreadableItem({ref(1): batch(1, BatchStatus.SUCCESS)})
+    api.listed = [batch(1, BatchStatus.SUCCESS)]
+    waiting = Waiting(api, discovery={"enabled": True})
+    assert waiting.run(30 * MINUTE) == ["accepted"]
+    assert waiting.elapsed == 0
 
 
 def with_log(number: int) -> Batch:
