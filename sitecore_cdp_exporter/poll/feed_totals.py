@@ -144,6 +144,13 @@ class BatchCounter:
             if counted is not None:
                 _count_details(counted, batch, log, self.totals.of(counted.feed), rule)
 
+    def awaits_records(self, key: str, batch: Batch) -> bool:
+        """Return whether a finished batch counts, but its records do not yet, because its details are unread."""
+        if batch.details_read or batch.status not in FINISHED:
+            return False
+        counted = self._counted.get(key)
+        return self._is_new(key, batch, counted) or (counted is not None and not counted.records)
+
     def forget(self, watched: Collection[str]) -> None:
         """Forget unwatched batches once there are too many. Batches as old as these no longer count."""
         self._unfinished = {key for key in self._unfinished if key in watched}

@@ -235,7 +235,7 @@ class Memory:
             batch = last_known[key]
             return False if batch is None else foresee_accepted(batch, feeds.get(self.watched[key].feed or ""))
 
-        return keep(self.watched, config, last_known.get, accepted, now)
+        return keep(self.watched, config, last_known.get, accepted, self._awaits_records, now)
 
     def last_known(self) -> dict[str, Batch | None]:
         """Return each watched batch as it is last known, with some time in `modified` if it has finished."""
@@ -324,6 +324,16 @@ class Memory:
         self._past.forget_all_but(config.feeds_by_name)
         with_feed = {key: each.feed for key, each in self.watched.items() if each.feed is not None}
         self._last_finished.forget({*config.feeds_by_name, *with_feed.values()}, with_feed)
+
+    def _awaits_records(self, key: str) -> bool:
+        """Return whether the records of a batch count once its details are read, and the API does not refuse them."""
+        record, listed = self._records[key], self.discovery.known.get(key)
+        return (
+            listed is not None
+            and record.refused != listed.batch
+            and not record.is_read(listed.batch)
+            and self.counter.awaits_records(key, listed.batch)
+        )
 
     def _warn_of_overruled(self, config: Config, batch_files: BatchLists) -> None:
         before, self._overruled = self._overruled, overruled(config, batch_files.batches)

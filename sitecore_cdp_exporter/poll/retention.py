@@ -29,18 +29,20 @@ def keep(
     config: Config,
     last_known: Callable[[str], Batch | None],
     is_accepted: Callable[[str], bool | None],
+    is_awaited: Callable[[str], bool],
     now: float,
 ) -> Kept:
     """Drop batches past their retention, and discovered batches beyond the limit.
 
-    Batches of the config are always kept, and so is the newest accepted batch of each feed. So are newer ones that may
-    still turn out to be accepted, because dropped batches are never read.
+    Batches of the config are always kept, and so is the newest accepted batch of each feed. Because dropped batches are
+    never read, so are newer ones that may still turn out to be accepted, and those whose records still have to count.
 
     Args:
         watched: All batches, by ref in lower case.
         config: Retention and limit.
         last_known: Returns a batch as last known.
         is_accepted: Returns whether a batch is accepted, or will be. None: its details must be read first.
+        is_awaited: Returns whether the records of a batch still have to count.
         now: Seconds since the Unix epoch.
 
     """
@@ -49,21 +51,29 @@ def keep(
     kept = {
         key: each
         for key, each in watched.items()
-        if each.source is Source.CONFIG or key in newest or not _is_over(last_known(key), config, now)
+        if each.source is Source.CONFIG
+        or key in newest
+        or not _is_over(last_known(key), config, now)
+        or is_awaited(key)
     }
     retired = len(watched) - len(kept)
-    dropped = _beyond(config.discovery.max_batches, kept, newest, last_known)
+    dropped = _beyond(config.discovery.max_batches, kept, newest, last_known, is_awaited)
     for key in dropped:
         del kept[key]
     return Kept(kept, retired, len(dropped))
 
 
 def _beyond(
-    limit: int, kept: Mapping[str, Watched], newest: set[str], last_known: Callable[[str], Batch | None]
+    limit: int,
+    kept: Mapping[str, Watched],
+    newest: set[str],
+    last_known: Callable[[str], Batch | None],
+    is_awaited: Callable[[str], bool],
 ) -> list[str]:
     """Return the discovered batches to drop: old successes first, then old failures.
 
-    Unfinished batches are never dropped, nor the newest of each feed: the limit must not make a feed look overdue.
+    Unfinished batches are never dropped, nor those whose records still have to count, nor the newest of each feed:
+    the limit must not make a feed look overdue.
     """
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:
@@ -71,7 +81,10 @@ def _beyond(
     finished = sorted(
         (batch.status is not BatchStatus.SUCCESS, batch.modified or 0.0, key)
         for key in discovered
-        if key not in newest and (batch := last_known(key)) is not None and batch.status.finished
+        if key not in newest
+        and (batch := last_known(key)) is not None
+        and batch.status.finished
+        and not is_awaited(key)
     )
     return [key for _, _, key in finished[: len(discovered) - limit]]
 

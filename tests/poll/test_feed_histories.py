@@ -218,18 +218,33 @@ def test_the_list_counts_a_batch_and_its_details_its_records_whenever_they_are_r
     assert (totals.finished[ERROR], totals.succeeded_records, totals.failed_records) == (1, 6, 4)
 
 
-def test_a_batch_whose_retention_is_over_when_it_finishes_counts_all_the_same(api: FakeApi, exporter: Exporter) -> None:
-    exporter.reload(discovery={"enabled": True}, retention={"succeeded": "0s"})
-    put(api, 1, PROCESSING)
-    put(api, 2, PROCESSING)
+@pytest.mark.parametrize("limit", ["retention", "max_batches"])
+def test_a_discovered_batch_is_shown_until_its_records_count(limit: str, api: FakeApi, exporter: Exporter) -> None:
+    if limit == "retention":
+        exporter.reload(discovery={"enabled": True}, retention={"succeeded": "0s", "failed": "0s"})
+    else:
+        exporter.reload(discovery={"enabled": True, "max_batches": 1})
+    for number in (1, 2, 3, 4):
+        put(api, number, PROCESSING)
     exporter.scrape()
-    put(api, 1, SUCCESS)
-    put(api, 2, ERROR)
+    put(api, 1, SUCCESS, total=7)
+    key = put(api, 2, ERROR, total=10, failed=4)
+    answer, api.answers[key] = api.answers[key], PollError.of_status(503)
+    refused = put(api, 3, ERROR)
+    api.answers[refused] = PollError.of_status(404)
+    assert shown(exporter.scrape()) == {1, 2, 3, 4}
+    assert shown(exporter.scrape()) == {2, 4}
+    api.answers[key] = answer
+    assert shown(exporter.scrape()) == {2, 4}
     snapshot = exporter.scrape()
-    assert [state.watched.ref for state in snapshot.batches] == [ref(2)]
-    totals = exporter.totals(None)
-    assert (totals.finished[SUCCESS], totals.finished[ERROR]) == (1, 1)
-    assert totals.succeeded_records == 10, "the details of the other one are never read"
+    assert shown(snapshot) == {4}
+    totals = history(snapshot, None).totals
+    assert (totals.finished[SUCCESS], totals.finished[ERROR]) == (1, 2)
+    assert (totals.succeeded_records, totals.failed_records) == (7 + 6, 4)
+
+
+def shown(snapshot: Snapshot) -> set[int]:
+    return {int(state.watched.ref[-12:], 16) for state in snapshot.batches}
 
 
 def test_a_batch_that_leaves_the_list_and_comes_back_does_not_count_twice(api: FakeApi, exporter: Exporter) -> None:

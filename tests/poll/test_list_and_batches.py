@@ -13,6 +13,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchAnswer, BatchPage, Batch
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.poll.feed_totals import SECONDS_BEFORE_THE_START
 from sitecore_cdp_exporter.poll.plan import SECONDS_BETWEEN_REFUSED_DETAILS
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import Snapshot
@@ -337,8 +338,8 @@ class TestEdges:
         assert requests_of(api) == 2
 
     def test_without_retention_a_finished_batch_of_no_feed_is_gone_at_once(self, api: FakeApi, clock: Clock) -> None:
-        put(api, 1, age=0)
-        put(api, 2, BatchStatus.ERROR, age=0)
+        put(api, 1, age=SECONDS_BEFORE_THE_START)
+        put(api, 2, BatchStatus.ERROR, age=SECONDS_BEFORE_THE_START)
         unfinished = put(api, 3, BatchStatus.PROCESSING, age=9 * DAY)
         snapshot = poll(make_poller(api, clock, retention={"succeeded": "0s", "failed": "0s"}), clock)
         assert set(by_ref(snapshot)) == {unfinished}

@@ -142,6 +142,8 @@ class ExporterMachine(RuleBasedStateMachine):
         self.started = START + self.time[0]
         # The feed that each batch has counted for, and the feeds that were shown before.
         self.counted: dict[str, str | None] = {}
+        # Those of them whose records have counted, too.
+        self.counted_records: set[str] = set()
         self.feeds_shown: set[str | None] = set()
         self.is_refused = False
         # Between two trials of an API that fails everything, in seconds; 0: it does not.
@@ -538,11 +540,15 @@ class ExporterMachine(RuleBasedStateMachine):
                     and not known_before.get(ref)
                 )
                 is_newest = feed is not None and newest.get(feed) == ref
-                assert is_newest or may_be_accepted, "what is over is shown as its feed's newest only"
-            if ref not in states and not is_over:
-                assert source is Source.DISCOVERY
-                assert dropped, "what is not over is shown"
-        self.judge_limit(states, watched, dropped)
+                assert is_newest or may_be_accepted or self.is_still_to_count(ref, known_before), (
+                    "what is over is shown as its feed's newest, or until it has counted"
+                )
+            if ref not in states:
+                assert is_over or (source is Source.DISCOVERY and dropped), "what is not over is shown"
+                assert ref not in self.in_list or not self.is_still_to_count(ref, known_before), (
+                    "what still has to count is shown"
+                )
+        self.judge_limit(states, watched, known_before, dropped)
         for ref, state in states.items():
             if state.reading is not None and state.reading.batch.status.finished:
                 self.remembered[ref] = state.reading.batch.details_read
@@ -555,6 +561,7 @@ class ExporterMachine(RuleBasedStateMachine):
         self,
         states: dict[str, BatchState],
         watched: dict[str, tuple[Source, str | None, dict[str, str]]],
+        known_before: dict[str, bool],
         dropped: int,
     ) -> None:
         discovered = [ref for ref in states if watched[ref][0] is Source.DISCOVERY]
@@ -562,7 +569,15 @@ class ExporterMachine(RuleBasedStateMachine):
             assert len(discovered) >= self.applied.max_batches, "no more is dropped than must be"
         if self.in_list and len(discovered) > self.applied.max_batches:
             finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
-            assert all(watched[ref][1] is not None for ref in finished), "only unfinished ones and the feeds' newest"
+            assert all(watched[ref][1] is not None or self.is_still_to_count(ref, known_before) for ref in finished), (
+                "only unfinished ones, those that still have to count, and the feeds' newest"
+            )
+
+    def is_still_to_count(self, ref: str, known_before: dict[str, bool]) -> bool:
+        """Say whether a finished batch of the list counts, but its records did not yet: its details were unknown."""
+        truth = self.world.get(ref) or self.removed[ref]
+        counts = truth.modified > self.started - SECONDS_BEFORE_THE_START
+        return ref in self.known and counts and not known_before.get(ref) and ref not in self.counted_records
 
     def newest_accepted(
         self, watched: dict[str, tuple[Source, str | None, dict[str, str]]], known_before: dict[str, bool]
@@ -598,6 +613,8 @@ class ExporterMachine(RuleBasedStateMachine):
         for ref in self.known_finished().keys() & watched.keys():
             if (self.world.get(ref) or self.removed[ref]).modified > self.started - SECONDS_BEFORE_THE_START:
                 self.counted.setdefault(ref, watched[ref][1])
+                if self.known_finished()[ref]:
+                    self.counted_records.add(ref)
         finished: Counter[tuple[str | None, str]] = Counter()
         for ref, feed in self.counted.items():
             truth = self.world.get(ref) or self.removed[ref]
