@@ -103,8 +103,11 @@ def end_list(poll: Poll, failure: Reason | None, now: float, watch: Callable[[],
         if failure is None:
             statuses = discovery.statuses
             poll.totals_by_feed = Counter((memory.watched[key].feed, status) for key, status in statuses.items())
-        for batch in discovery.take_changed():
+        changed = discovery.take_changed()
+        for batch in changed[:MAX_LOGGED]:
             log_status(memory.watched[batch.ref.lower()], batch.status)
+        if len(changed) > MAX_LOGGED:
+            log_end()
     # If the list could not be read before, skipping it changes nothing.
     if failure is not memory.list_failure and not (failure is Reason.SKIPPED and memory.list_failure is not None):
         memory.list_failure = failure

@@ -12,7 +12,7 @@ from sitecore_cdp_exporter.watch.watchlist import Watched
 
 logger = logging.getLogger(__name__)
 
-# A poll logs at most this many batches; the metrics name them all.
+# A poll logs at most this many batches that the list shows changed, and as many that answered; the metrics name all.
 MAX_LOGGED = 10
 
 

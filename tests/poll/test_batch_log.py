@@ -8,12 +8,13 @@ import pytest
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.credentials import Credentials
 from sitecore_cdp_exporter.api.errors import PollError, Reason
-from sitecore_cdp_exporter.config.model import WatchedBatch
+from sitecore_cdp_exporter.config.model import Config, WatchedBatch
 from sitecore_cdp_exporter.poll.batch_log import MAX_LOGGED
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.fake_api import Clock, FakeApi, Lists, batch, ref
 from tests.poll.polling import (
     make_poller,
+    new_poller,
     poll,
     watch,
 )
@@ -81,3 +82,18 @@ class TestLog:
         poll(poller, clock)
         assert len(caplog.records) == MAX_LOGGED + 1
         assert caplog.records[-1].getMessage() == "this poll logs no more batches; the metrics name them all"
+
+    def test_a_poll_logs_a_bounded_number_of_batches_that_the_list_shows_changed(
+        self, api: FakeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        sections = {"api": {"base_url": "https://api.example", "endpoint": "inspect"}, "discovery": {"enabled": True}}
+        poller = new_poller(api, Config.model_validate(sections), clock)
+        api.listed = [batch(number) for number in range(300)]
+        poll(poller, clock)
+        caplog.clear()
+        api.listed = [replace(each, status=BatchStatus.FILE_UPLOADED) for each in api.listed]
+        poll(poller, clock)
+        messages = [record.getMessage() for record in caplog.records]
+        assert messages.count("a batch has a new status") == MAX_LOGGED
+        assert messages[-1] == "this poll logs no more batches; the metrics name them all"
