@@ -10,18 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sitecore_cdp_exporter.api.batch import Batch
-from sitecore_cdp_exporter.api.errors import (
-    BATCH_REASONS,
-    PollError,
-    Reason,
-)
+from sitecore_cdp_exporter.api.errors import BATCH_REASONS, PollError, Reason
 from sitecore_cdp_exporter.config.model import Config
-from sitecore_cdp_exporter.poll.acceptance import (
-    NewestAccepted,
-    PastBatches,
-    foresee_accepted,
-    newest_accepted,
-)
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, foresee_accepted, newest_accepted
 from sitecore_cdp_exporter.poll.backoff import Backoff
 from sitecore_cdp_exporter.poll.discovery import Discovery
 from sitecore_cdp_exporter.poll.due import Expectation, expectation
@@ -119,13 +110,7 @@ class Record:
         if self.finished_seen is None and listed is not None and listed.batch.status.finished:
             self.finished_seen = listed.polled
 
-    def learn(
-        self,
-        outcome: Outcome,
-        listed: Batch | None,
-        now: float,
-        recheck_finished: float,
-    ) -> None:
+    def learn(self, outcome: Outcome, listed: Batch | None, now: float, recheck_finished: float) -> None:
         """Record the outcome of a request.
 
         Args:
