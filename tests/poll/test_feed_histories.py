@@ -340,6 +340,19 @@ def test_the_newest_finished_batch_of_a_feed_has_all_values_of_one_batch(api: Fa
     assert (f"{prefix}status_code", labels) in shown
 
 
+@pytest.mark.parametrize(("ratio", "accepted"), [(0.3, False), (0.4, True)])
+def test_whether_the_newest_finished_batch_is_accepted_is_by_the_rule_of_its_feed(
+    api: FakeApi,
+    exporter: Exporter,
+    ratio: float,
+    accepted: bool,  # noqa: FBT001  A column.
+) -> None:
+    exporter.reload(feeds=[{**GUESTS, "max_failed_ratio": ratio}])
+    exporter.list_batches({1: "guests"})
+    put(api, 1, ERROR, failed=4)
+    assert history(exporter.scrape(), "guests").last_accepted is accepted
+
+
 def test_no_value_of_the_newest_finished_batch_is_that_of_another(api: FakeApi, exporter: Exporter) -> None:
     exporter.reload(discovery={"enabled": True}, feeds=[{**GUESTS, "ref_prefix": "00000000"}])
     put(api, 1, SUCCESS, age=HOUR)
