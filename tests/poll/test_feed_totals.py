@@ -13,7 +13,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
 from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll import feed_totals
-from sitecore_cdp_exporter.poll.feed_totals import SECONDS_BEFORE_THE_START, BatchCounter, FeedTotals, Totals
+from sitecore_cdp_exporter.poll.feed_totals import ROUNDING, SECONDS_BEFORE_THE_START, BatchCounter, FeedTotals, Totals
 from sitecore_cdp_exporter.poll.walk import FINISHED, UNFINISHED
 from tests.fake_api import ref
 
@@ -227,6 +227,46 @@ def test_the_poll_that_is_the_first_to_show_a_feed_shows_zeros_whatever_has_coun
     feed.counter.look_at(ref(2), None, replace(SUCCESS, ref=ref(2)), None, None)
     assert feed.all.shown(5.0)[None].accepted == 0
     assert feed.all.shown(6.0)[None].accepted == 1
+
+
+@pytest.mark.parametrize(("later", "finished"), [(ROUNDING, 1), (ROUNDING + 0.1, 2)])
+def test_an_upload_is_new_if_it_was_modified_later_than_times_are_rounded(
+    feed: Feed, later: float, finished: int
+) -> None:
+    feed.see(SUCCESS)
+    feed.see(LISTED)
+    feed.see(replace(SUCCESS, modified=START + 60 + later))
+    assert feed.finished == {"success": finished}
+
+
+def test_an_upload_without_times_is_new_after_the_batch_was_seen_unfinished(feed: Feed) -> None:
+    undated = replace(SUCCESS, created=None, modified=None)
+    for number, batch in enumerate([undated, SUCCESS, undated, undated], 1):
+        feed.see(LISTED)
+        feed.see(batch)
+        assert feed.finished == {"success": number}
+
+
+def test_as_long_as_few_batches_are_remembered_none_is_too_old_to_count(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_totals, "MAX_REMEMBERED", 2)
+    feed.see(replace(SUCCESS, ref=ref(1), modified=START + 100))
+    # The first one is watched no more.
+    feed.see(replace(SUCCESS, ref=ref(2), modified=START + 100))
+    feed.see(replace(SUCCESS, ref=ref(3), modified=START + 50))
+    assert feed.finished == {"success": 3}
+
+
+def test_what_was_counted_longest_ago_is_forgotten_first(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_totals, "MAX_REMEMBERED", 1)
+    one, two = replace(SUCCESS, modified=START + 10), replace(SUCCESS, ref=ref(2), modified=START + 20)
+    feed.see(one, two)
+    feed.see(LISTED, two)
+    feed.see(replace(one, modified=START + 1000), two)
+    feed.see_none()
+    feed.see(replace(SUCCESS, ref=ref(3), modified=START + 30))
+    assert feed.finished == {"success": 4}
 
 
 def test_what_is_remembered_is_bounded_and_what_is_forgotten_never_counts_twice(
