@@ -57,23 +57,19 @@ def keep(
         or is_awaited(key)
     }
     retired = len(watched) - len(kept)
-    dropped = _beyond(config.discovery.max_batches, kept, newest, last_known, is_awaited)
+    # Those that are awaited push no other ones out.
+    dropped = [key for key in _beyond(config.discovery.max_batches, kept, newest, last_known) if not is_awaited(key)]
     for key in dropped:
         del kept[key]
     return Kept(kept, retired, len(dropped))
 
 
 def _beyond(
-    limit: int,
-    kept: Mapping[str, Watched],
-    newest: set[str],
-    last_known: Callable[[str], Batch | None],
-    is_awaited: Callable[[str], bool],
+    limit: int, kept: Mapping[str, Watched], newest: set[str], last_known: Callable[[str], Batch | None]
 ) -> list[str]:
     """Return the discovered batches to drop: old successes first, then old failures.
 
-    Unfinished batches are never dropped, nor those whose records still have to count, nor the newest of each feed:
-    the limit must not make a feed look overdue.
+    Unfinished batches are never dropped, nor the newest of each feed: the limit must not make a feed look overdue.
     """
     discovered = [key for key, each in kept.items() if each.source is Source.DISCOVERY]
     if len(discovered) <= limit:
@@ -81,10 +77,7 @@ def _beyond(
     finished = sorted(
         (batch.status is not BatchStatus.SUCCESS, batch.modified or 0.0, key)
         for key in discovered
-        if key not in newest
-        and (batch := last_known(key)) is not None
-        and batch.status.finished
-        and not is_awaited(key)
+        if key not in newest and (batch := last_known(key)) is not None and batch.status.finished
     )
     return [key for _, _, key in finished[: len(discovered) - limit]]
 

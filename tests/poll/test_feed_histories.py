@@ -243,6 +243,16 @@ def test_a_discovered_batch_is_shown_until_its_records_count(limit: str, api: Fa
     assert (totals.succeeded_records, totals.failed_records) == (7 + 6, 4)
 
 
+def test_batches_whose_records_still_have_to_count_push_no_failure_out(api: FakeApi, exporter: Exporter) -> None:
+    exporter.reload(discovery={"enabled": True, "max_batches": 1})
+    put(api, 1, ERROR, age=2 * HOUR)
+    assert shown(exporter.scrape()) == {1}
+    put(api, 2, SUCCESS)
+    put(api, 3, SUCCESS)
+    assert shown(exporter.scrape()) == {1, 2, 3}
+    assert shown(exporter.scrape()) == {1}
+
+
 def shown(snapshot: Snapshot) -> set[int]:
     return {int(state.watched.ref[-12:], 16) for state in snapshot.batches}
 
