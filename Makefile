@@ -58,7 +58,7 @@ test-hard: development ## Run `make test` under load, without a network, just bo
 coverage: development ## Run the tests of `make test`; fail if they cover less than 95 % of the branches
 	$(PYTEST) -m '$(FAST)' --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
-mutants: development ## Measure the power of the tests: do they fail for each small change of the core? (half an hour)
+mutants: development ## Measure the power of the tests: do they fail for each small change of the core? (twenty minutes)
 	@rm -rf mutants
 	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mutmut.stats import status_by_exit_code
 
-RESULTS = Path("mutants")
+RESULTS = Path("mutants/sitecore_cdp_exporter")
 KILLED = ("killed", "timeout")
 
 
