@@ -567,11 +567,11 @@ class ExporterMachine(RuleBasedStateMachine):
         discovered = [ref for ref in states if watched[ref][0] is Source.DISCOVERY]
         if dropped:
             assert len(discovered) >= self.applied.max_batches, "no more is dropped than must be"
-        if self.in_list and len(discovered) > self.applied.max_batches:
-            finished = [ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished]
-            assert all(watched[ref][1] is not None or self.is_still_to_count(ref, known_before) for ref in finished), (
-                "only unfinished ones, those that still have to count, and the feeds' newest"
-            )
+        finished = {ref for ref in discovered if (truth := self.world.get(ref)) and truth.finished}
+        # They do not take the place of others.
+        extra = {ref for ref in finished if self.is_still_to_count(ref, known_before)}
+        if self.in_list and len(discovered) - len(extra) > self.applied.max_batches:
+            assert all(watched[ref][1] is not None for ref in finished - extra), "only unfinished and the feeds' newest"
 
     def is_still_to_count(self, ref: str, known_before: dict[str, bool]) -> bool:
         """Say whether a finished batch of the list counts, but its records did not yet: its details were unknown."""
