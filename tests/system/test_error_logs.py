@@ -104,9 +104,8 @@ def test_a_reading_ends_with_the_service_or_its_config(*, reloads: bool) -> None
         if reloads:
             service._apply(config.model_copy(update={"recheck_finished": 5.0}))
             wait_until(lambda: child.returncode is not None)
-            # It is read again, by the new config.
-            service.poller.poll(time.monotonic() + 60)
-            wait_until(lambda: server.logs_asked == 2)
+            # It is read again, by the new config: after a scrape, once its thread knows that the child has ended.
+            wait_until(lambda: [service.poller.poll(time.monotonic() + 60)] and server.logs_asked == 2, pause=0.05)
         service.poller.stop()
         service.close()
         wait_until(lambda: child.returncode is not None)
