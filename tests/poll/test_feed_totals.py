@@ -169,6 +169,26 @@ def test_records_that_a_batch_does_not_count_itself_count_as_none(feed: Feed) ->
     assert (feed.totals.succeeded_records, feed.totals.failed_records) == (0, 0)
 
 
+def test_the_records_of_a_finished_batch_that_counts_are_awaited_until_its_details_are_read(feed: Feed) -> None:
+    old = replace(SUCCESS, modified=LONG_AGO + 1)
+
+    def awaits(batch: Batch) -> bool:
+        return feed.counter.awaits_records(batch.ref, batch)
+
+    assert awaits(without_details(SUCCESS))
+    assert not awaits(SUCCESS), "there is nothing to wait for"
+    assert not awaits(without_details(replace(SUCCESS, status=BatchStatus.PROCESSING)))
+    assert not awaits(without_details(old)), "it does not count"
+    feed.see(LISTED)
+    assert awaits(without_details(old))
+    feed.see(without_details(old))
+    assert awaits(without_details(old))
+    feed.see(old)
+    assert not awaits(without_details(old))
+    feed.see(replace(SUCCESS, ref=ref(2)))
+    assert not awaits(without_details(replace(SUCCESS, ref=ref(2))))
+
+
 @pytest.mark.parametrize(("before", "after", "accepted"), [(TOLERANT, STRICT, 1), (STRICT, TOLERANT, 0)])
 def test_a_batch_is_accepted_by_the_rule_of_the_moment_at_which_it_counts(
     feed: Feed, before: FeedConfig, after: FeedConfig, accepted: int
