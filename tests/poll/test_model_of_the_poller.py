@@ -655,6 +655,9 @@ class ExporterMachine(RuleBasedStateMachine):
         self.sandbox.clear_requests()
         ref = data.draw(st.sampled_from(list(self.world)))
         (state,) = self.service.poller.probe(ref, self.time[0] + MAX_WAIT).batches
+        # It reads the files, too, before it asks: what they list no more is forgotten, but not what it answers now.
+        self.load_files()
+        self.forget_what_is_watched_no_more()
         if state.reading is not None and state.reading.batch.status.finished and state.reading.batch.details_read:
             self.probed_finished.add(ref)
         assert len(self.sandbox.requests) <= 1
