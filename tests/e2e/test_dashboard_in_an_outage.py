@@ -1,5 +1,7 @@
 """What the dashboard shows while the API fails. It has servers of its own: what fails stays in graphs for minutes."""
 
+import pytest
+
 from grafana.expressions import NOT_READ
 from tests.e2e.test_dashboard import (
     DISCOVERED,
@@ -14,6 +16,8 @@ from tests.e2e.test_dashboard import (
 )
 from tools.prometheus_server import PrometheusServer
 from tools.sandbox import Sandbox, faults
+
+pytestmark = pytest.mark.e2e
 
 __all__ = ["api", "exporters", "prometheus"]  # Fixtures, which pytest finds by name.
 
