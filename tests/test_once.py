@@ -22,6 +22,7 @@ from sitecore_cdp_exporter.config.model import ApiConfig, Config, Discovery, Fee
 from sitecore_cdp_exporter.once import FIRST_PAUSE, MAX_PAUSE, MAX_WAIT_FOR_LOGS, Polls, only
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.report import outcome_of
+from tests.conditions import wait_until
 from tests.config_file import OTHER_REF, REF, SECRET, write_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import Clock, FakeApi, Lists, batch, ref
@@ -214,12 +215,18 @@ def with_log(number: int) -> Batch:
     return Batch(ref=ref(number), status=BatchStatus.ERROR, error_log_available=True, failed_records=3, total_records=9)
 
 
+def let_the_log_be_read(api: FakeApi, poller: Poller, now: float) -> None:
+    """Let it, and wait for it: the clock of the test does not wait for the thread that reads it."""
+    api.logs_open.set()
+    wait_until(lambda: poller.probe(ref(1), now + TIMEOUT).batches[0].error_log is not None)
+
+
 def test_the_error_logs_are_waited_for(api: FakeApi) -> None:
     api.answers[ref(1)] = with_log(1)
     api.logs[ref(1)] = LogReading(ErrorLog({RecordCause.VALIDATION: 3}))
     api.logs_open.clear()
     waiting = Waiting(api, ref(1), ref(2))
-    waiting.at[30.0] = api.logs_open.set
+    waiting.at[30.0] = lambda: let_the_log_be_read(api, waiting.poller, waiting.clock())
     polls = Polls(poller=waiting.poller, progress=print, clock=waiting.clock, sleep=waiting.sleep)
     first, second = polls.run(0.0, timeout=TIMEOUT, are_logs_read=True).batches
     assert first.error_log == ErrorLog({RecordCause.VALIDATION: 3})
