@@ -23,13 +23,16 @@ for clone in "${clones[@]}"; do
     git clone --quiet . "$clone"
     make --directory="$clone" development
 done
-first=
+running=()
 for clone in "${clones[@]}"; do
     make --directory="$clone" test &
-    [[ -n $first ]] || first=$!
+    running+=($!)
 done
-wait "$!"
-wait "$first"
+failed=
+for each in "${running[@]}"; do
+    wait "$each" || failed=1
+done
+[[ -z $failed ]]
 
 heading 'Five times, while eight processes want the processors'
 for _ in {1..8}; do
