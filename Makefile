@@ -45,7 +45,7 @@ run: runtime ## Run the exporter with config.yaml (CONFIG=path for another file)
 stack: runtime ## Run the demo (or CONFIG=path) with Prometheus, its alerts and Alertmanager, without Docker
 	@$(RUN) -m stack $(if $(filter file,$(origin CONFIG)),,--config.file=$(call quoted,$(CONFIG))) $(ARGS)
 
-# They wait more than they compute, so four processes share two processors: 63 s, not 92.
+# They wait more than they compute, so four processes share two processors.
 test: development ## Run the tests that need nothing but Python, in a minute
 	$(PYTEST) --numprocesses=4 -m '$(FAST)' $(PYTEST_ARGS)
 
