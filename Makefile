@@ -19,9 +19,9 @@ SHIPPED = $$(sed -E -n 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements.txt)
 # In the words of each package's own metadata, so one licence has several names.
 SHIPPED_LICENCES := Apache-2.0; Apache-2.0 AND BSD-2-Clause; Apache-2.0 AND MIT; Apache Software License; BSD-3-Clause; \
     MIT; MIT License; MIT OR Apache-2.0; Mozilla Public License 2.0 (MPL 2.0); PSF-2.0; Python Software Foundation License
-# Tools for tests and builds are not shipped, so hadolint, which is only run, may be under the GPL.
+# Tools for tests and builds are not shipped, so hadolint and codespell, which are only run, may be under the GPL.
 DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-Clause; Apache-2.0 OR BSD-3-Clause; \
-    BSD-2-Clause; BSD License; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
+    BSD-2-Clause; BSD License; GPL-2.0-only; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
 .PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check audit licences package sbom \
@@ -63,9 +63,10 @@ mutants: development ## Measure the power of the tests: do they fail for each sm
 	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants
 
-check: development ## Lint, check types, imports and licences, look up known vulnerabilities (needs a network)
+check: development ## Lint, check spelling, types, imports and licences, look up known vulnerabilities (needs a network)
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
+	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 	$(call quoted,$(VENV)/bin/hadolint) Dockerfile
 	$(RUN) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
