@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sitecore_cdp_exporter.api.client import BatchApi
 from sitecore_cdp_exporter.api.credentials import credential_problems
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.errors import REFUSALS, Reason
 from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.model import Config, Discovery, WatchedBatch, load_config
 from sitecore_cdp_exporter.output import print_errors, print_text
@@ -38,8 +38,6 @@ FIRST_PAUSE = 1.0
 MAX_PAUSE = 15.0
 # A batch may be asked for just before it is allocated. After that its ref or the region is wrong.
 MAX_WAIT_FOR_AN_ALLOCATION = 60.0
-# Nothing but a person changes these.
-REFUSALS = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.CREDENTIALS})
 SETTLED = frozenset({Outcome.FAILED, Outcome.SUPERSEDED, Outcome.ACCEPTED})
 
 

@@ -36,6 +36,8 @@ class LogReason(enum.StrEnum):
 
 # Specific to the batch: most other reasons would affect any batch.
 BATCH_REASONS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
+# How the API refuses the exporter as a whole. FORBIDDEN may also be about one batch.
+REFUSALS = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.CREDENTIALS})
 # No request was sent.
 NOT_ASKED_REASONS = frozenset({Reason.CREDENTIALS, Reason.DEADLINE, Reason.SKIPPED})
 # A request was sent, but no complete answer arrived.

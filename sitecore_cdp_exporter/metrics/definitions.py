@@ -8,9 +8,6 @@ sitecore_cdp_batch_status{feed="nightly-guests",ref="5a0c2f0e-…",status="error
 # HELP sitecore_cdp_batch_failed_records Records that were not processed (summaryStats.failedCount).
 # TYPE sitecore_cdp_batch_failed_records gauge
 sitecore_cdp_batch_failed_records{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 316.0
-# HELP sitecore_cdp_batch_poll_success Whether the last poll of the batch succeeded.
-# TYPE sitecore_cdp_batch_poll_success gauge
-sitecore_cdp_batch_poll_success{feed="nightly-guests",ref="5a0c2f0e-…",team="crm"} 1.0
 """
 
 import platform
@@ -106,6 +103,12 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         "sitecore_cdp_batch_poll_failure",
         "Why the last poll of the batch failed; 1 while it does.",
         samples.poll_failures,
+    ),
+    Gauge(
+        "sitecore_cdp_batch_open_failure_ratio",
+        "Share of records that failed, 1 if nothing was loaded, or of the feed's min_records that is missing; only "
+        "while the failure is neither resolved nor a week old (summaryStats).",
+        samples.open_failures,
     ),
     Gauge(
         "sitecore_cdp_batch_failure_cause",
@@ -256,6 +259,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
         "than the batch itself.",
         lambda snapshot: snapshot.api_up,
     ),
+    Gauge("sitecore_cdp_api_failure", "Why the Batch API is down; 1 while it is.", samples.api_failures),
     gauge(
         "sitecore_cdp_api_last_success_timestamp_seconds",
         "When the Batch API last answered successfully, with a batch or a page of the list.",
@@ -267,11 +271,7 @@ POLL_GAUGES: tuple[Gauge[Snapshot], ...] = (
         lambda snapshot: snapshot.complete_poll,
     ),
     Gauge("sitecore_cdp_watched_batches", "Batches that are watched, by where they are listed.", samples.sources),
-    gauge(
-        "sitecore_cdp_retired_batches",
-        "Known batches past their retention: no series, no requests.",
-        lambda snapshot: snapshot.retired,
-    ),
+    gauge("sitecore_cdp_retired_batches", "Known batches past their retention.", lambda snapshot: snapshot.retired),
     gauge(
         "sitecore_cdp_unread_batches",
         "Watched finished batches whose details have not been read yet.",

@@ -23,6 +23,12 @@ def poll_failures(state: BatchState) -> list[Sample]:
     return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]
 
 
+def open_failures(state: BatchState) -> list[Sample]:
+    """Return how much of a failed batch is missing, if its failure is open."""
+    failure = state.open_failure
+    return [] if failure is None else [({"kind": failure.kind.value}, failure.ratio)]
+
+
 def causes(state: BatchState) -> list[Sample]:
     """Return why the batch failed."""
     return [] if state.cause is None else [({"cause": state.cause.value}, 1.0)]
@@ -49,6 +55,11 @@ def due(state: FeedState) -> list[Sample]:
     if state.due is None:
         return []
     return [({"of": "finished"}, state.due.finished), ({"of": "accepted"}, state.due.accepted)]
+
+
+def api_failures(snapshot: Snapshot) -> list[Sample]:
+    """Return why the API is down."""
+    return [] if snapshot.api_failure is None else [({"reason": snapshot.api_failure.value}, 1.0)]
 
 
 def list_failures(discovery: DiscoveryState) -> list[Sample]:

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 
-from sitecore_cdp_exporter.api.errors import PollError, Reason
+from sitecore_cdp_exporter.api.errors import REFUSALS, PollError, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ class ApiHealth:
         self.failure: Reason | None = None
         self._works = False
         self._forbidden = False
+        # Why the API last refused the credentials, which also explains requests that are then skipped.
+        self._refusal: Reason | None = None
         self._failures: list[PollError] = []
 
     def note(self, error: PollError | None, *, of_batch: bool = True) -> None:
@@ -35,6 +37,8 @@ class ApiHealth:
             self._forbidden = True
         if error is not None:
             self._failures.append(error)
+            if error.reason in REFUSALS:
+                self._refusal = error.reason
 
     def judge(self, *, over: bool, credentials_refused: bool, skipped: bool) -> None:
         """Decide whether the API is up, and log it if that or its cause has changed.
@@ -56,14 +60,13 @@ class ApiHealth:
 
     def _decide(self, *, up: bool) -> None:
         causes = Counter(failure.reason for failure in self._failures)
-        cause = causes.most_common(1)[0][0] if causes else None
+        cause = causes.most_common(1)[0][0] if causes else self._refusal
         if up:
             if self.up is False:
                 logger.info("the Batch API is up again")
             elif self.up is None:
                 logger.info("the Batch API is up")
             self.failure = None
-        # Skipped requests have no cause of their own; the last logged one still applies.
         elif self.up is not False or (cause is not None and cause != self.failure):
             text = next(
                 (str(failure) for failure in self._failures if failure.reason == cause), "it refuses the credentials"

@@ -201,7 +201,7 @@ class Poller:
                 judge_api(poll, now, over=poll.over(now) and not self._stopped)
                 note_complete(poll, now, self._wall_clock())
                 poll.memory.count(poll.config, poll.started)
-            return take_snapshot(poll, now)
+            return take_snapshot(poll, now, self._wall_clock())
 
     def _end_slow_lists(self, organisation: Organisation, now: float) -> None:
         for poll in organisation.polls:

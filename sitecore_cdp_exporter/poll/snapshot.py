@@ -11,6 +11,7 @@ from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, foresee_accept
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
 from sitecore_cdp_exporter.poll.due import Due, expectation, next_due
 from sitecore_cdp_exporter.poll.feed_totals import FeedTotals
+from sitecore_cdp_exporter.poll.open_failure import OpenFailure, open_failure
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.superseding import is_superseded
@@ -29,6 +30,7 @@ class BatchState:
         accepted: Whether the finished batch counts as loaded; None: not known yet.
         superseded: Whether an accepted batch supersedes it: one that replaces it, or a later one of its feed; None: it
             has not failed, or nothing can supersede it.
+        open_failure: How it failed; None: it has not, that is not known, or it is resolved or old.
         cause: Why it failed, or its upload did; None: it has not, or that is not known.
         error_log: What its error log says; None: it was not read.
         error_log_failure: Why its error log could not be read; None: it could, or is to be read soon.
@@ -40,6 +42,7 @@ class BatchState:
     failure: Reason | None = None
     accepted: bool | None = None
     superseded: bool | None = None
+    open_failure: OpenFailure | None = None
     cause: FailureCause | None = None
     error_log: ErrorLog | None = None
     error_log_failure: LogFailure | None = None
@@ -134,8 +137,8 @@ class Snapshot:
     histories: tuple[FeedHistory, ...] = field(default=())
 
 
-def take_snapshot(poll: Poll, now: float) -> Snapshot:
-    """Return the data of a poll as of `now`, a time of the monotonic clock."""
+def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
+    """Return the data of a poll as of now, by the monotonic clock and in seconds since the Unix epoch."""
     memory = poll.memory
     feeds = poll.config.feeds_by_name
     last_known = memory.last_known()
@@ -149,15 +152,26 @@ def take_snapshot(poll: Poll, now: float) -> Snapshot:
         feed = feeds.get(watched.feed or "")
         accepted = None if reading is None else is_accepted(reading.batch, feed)
         log = poll.records[key].log
-        superseded = None
-        if reading is not None and accepted is False:
+        superseded = still_open = None
+        if reading is not None and (accepted is False or reading.batch.status is BatchStatus.CORRUPTED):
             superseded = is_superseded(reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key))
+        if reading is not None:
+            dated = poll.records[key].dated(poll.discovery.known.get(key))
+            still_open = open_failure(
+                reading.batch,
+                feed,
+                accepted=accepted,
+                superseded=superseded,
+                finished=None if dated is None else dated.modified,
+                now=wall_now,
+            )
         state = BatchState(
             watched=watched,
             reading=reading,
             failure=failure,
             accepted=accepted,
             superseded=superseded,
+            open_failure=still_open,
             cause=None if reading is None else failure_cause(reading, tells_uploaded=tells_uploaded),
             error_log=log.log,
             error_log_failure=Reason.SKIPPED if key in skipped else log.failure,

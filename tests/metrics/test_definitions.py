@@ -19,6 +19,7 @@ from sitecore_cdp_exporter.metrics.collector import Families
 from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.due import Due
+from sitecore_cdp_exporter.poll.open_failure import FailureKind, OpenFailure
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.service import Service
@@ -39,10 +40,16 @@ def state(
     watched: Watched | None = None,
     accepted: bool | None = None,
     superseded: bool | None = None,
+    open_failure: OpenFailure | None = None,
 ) -> BatchState:
     reading = None if batch is None else Reading(batch, POLLED)
     return BatchState(
-        watched=watched or Watched(REF), reading=reading, failure=failure, accepted=accepted, superseded=superseded
+        watched=watched or Watched(REF),
+        reading=reading,
+        failure=failure,
+        accepted=accepted,
+        superseded=superseded,
+        open_failure=open_failure,
     )
 
 
@@ -197,6 +204,18 @@ def test_a_batch_makes_as_many_series_as_the_documentation_says() -> None:
     failing = expose(state(None, Reason.TIMEOUT))
     assert sum(map(len, finished.values())) == 20
     assert sum(map(len, failing.values())) == 2
+
+
+def test_an_open_failure_has_its_kind_and_how_much_is_missing() -> None:
+    failed = expose(state(FINISHED_WITH_ERRORS, accepted=False, open_failure=OpenFailure(FailureKind.REJECTED, 0.25)))
+    assert failed["sitecore_cdp_batch_open_failure_ratio"] == [({"ref": REF, "kind": "rejected"}, 0.25)]
+    assert "sitecore_cdp_batch_open_failure_ratio" not in expose(state(FINISHED_WITH_ERRORS, accepted=False))
+
+
+def test_an_api_that_is_down_shows_why() -> None:
+    down = replace(snapshot(api_up=False), api_failure=Reason.SERVER_ERROR)
+    assert samples_of(down)["sitecore_cdp_api_failure"] == [({"reason": "server_error"}, 1)]
+    assert "sitecore_cdp_api_failure" not in samples_of(snapshot())
 
 
 def test_each_scrape_has_families_of_its_own() -> None:

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sitecore_cdp_exporter.api.error_log import RecordCause
 from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.poll.cause import FailureCause
+from sitecore_cdp_exporter.poll.open_failure import FailureKind
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tools.sandbox import Sandbox, faults
@@ -65,6 +66,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
         "labels": {"team": "crm"},
         "expect_success_every": "24h",
         "next_success_resolves": True,
+        "min_records": 10,
         "ref_prefix": "5a0c2f0e",
     }
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
@@ -139,8 +141,9 @@ def test_every_reason_is_documented() -> None:
     assert values_in("### Reasons") == {*Reason, *LogReason}
 
 
-def test_every_cause_is_documented() -> None:
+def test_every_cause_and_kind_is_documented() -> None:
     assert values_in("### Causes of failed batches") == set(FailureCause)
+    assert values_in("### Open failures") == set(FailureKind)
     assert values_in("### Causes of rejected records") == set(RecordCause)
 
 

@@ -87,6 +87,15 @@ def test_what_was_refused_stays_the_reason_while_everything_is_skipped(caplog: p
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("error", [PollError.of_status(401), PollError.of_status(403)])
+def test_a_refusal_in_a_poll_that_had_successes_is_the_reason_once_everything_is_skipped(error: PollError) -> None:
+    health = ApiHealth()
+    assert judged(health, None, error, refused=True) is True
+    assert health.failure is None
+    assert judged(health, refused=True) is False
+    assert health.failure is error.reason
+
+
 def test_during_a_poll_only_successes_change_up() -> None:
     health = ApiHealth()
     assert judged(health, PollError(Reason.TIMEOUT), over=False) is None

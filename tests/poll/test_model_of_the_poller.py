@@ -46,7 +46,7 @@ FEEDS: list[list[dict[str, Any]]] = [
     [{"name": "guests", "ref_prefix": PREFIX, "labels": {"team": "crm"}, "next_success_resolves": True}],
     [
         {"name": "guests", "ref_prefix": PREFIX, "max_failed_ratio": 0.1, "next_success_resolves": True},
-        {"name": "orders", "labels": {"team": "shop", "tier": "1"}},
+        {"name": "orders", "labels": {"team": "shop", "tier": "1"}, "min_records": 125},
     ],
 ]
 FILES = ("a.yaml", "b.json")
@@ -600,12 +600,36 @@ class ExporterMachine(RuleBasedStateMachine):
         modified = {name: max((truth.modified for truth in accepted), default=0) for name, accepted in newest.items()}
         assert shown == pytest.approx(modified, abs=0.002)
         for state in snapshot.batches:
-            superseded = None
-            if state.accepted is False and self.applied.feed(state.watched.feed).get("next_success_resolves"):
-                truth = self.world.get(state.watched.ref.lower()) or self.removed[state.watched.ref.lower()]
+            superseded, feed = None, self.applied.feed(state.watched.feed)
+            # That a file is damaged needs no details.
+            failed = state.accepted is False or (
+                state.reading is not None and state.reading.batch.status is BatchStatus.CORRUPTED
+            )
+            if failed and feed.get("next_success_resolves"):
+                truth = self.truth_of(state)
                 accepted = newest[state.watched.feed or ""]
                 superseded = any(each.created > truth.created for each in accepted)
             assert state.superseded is superseded
+            self.judge_open_failure(state, feed, failed=failed)
+
+    def truth_of(self, state: BatchState) -> Truth:
+        key = state.watched.ref.lower()
+        return self.world.get(key) or self.removed[key]
+
+    def judge_open_failure(self, state: BatchState, feed: dict[str, Any], *, failed: bool) -> None:
+        """A failure is open while it is not superseded and no week old, whether or not the API answers now."""
+        expected = None
+        truth = self.truth_of(state) if failed or state.accepted else None
+        if truth is not None and not state.superseded and START + self.time[0] - truth.modified <= 7 * DAY:
+            if state.accepted:
+                missing = 1 - truth.total / feed["min_records"] if feed.get("min_records") else 0
+                expected = ("too_few_records", missing) if missing > 0 else None
+            elif truth.status == "corrupted":
+                expected = ("corrupted", 1.0)
+            else:
+                expected = ("rejected", truth.failed / truth.total)
+        shown = state.open_failure
+        assert (None if shown is None else (shown.kind, shown.ratio)) == expected
 
     def judge_counters(self, snapshot: Snapshot) -> None:
         """A batch counts once, for the feed that it had then, unless it had finished long before the start."""

@@ -63,6 +63,6 @@ def test_each_feed_of_the_config_has_its_state(api: FakeApi, clock: Clock) -> No
 def test_a_poll_takes_until_its_last_answer_however_late_it_is_shown() -> None:
     config = Config(api=ApiConfig(base_url="https://api.example"))
     running = Poll(config, Memory(config, BatchCounter(Totals(), NOW), 100.0), 100.0, 110.0)
-    assert take_snapshot(running, 103.0).poll_duration == 3.0
+    assert take_snapshot(running, 103.0, NOW).poll_duration == 3.0
     running.finish_if_done(104.0)
-    assert take_snapshot(running, 107.0).poll_duration == 4.0
+    assert take_snapshot(running, 107.0, NOW).poll_duration == 4.0
