@@ -24,8 +24,8 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
     BSD-2-Clause; BSD License; GPL-2.0-only; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check audit licences package sbom \
-    kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
+.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check actionlint audit licences package \
+    release-files sbom kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -69,8 +69,16 @@ check: development ## Lint, check spelling, types, imports and licences, look up
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 	$(call quoted,$(VENV)/bin/hadolint) Dockerfile
+	$(call quoted,$(VENV)/bin/zizmor) --offline --quiet --no-progress .github
+	@$(MAKE) --no-print-directory actionlint
 	$(RUN) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 	@$(MAKE) --no-print-directory licences audit
+
+# It is no package of Python. Go verifies what it fetches, and keeps what it builds.
+actionlint: ## Lint the workflows, where actionlint or Go is installed
+	@if command -v actionlint >/dev/null; then set -x; actionlint; \
+	elif command -v go >/dev/null; then set -x; go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12; \
+	else echo 'actionlint: SKIPPED, because neither actionlint nor Go is installed'; fi
 
 # requirements-dev.txt holds all that the other two lock files do.
 audit: development ## Look up known vulnerabilities of what is locked (ARGS=--strict: fail on what is not known)
@@ -85,6 +93,14 @@ licences: development ## List the licences of what is shipped, and fail on one t
 package: development ## Build the wheel and the source archive into dist/, and check them as PyPI would
 	$(RUN) -m hatchling build
 	$(RUN) -m twine check --strict dist/*.whl dist/*.tar.gz
+
+# One list of what a release consists of, for the workflow and for whoever wants to look at it before.
+release-files: ## Make all files of a release in dist/, with their checksums (needs Helm)
+	rm -rf dist
+	@$(MAKE) --no-print-directory package sbom
+	helm package deploy/helm --destination dist
+	cp prometheus/alerts.yml $(wildcard grafana/dashboards/*.json) dist
+	cd dist && sha256sum * > SHA256SUMS
 
 sbom: development ## Write dist/sbom.cdx.json, the CycloneDX bill of what is shipped
 	@$(RUN) -m tools.sbom dist/sbom.cdx.json

@@ -319,6 +319,6 @@ def test_no_lock_file_is_installed_by_a_resolver() -> None:
     lines = [
         line for text in texts for line in text.splitlines() if "--requirement" in line and "pip_audit" not in line
     ]
-    # Two of the image, two for systemd, and that of make.
-    assert len(lines) == 5
+    # Two of the image, two for systemd, that of make, and that of a release.
+    assert len(lines) == 6
     assert [line for line in lines if not re.search(r"--no-deps\W+--require-hashes\W+--requirement", line)] == []
