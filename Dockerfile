@@ -1,8 +1,17 @@
-# The image holds Python, the exporter and its dependencies, which are locked by hash.
-# It needs no writable file system:
+# The image holds Python, the exporter and its dependencies, which are locked by hash: no shell, no pip, no package
+# manager. It needs no writable file system:
 #   docker run --read-only --cap-drop=ALL -p 10311:10311 \
 #       -v "$PWD/config.yaml:/etc/sitecore-cdp-batch-exporter/config.yaml:ro" IMAGE
-FROM python:3.13-slim AS build
+#
+# The bases are named by tag, because the digest of neither could be read where this was written. Each build therefore
+# gets the security fixes of Debian; the provenance of a released image names the digests that it was built from.
+FROM debian:trixie-slim AS build
+
+# Debian's Python is that of the final image, so the environment fits there. Any fixed version of it is the right one.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-pip python3-venv \
+    && rm -rf /var/lib/apt/lists/*
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -10,9 +19,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
 # The build backend lives in an environment of its own, which the image never sees.
-# Neither environment holds pip: the one of the base image installs into both.
+# Neither environment holds pip: Debian's installs into both.
 WORKDIR /src
-RUN python -m venv --without-pip /opt/build && python -m venv --without-pip /opt/sitecore-cdp-batch-exporter
+RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/sitecore-cdp-batch-exporter
 
 # Dependencies come before the code, so that a change of the code does not install them again. Nothing is resolved:
 # the lock files are complete, which pip check verifies.
@@ -32,7 +41,7 @@ RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
     && pip --python /opt/sitecore-cdp-batch-exporter/bin/python install --no-index --no-deps /dist/*.whl \
     && pip --python /opt/sitecore-cdp-batch-exporter/bin/python check
 
-FROM python:3.13-slim
+FROM gcr.io/distroless/python3-debian13:nonroot
 
 # A test keeps this equal to the version of the package.
 ARG VERSION=0.1.0

@@ -59,6 +59,23 @@ def test_the_health_check_works_with_any_web_config(web_config: str, free_port: 
         assert health_check(free_port) != 0
 
 
+def test_the_image_needs_no_shell_and_has_nothing_added_but_the_environment() -> None:
+    *_, final = re.split(r"(?m)^(?=FROM )", DOCKERFILE)
+    assert final.startswith("FROM gcr.io/distroless/")
+    assert re.findall(r"(?m)^(RUN|ADD|SHELL)\b", final) == []
+    [copied] = re.findall(r"(?m)^COPY (.*)$", final)
+    assert copied == "--from=build /opt/sitecore-cdp-batch-exporter /opt/sitecore-cdp-batch-exporter"
+    assert [command(each)[0] for each in ("HEALTHCHECK", "ENTRYPOINT")] == ["python", "sitecore-cdp-batch-exporter"]
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    assert re.findall(r"(?m)^USER (\d+):(\d+)$", DOCKERFILE) == [("65532", "65532")]
+
+
+def test_the_image_writes_no_bytecode_where_it_cannot() -> None:
+    assert "PYTHONDONTWRITEBYTECODE=1" in DOCKERFILE.rpartition("\nFROM ")[2]
+
+
 def test_the_health_check_is_documented() -> None:
     documentation = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     assert f"--web.health-listen-address={HEALTH_ADDRESS}`" in documentation
