@@ -1,7 +1,6 @@
-from tests import bytecode
+from tests import collecting
 
 # isort: split
-import gc
 import logging
 import os
 import signal
@@ -45,6 +44,8 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(sys.prefix) / "hypothesis"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(tiers)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        collecting.compile_ahead()
     # nohup has SIGHUP ignored, and a script that runs the tests in the background SIGINT. A program that a test starts
     # would inherit that, but not a handler.
     for number in (signal.SIGHUP, signal.SIGINT):
@@ -53,9 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    bytecode.keep_no_more()
-    # What was imported and collected stays to the end, so the garbage collector need not look at it a thousand times.
-    gc.freeze()
+    collecting.end()
 
 
 def open_files() -> set[str]:
