@@ -37,9 +37,14 @@ __all__ = [
 ]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# Each process loads the script that started this one again, which is that of pytest.
 _CONTEXT.set_forkserver_preload(
-    ["sitecore_cdp_exporter.cli", "sitecore_cdp_exporter.serve", "pytest", "tests.exporter_program"]
+    [
+        "sitecore_cdp_exporter.cli",
+        "sitecore_cdp_exporter.serve",
+        "tests.exporter_program",
+        # Each process loads the module that started this one again: pytest, except in the workers of pytest-xdist.
+        *([] if getattr(sys.modules["__main__"], "__spec__", None) is None else ["pytest"]),
+    ]
 )
 
 

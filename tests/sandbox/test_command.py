@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from sitecore_cdp_exporter.sandbox.__main__ import main
+from tests.web.web_server_thread import PATIENCE
 from tools.sandbox import Sandbox
 
 
@@ -49,24 +53,49 @@ def test_a_signal_ends_the_command_at_once_with_0(number: signal.Signals, sessio
     assert "s3cret" not in "".join(facts.values())
 
 
-def test_exported_credentials_of_the_real_api_are_not_those_of_the_sandbox(session: requests.Session) -> None:
-    real = {"SITECORE_CDP_CLIENT_KEY": "real", "SITECORE_CDP_API_TOKEN": "s3cret"}
-    with run_sandbox("--listen-address", ":0", **real) as process:
-        facts = {name: value.strip() for name, value in read_facts(process).items()}
+@contextmanager
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> Iterator[dict[str, str]]:
+    """Run the command in a thread, and yield what it prints; it gets its signal with the end of the block."""
+    started, signalled = threading.Event(), threading.Event()
+
+    def sigwait(_: object) -> None:
+        started.set()
+        signalled.wait()
+
+    monkeypatch.setattr(signal, "sigwait", sigwait)
+    thread = threading.Thread(target=main, args=(arguments,))
+    thread.start()
+    assert started.wait(PATIENCE)
+    facts = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    try:
+        yield {name: value.strip() for name, value in facts.items()}
+    finally:
+        signalled.set()
+        thread.join()
+
+
+def test_exported_credentials_of_the_real_api_are_not_those_of_the_sandbox(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SITECORE_CDP_CLIENT_KEY", "real")
+    monkeypatch.setenv("SITECORE_CDP_API_TOKEN", "s3cret")
+    with in_process(monkeypatch, capsys, "--listen-address", ":0") as facts:
         url = facts["Base URL"] + "/v2/batches/inspect"
         assert session.get(url, auth=("sandbox-client", "sandbox-token"), timeout=60).status_code == 200
         assert session.get(url, auth=("real", "s3cret"), timeout=60).status_code == 401
-        process.terminate()
     assert (facts["Client key"], facts["API token"]) == ("sandbox-client", "sandbox-token")
 
 
-def test_without_a_token_in_the_environment_the_command_prints_its_own(session: requests.Session) -> None:
-    with run_sandbox("--listen-address", ":0", "--client-key", "me") as process:
-        facts = {name: value.strip() for name, value in read_facts(process).items()}
+def test_without_a_token_in_the_environment_the_command_prints_its_own(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SITECORE_CDP_API_TOKEN", raising=False)
+    with in_process(monkeypatch, capsys, "--listen-address", ":0", "--client-key", "me") as facts:
         url = facts["Base URL"] + "/v2/batches/inspect"
         assert url.startswith("http://127.0.0.1:")
         assert session.get(url, auth=(facts["Client key"], facts["API token"]), timeout=60).status_code == 200
-        process.terminate()
     assert (facts["Client key"], facts["API token"]) == ("me", "sandbox-token")
 
 

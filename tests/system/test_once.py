@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -185,7 +186,6 @@ def kill_the_token(sandbox: Sandbox) -> None:
     sandbox.set_api_token("another")
 
 
-@pytest.mark.usefixtures("config")
 @pytest.mark.parametrize(
     ("prepare", "status", "reasons"),
     [
@@ -197,13 +197,29 @@ def kill_the_token(sandbox: Sandbox) -> None:
     ids=["partial failure", "corrupted", "expired", "dead token"],
 )
 def test_the_step_of_a_pipeline_fails_at_once_with_the_reason(
-    prepare: Callable[[Sandbox], None], status: int, reasons: list[str], sandbox: Sandbox, tmp_path: Path
+    prepare: Callable[[Sandbox], None],
+    status: int,
+    reasons: list[str],
+    sandbox: Sandbox,
+    config: Path,
+    tmp_path: Path,
 ) -> None:
     prepare(sandbox)
+    step = pipeline(sandbox).splitlines()[-1].replace("$ref", REF).replace("config.yaml", str(config))
+    flags = [flag for flag in shlex.split(step)[1:] if flag != "--once"]
+    with once(tmp_path, *flags) as program:
+        assert program.process.wait(PATIENCE) == status
+        output = program.output()
+    assert [reason for reason in reasons if reason not in output] == []
+
+
+@pytest.mark.usefixtures("config")
+def test_a_pipeline_ends_at_the_step_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
+    put_a_partial_failure(sandbox)
     step = pipeline(sandbox).splitlines()[-1]
     done = run(f"set -e\n{step}\necho and so on", tmp_path, ref=REF)
-    assert (done.returncode, done.stderr) == (status, "")
-    assert [reason for reason in reasons if reason not in done.stdout] == []
+    assert (done.returncode, done.stderr) == (ExitStatus.FAILED, "")
+    assert "identity_missing 300" in done.stdout
     assert "and so on" not in done.stdout
 
 

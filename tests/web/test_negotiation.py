@@ -79,3 +79,11 @@ def test_caches_are_sent_what_the_answer_depends_on() -> None:
 @given(st.lists(st.binary(max_size=200)))
 def test_what_is_compressed_can_be_unpacked(blocks: list[bytes]) -> None:
     assert gzip.decompress(b"".join(compress(blocks))) == b"".join(blocks)
+
+
+@given(accept=st.text(st.characters(codec="latin-1", exclude_categories=["Cc"])))
+def test_every_accept_header_gets_a_format(accept: str) -> None:
+    for header in (accept, f"application/openmetrics-text;version={accept}", f"text/plain;version=1.0.0.{accept}"):
+        body, headers = encode_as_asked(encode, {"Accept": header})
+        assert headers["Content-Type"].partition(";")[0] in {"text/plain", "application/openmetrics-text"}
+        assert body == b"up 1\n"
