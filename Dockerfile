@@ -44,7 +44,7 @@ RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
 FROM gcr.io/distroless/python3-debian13:nonroot
 
 # A test keeps this equal to the version of the package.
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="sitecore-cdp-batch-exporter" \
     org.opencontainers.image.description="Prometheus exporter for the Batch API of Sitecore CDP" \
     org.opencontainers.image.licenses="Apache-2.0" \

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Libraries read these when they are imported. The first names a log file for TLS keys, with which the token can be
 # decrypted; the others a folder in which prometheus_client shares metrics between processes. The exporter must start
