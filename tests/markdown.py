@@ -29,6 +29,18 @@ def blocks(document: Path) -> list[Block]:
     return found
 
 
+def block(document: Path, heading: str, language: str, number: int = 0) -> str:
+    """Return the text of one block: of those with this heading and language, the one with this number."""
+    found = [block.text for block in blocks(document) if (block.heading, block.language) == (heading, language)]
+    return found[number]
+
+
+def rows(document: Path) -> list[list[str]]:
+    """Return the cells of all rows of tables, the headings included."""
+    lines = re.findall(r"(?m)^\| *(.*?) *\|$", prose(document))
+    return [re.split(r" *\| *", line) for line in lines]
+
+
 def prose(document: Path) -> str:
     """Return a document without its fenced blocks."""
     return re.sub(r"(?ms)^( *)```\w*\n.*?^\1```$", "", document.read_text(encoding="utf-8"))
@@ -42,16 +54,3 @@ def headings(document: Path) -> list[str]:
 def anchor(heading: str) -> str:
     """Return the anchor that the usual renderers make of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def broken_links(document: Path) -> list[str]:
-    """Return the relative links whose file or anchor does not exist."""
-    broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
-        if re.match(r"\w+://", link):
-            continue
-        path, _, fragment = link.partition("#")
-        target = document.parent / path if path else document
-        if not target.exists() or (fragment and fragment not in map(anchor, headings(target))):
-            broken.append(link)
-    return broken

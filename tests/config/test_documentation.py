@@ -39,7 +39,9 @@ class Row(NamedTuple):
     mistake: str
 
 
-ROWS = [Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in re.findall(r"(?m)^\| `.*\|$", TEXT)]
+ROWS = [
+    Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in re.findall(r"(?m)^\| `(?!--).*\|$", TEXT)
+]
 
 
 def unquoted(cell: str) -> str:

@@ -17,7 +17,7 @@ from sitecore_cdp_exporter.config.model import load_config
 from stack.webhook_receiver import FACT_ENDED
 from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
 from tests.e2e.test_alertmanager import ALL_ALERTS, FACTS, HIDDEN_ON_BATCH, HIDDEN_ON_JOB, SHIPPED, TEMPLATES, alert
-from tests.markdown import blocks, broken_links
+from tests.markdown import blocks
 from tests.system.test_compose import COMPOSE
 from tools.exporter_program import ROOT
 from tools.program import wait_for
@@ -48,11 +48,6 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("prometheus", "alertmanager"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
-
-
-@pytest.mark.parametrize("document", [ALERTING, STACK], ids=lambda path: path.name)
-def test_all_links_lead_somewhere(document: Path) -> None:
-    assert broken_links(document) == []
 
 
 def test_the_shipped_files_pass_the_checks(checkout: Path) -> None:

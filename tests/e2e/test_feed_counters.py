@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, running_exporter
-from tests.markdown import blocks, broken_links
+from tests.markdown import blocks
 from tools.prometheus_server import PrometheusServer, running_prometheus
 from tools.sandbox import Sandbox
 
@@ -177,7 +177,3 @@ def test_the_report_of_two_exporters_counts_a_batch_once(tmp_path: Path) -> None
     ]
     report(tmp_path, inputs, FINISHED, ('{feed="guests", status="success"}', 59))
     report(tmp_path, inputs, OF_TWO, ('{feed="guests", status="success"}', 30))
-
-
-def test_all_links_lead_somewhere() -> None:
-    assert broken_links(DOCUMENT) == []

@@ -100,7 +100,7 @@ def test_a_batch_of_service_discovery_is_scraped_through_probe(
     }
     assert prometheus.query(f'up{{job="sitecore-cdp-probe", ref="{PROBED_REF}", team="crm"}} == 1')
     assert prometheus.query('{exported_ref!=""}') == []
-    # What the README says of the cost.
+    # What docs/listing.md says of the cost.
     [(_, own_series)] = prometheus.query('count({job="sitecore-cdp-probe", __name__!~"sitecore_cdp_.*"})')
     assert own_series == 5
 

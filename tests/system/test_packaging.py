@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from packaging.utils import canonicalize_name
 
 from sitecore_cdp_exporter import __version__
 from tests.exporter_program import wait_until_listening
+from tests.markdown import blocks
+from tools.links import documents
 from tools.program import running, wait_for
 from tools.sbom import shipped_metadata
 
@@ -267,18 +270,23 @@ def test_twine_finds_nothing_to_warn_of(wheel: Path, sdist: Path) -> None:
     assert checked.stdout.count("PASSED") == 2
 
 
+def link_dependencies(packages: Path) -> None:
+    """Link what requirements.txt names into a folder, because a test has no network."""
+    for metadata in shipped_metadata():
+        for top in {file.parts[0] for file in PathDistribution(metadata).files or ()} - {"..", "__pycache__"}:
+            (packages / top).symlink_to(metadata.parent / top)
+
+
 @pytest.fixture(scope="module")
 def empty_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel where nothing else is but what requirements.txt names; return the folder of the programs.
 
-    Those packages are links, because a test has no network. pip fails if the wheel needs another one.
+    pip fails if the wheel needs another package.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     [packages] = folder.glob("lib/*/site-packages")
-    for metadata in shipped_metadata():
-        for top in {file.parts[0] for file in PathDistribution(metadata).files or ()} - {"..", "__pycache__"}:
-            (packages / top).symlink_to(metadata.parent / top)
+    link_dependencies(packages)
     pip: list[str | Path] = [
         sys.executable,
         "-m",
@@ -313,12 +321,50 @@ def test_the_installed_wheel_writes_the_files_of_the_repository(empty_environmen
     assert [name for name in listed if (tmp_path / "assets" / name).read_bytes() != (ROOT / name).read_bytes()] == []
 
 
+@pytest.mark.slow(reason="builds the source archive and the wheel again, and installs it")
+@pytest.mark.parametrize(
+    ("page", "heading"), [("README.md", "Install"), ("docs/install.md", "A wheel")], ids=["README", "install.md"]
+)
+def test_the_wheel_is_installed_as_documented(page: str, heading: str, sdist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [root] = tmp_path.iterdir()
+    links = tmp_path / "links"
+    links.mkdir()
+    link_dependencies(links)
+    commands = "".join(block.text for block in blocks(ROOT / page) if block.heading == heading)
+    commands = commands.replace("make package", f"make package VENV={shlex.quote(sys.prefix)} INSTALL=:")
+    commands = re.sub(r"(?m)^.* --requirement requirements.txt\n", "", commands)
+    environment = {
+        "HOME": str(tmp_path / "a home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(links),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
+    }
+    run = ["bash", "-e", "-c", commands]
+    done = subprocess.run(run, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (root / "assets" / "prometheus" / "alerts.yml").is_file()
+
+
+def test_nothing_is_installed_by_a_name_that_is_not_taken_yet() -> None:
+    after = "".join(
+        block.text for block in blocks(ROOT / "docs" / "install.md") if block.heading == "After the first release"
+    )
+    name = pyproject()["project"]["name"]
+    for command in (f"pipx install {name}\n", f"/{name}:$VERSION", f"helm install {name} ", f"/charts/{name}"):
+        assert command in after
+    pages = "".join(page.read_text(encoding="utf-8") for page in documents(ROOT)).replace(after, "")
+    assert re.findall(rf"pipx?\"? (?:install|run) (?:-\S+ )*{name}", pages) == []
+
+
 def test_no_lock_file_is_installed_by_a_resolver() -> None:
     patterns = ["Dockerfile", "Makefile", "*.md", "docs/*.md", ".ci/*", ".github/workflows/*", "tools/environment.py"]
     texts = [path.read_text(encoding="utf-8") for pattern in patterns for path in ROOT.glob(pattern)]
     lines = [
         line for text in texts for line in text.splitlines() if "--requirement" in line and "pip_audit" not in line
     ]
-    # Two of the image, two for systemd, that of make, and that of a release.
-    assert len(lines) == 6
+    # Two of the image, two for systemd, one for a wheel, that of make, and that of a release.
+    assert len(lines) == 7
     assert [line for line in lines if not re.search(r"--no-deps\W+--require-hashes\W+--requirement", line)] == []

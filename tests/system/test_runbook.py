@@ -19,7 +19,7 @@ import pytest
 from sitecore_cdp_exporter.api.error_log import RecordCause, cause_of
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from tests.alert_files import ALERTS
-from tests.markdown import anchor, blocks, broken_links, headings
+from tests.markdown import anchor, blocks, headings
 from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT
 from tools.sandbox import Sandbox
 
@@ -81,10 +81,6 @@ def test_what_is_said_of_one_batch_silences_one_ref(alert: str) -> None:
     about_a_batch = "$labels.ref" in str([rule for rule in ALERTS if rule["alert"] == alert])
     assert ('ref="$REF"' in section(alert)) == about_a_batch
     assert (f"alertname={alert}" in section(alert)) != about_a_batch
-
-
-def test_all_links_lead_somewhere() -> None:
-    assert broken_links(RUNBOOK) == []
 
 
 def test_all_metrics_in_it_are_documented() -> None:
