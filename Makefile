@@ -63,10 +63,11 @@ mutants: development ## Measure the power of the tests: do they fail for each sm
 	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants
 
-check: development ## Lint, check spelling, types, imports and licences, look up known vulnerabilities (needs a network)
+check: development ## Lint, check spelling, links, types, imports and licences, look up known vulnerabilities (needs a network)
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m codespell_lib
+	$(RUN) -m tools.links
 	$(RUN) -m mypy
 	$(call quoted,$(VENV)/bin/hadolint) Dockerfile
 	$(call quoted,$(VENV)/bin/zizmor) --offline --quiet --no-progress .github
