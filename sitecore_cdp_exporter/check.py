@@ -56,7 +56,8 @@ def missing_config(path: Path | None) -> list[str]:
         if path is not None:
             path.stat()
     except FileNotFoundError as error:
-        return [f"{path}: {error.strerror}; name yours with --config.file, or try --demo, which needs none"]
+        remedy = "name yours with --config.file, with make by CONFIG=PATH, or try --demo, which needs none"
+        return [f"{path}: {error.strerror}; {remedy}"]
     except OSError:
         pass  # Reading it will report the error.
     return []

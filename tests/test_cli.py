@@ -159,7 +159,7 @@ def test_a_missing_config_is_one_line_that_says_what_to_do(
     output = capsys.readouterr()
     assert output.out == ""
     (line,) = output.err.splitlines()
-    remedy = "name yours with --config.file, or try --demo, which needs none"
+    remedy = "name yours with --config.file, with make by CONFIG=PATH, or try --demo, which needs none"
     assert f"none.yaml: No such file or directory; {remedy}" in line
 
 

@@ -110,6 +110,11 @@ def test_the_anchors_are_those_of_github() -> None:
     assert anchors(headings) == ["a--b", "c_d-e", "cest-ça", "ä-ö-12"]
 
 
+def test_every_picture_is_shown() -> None:
+    shown = set(re.findall(r"!\[[^\]]*\]\((?:docs/)?([\w-]+\.png)\)", text_of(*documents(ROOT))))
+    assert shown == {picture.name for picture in DOCS.glob("*.png")}
+
+
 def test_a_misspelt_word_is_found_and_those_of_the_tests_are_not() -> None:
     command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml"), "-"]
     text = "recieve\nreceive\nconcurency\n"

@@ -345,7 +345,7 @@ def test_the_wheel_is_installed_as_documented(page: str, heading: str, sdist: Pa
     run = ["bash", "-e", "-c", commands]
     done = subprocess.run(run, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (root / "assets" / "prometheus" / "alerts.yml").is_file()
+    assert (tmp_path / "a home" / "cdp-assets" / "prometheus" / "alerts.yml").is_file()
 
 
 def test_nothing_is_installed_by_a_name_that_is_not_taken_yet() -> None:

@@ -16,7 +16,7 @@ import yaml
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.config.model import load_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, LabelSet, running_exporter
-from tests.markdown import block, blocks
+from tests.markdown import block, blocks, rows
 from tests.shell import from_elsewhere, run_bash
 from tools.program import running, wait_for
 from tools.sandbox import Sandbox
@@ -139,13 +139,17 @@ def test_a_pipeline_lists_its_batch_and_old_files_go(sandbox: Sandbox, tmp_path:
             assert refs_of(exporter.scrape()) == ({ref} if kept else set())
 
 
-def test_discovery_knows_the_feed_by_its_prefix(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_discovery_knows_the_feed_by_its_prefix_and_all_paths_answer(sandbox: Sandbox, tmp_path: Path) -> None:
     ref = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
     sandbox.put_batch(ref, status="success", total=7)
     sections = yaml.safe_load(block(LISTING, "Discovery", "yaml"))
     del sections["api"]
-    with running_exporter(sandbox, tmp_path, **sections) as exporter:
+    with running_exporter(sandbox, tmp_path, flags=["--web.enable-lifecycle"], **sections) as exporter:
         samples = exporter.scrape()
+        paths = [row[0].strip("`").replace("REF", ref) for row in rows(CONFIGURATION) if row[0].startswith("`/")]
+        answers = [requests.get(f"{exporter.url}{path}", timeout=60).status_code for path in paths]
+    # Reload is a POST.
+    assert answers == [200] * 6 + [405], paths
     assert set(samples["sitecore_cdp_batch_accepted"]) == {
         frozenset({"ref": ref, "feed": "nightly-guests", "team": "crm"}.items())
     }
