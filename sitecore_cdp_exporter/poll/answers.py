@@ -77,7 +77,7 @@ def learn_batch(
         record.learn(outcome, request.listed, now, poll.config.recheck_finished)
         error_logs = poll.memory.error_logs
         if isinstance(outcome, Reading):
-            error_logs.learn(key, record.log, outcome.batch, log_url, now)
+            record.log = error_logs.learn(key, record.log, outcome.batch, log_url, now)
         elif outcome.reason in BATCH_REASONS:
             error_logs.refuse(key, outcome.reason, now)
     for poll in polls:
@@ -155,9 +155,9 @@ def _is_listed(poll: Poll) -> bool:
 
 
 def _is_answered_for(poll: Poll, key: str, now: float) -> bool:
-    record = poll.records[key]
-    if poll.is_unread(key):
-        if record.refused == poll.listed(key):
+    record, listed = poll.records[key], poll.listed(key)
+    if listed is not None and poll.is_unread(key):
+        if record.refused == listed:
             return True
     elif record.finished or key in poll.seen_unfinished:
         return True

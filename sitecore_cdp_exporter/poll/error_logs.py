@@ -137,12 +137,24 @@ class ErrorLogQueue:
             if state.failure is LogReason.HOST_NOT_ALLOWED:
                 state.begin(state.version)
 
-    def learn(self, key: str, state: LogState, batch: Batch, url: LogUrl | None, now: float) -> None:
-        """Note from a batch's own answer whether it has a log, and its current URL."""
+    def learn(self, key: str, state: LogState | None, batch: Batch, url: LogUrl | None, now: float) -> LogState | None:
+        """Note from a batch's own answer whether it has a log, and its current URL.
+
+        Args:
+            key: The ref of the batch, in lower case.
+            state: The state of its log so far. None: it had none.
+            batch: Its answer.
+            url: The URL of its log. None: the answer has none.
+            now: The current time.
+
+        Returns:
+            The state of its log. None: it has none.
+
+        """
         if not batch.status.finished or not batch.error_log_available:
             self.forget(key)
-            state.begin(None)
-            return
+            return None
+        state = LogState() if state is None else state
         version = batch.status, batch.modified
         if state.version != version:
             state.begin(version)
@@ -152,6 +164,7 @@ class ErrorLogQueue:
             self._urls[key] = url, now
             if len(self._urls) > 2 * MAX_LOGS:
                 self._drop_urls(now)
+        return state
 
     def refuse(self, key: str, reason: Reason, now: float) -> None:
         """Note that a batch refused to answer, so the URL of its log is unknown."""

@@ -7,7 +7,7 @@ the poller calls it under its own lock.
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.errors import BATCH_REASONS, PollError, Reason
@@ -49,7 +49,7 @@ class Record:
         missed: Whether a scrape has ended while a request for it was in flight.
         late: Its last answer, if that came too late for a scrape.
         finished_seen: When it was first seen finished (Unix time). None: never.
-        log: The state of its error log.
+        log: The state of its error log. None: it has none, or that is not known.
 
     """
 
@@ -63,7 +63,7 @@ class Record:
     missed: bool = False
     late: Outcome | None = None
     finished_seen: float | None = None
-    log: LogState = field(default_factory=LogState)
+    log: LogState | None = None
 
     @property
     def finished(self) -> bool:
@@ -180,6 +180,7 @@ class Memory:
         self._probed: OrderedDict[str, Record] = OrderedDict()
         # The watched batches that replace others, by ref in lower case.
         self._replacing: list[str] = []
+        self._feeds_of_batches: set[str | None] = set()
         # Each watched batch as known at the last update of the watch list.
         self._known: dict[str, Batch | None] = {}
         self._past = PastBatches()
@@ -248,14 +249,15 @@ class Memory:
 
         """
         feeds = config.feeds_by_name
-        of_batches = {each.feed for each in self.watched.values()} - feeds.keys()
+        of_batches = self._feeds_of_batches - feeds.keys()
         self.counter.totals.begin([*feeds, *sorted(of_batches, key=lambda feed: (feed is None, feed or ""))], started)
         for key, record in self._records.items():
             listed = self.discovery.known.get(key)
             batch = record.last_known(None if listed is None else listed.batch)
             if batch is not None:
                 feed = self.watched[key].feed
-                self.counter.look_at(key, feed, batch, record.log.log, feeds.get(feed or ""))
+                log = None if record.log is None else record.log.log
+                self.counter.look_at(key, feed, batch, log, feeds.get(feed or ""))
         self.counter.forget(self.watched)
 
     def replaced(self, config: Config) -> dict[str, bool]:
@@ -297,6 +299,7 @@ class Memory:
         self._records = {key: self._records.get(key) or self._probed.pop(key, None) or Record() for key in self.watched}
         self.error_logs.forget_all_but(self._records.keys() | self._probed.keys())
         self._replacing = [key for key, each in self.watched.items() if each.replaces]
+        self._feeds_of_batches = {each.feed for each in self.watched.values()}
         for key, batch in before.items():
             feed = watched_before[key].feed
             if (

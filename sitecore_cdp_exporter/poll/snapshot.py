@@ -147,8 +147,11 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
     skipped = memory.error_logs.skipped(now)
     tells_uploaded = poll.config.api.endpoint == "inspect"
     states = []
+    unread = 0
     for key, watched in poll.kept.watched.items():
-        reading, failure = _reading(poll, key, now)
+        is_unread = poll.is_unread(key)
+        unread += is_unread
+        reading, failure = _reading(poll, key, now, is_unread=is_unread)
         feed = feeds.get(watched.feed or "")
         accepted = None if reading is None else is_accepted(reading.batch, feed)
         log = poll.records[key].log
@@ -156,7 +159,8 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         if reading is not None and (accepted is False or reading.batch.status is BatchStatus.CORRUPTED):
             superseded = is_superseded(reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key))
         if reading is not None:
-            dated = poll.records[key].dated(poll.discovery.known.get(key))
+            # A probe may be of a batch that is not watched.
+            dated = last_known[key] if key in last_known else poll.records[key].dated(None)
             still_open = open_failure(
                 reading.batch,
                 feed,
@@ -173,8 +177,8 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
             superseded=superseded,
             open_failure=still_open,
             cause=None if reading is None else failure_cause(reading, tells_uploaded=tells_uploaded),
-            error_log=log.log,
-            error_log_failure=Reason.SKIPPED if key in skipped else log.failure,
+            error_log=None if log is None else log.log,
+            error_log_failure=Reason.SKIPPED if key in skipped else None if log is None else log.failure,
         )
         states.append(state)
     return Snapshot(
@@ -184,7 +188,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         api_last_success=memory.api_last_success,
         poll_duration=(now if poll.ended is None else poll.ended) - poll.started,
         retired=poll.kept.retired,
-        unread=sum(poll.is_unread(key) for key in poll.kept.watched),
+        unread=unread,
         discovery=DiscoveryState(
             failure=poll.list_failure,
             totals=poll.totals,
@@ -230,10 +234,10 @@ def _histories(poll: Poll, last_known: Mapping[str, Batch | None]) -> tuple[Feed
     return tuple(histories)
 
 
-def _reading(poll: Poll, key: str, now: float) -> tuple[Reading | None, Reason | None]:
+def _reading(poll: Poll, key: str, now: float, *, is_unread: bool) -> tuple[Reading | None, Reason | None]:
     """Return what holds of a batch, and why its poll failed."""
     record, listed, outcome = poll.records[key], poll.discovery.known.get(key), poll.outcomes.get(key)
-    if listed is not None and poll.is_unread(key):
+    if listed is not None and is_unread:
         # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
         # of its poll.
         failure = record.failure

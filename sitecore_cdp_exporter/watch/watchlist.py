@@ -3,9 +3,13 @@
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from sitecore_cdp_exporter.config.model import Config, FeedConfig, WatchedBatch
+
+_NO_REFS: frozenset[str] = frozenset()
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 class Source(enum.StrEnum):
@@ -49,12 +53,14 @@ def watch(config: Config, of_files: Iterable[WatchedBatch], discovered: Iterable
     watched: dict[str, Watched] = {}
     for source, batches in ((Source.CONFIG, config.batches), (Source.FILE, of_files)):
         for batch in batches:
-            labels = {**_labels(config.feeds_by_name.get(batch.feed or "")), **batch.labels}
-            replaces = frozenset(map(str.lower, batch.replaces))
-            watched.setdefault(batch.ref.lower(), Watched(batch.ref, batch.feed, labels, source, replaces))
+            of_feed = _labels(config.feeds_by_name.get(batch.feed or ""))
+            # Thousands of batches share what is the same for all.
+            labels = {**of_feed, **batch.labels} if batch.labels else of_feed
+            replaces = frozenset(map(str.lower, batch.replaces)) if batch.replaces else _NO_REFS
+            watched.setdefault(_key(batch.ref), Watched(batch.ref, batch.feed, labels, source, replaces))
     prefixes = [(feed.ref_prefix, feed) for feed in config.feeds if feed.ref_prefix]
     for ref in discovered:
-        key = ref.lower()
+        key = _key(ref)
         if key not in watched:
             feed = next((feed for prefix, feed in prefixes if key.startswith(prefix)), None)
             watched[key] = Watched(ref, feed.name if feed else None, _labels(feed), Source.DISCOVERY)
@@ -67,5 +73,11 @@ def overruled(config: Config, of_files: Mapping[str, WatchedBatch]) -> set[str]:
     return {ref for ref, batch in listed if ref in of_files and not batch.agrees_with(of_files[ref])}
 
 
+def _key(ref: str) -> str:
+    """Return a ref in lower case; the same object, not a copy, if that is what it is."""
+    key = ref.lower()
+    return ref if ref == key else key
+
+
 def _labels(feed: FeedConfig | None) -> Mapping[str, str]:
-    return {} if feed is None else feed.labels
+    return _NO_LABELS if feed is None else feed.labels

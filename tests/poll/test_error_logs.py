@@ -40,9 +40,11 @@ class Logs:
         self.now = 1000.0
 
     def answer(self, batch: Batch, *, url: bool = True) -> LogState:
-        """Have a batch answer, and return what is remembered of its log."""
-        state = self.states.setdefault(batch.ref, LogState())
-        self.queue.learn(batch.ref, state, batch, LogUrl(f"https://{batch.ref}.example/") if url else None, self.now)
+        """Have a batch with a log answer, and return what is remembered of that."""
+        log_url = LogUrl(f"https://{batch.ref}.example/") if url else None
+        state = self.queue.learn(batch.ref, self.states.get(batch.ref), batch, log_url, self.now)
+        assert state is not None
+        self.states[batch.ref] = state
         return state
 
     def read(self, outcome: ErrorLog | LogFailure = READ, *, received: int = 0, seconds: float = 0.0) -> str | None:
@@ -85,7 +87,7 @@ def test_a_log_is_read_once() -> None:
 )
 def test_a_batch_without_a_log_or_that_is_not_finished_has_none_to_read(batch: Batch) -> None:
     logs = Logs()
-    logs.answer(batch)
+    assert logs.queue.learn(ref(1), None, batch, LogUrl("https://log.example/"), logs.now) is None
     assert logs.read() is None
     assert logs.wanted() == []
     assert logs.skipped() == set()
@@ -105,8 +107,7 @@ def test_a_batch_that_changes_may_have_another_log() -> None:
     logs.answer(failed(1, modified=6.0))
     assert state.failure is None
     assert logs.read() == ref(1)
-    logs.answer(replace(failed(1), error_log_available=False))
-    assert state.log is None
+    assert logs.queue.learn(ref(1), state, replace(failed(1), error_log_available=False), None, logs.now) is None
 
 
 def test_one_log_is_read_at_a_time() -> None:
