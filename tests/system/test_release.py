@@ -81,6 +81,17 @@ def test_only_githubs_own_registry_gets_githubs_token() -> None:
     assert all(value.startswith(f"${{{{ {github_only}") for value in login["env"].values())
 
 
+def test_the_program_that_publishes_is_the_locked_one_with_its_hashes(tmp_path: Path) -> None:
+    [install] = [step["run"] for step in steps("release.yml") if "Install uv" in step.get("name", "")]
+    [select] = re.findall(r"(?m)^sed .* > /tmp/uv.txt$", install)
+    selected = tmp_path / "uv.txt"
+    subprocess.run(["sh", "-c", select.replace("/tmp/uv.txt", str(selected))], cwd=ROOT, check=True)  # noqa: S108
+    requirement, *hashes, _via = selected.read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(r"uv==[\d.]+ \\", requirement)
+    assert len(hashes) > 10
+    assert [each for each in hashes if not re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", each)] == []
+
+
 def test_the_image_is_built_for_both_architectures_with_sbom_and_provenance() -> None:
     [build] = [step["with"] for step in steps("release.yml") if "build-push-action" in step.get("uses", "")]
     assert (build["platforms"], build["provenance"], build["sbom"]) == ("linux/amd64,linux/arm64", "mode=max", "true")
