@@ -141,8 +141,8 @@ lock: development ## Resolve the dependencies again, into requirements*.txt
 schema: development ## Write config.schema.json from the config models
 	$(RUN) -m sitecore_cdp_exporter.config.model > config.schema.json
 
-dashboard: development ## Write the Grafana dashboard from its code
-	$(RUN) -m grafana.dashboard > grafana/dashboards/sitecore-cdp-batches.json
+dashboard: development ## Write the Grafana dashboards from their code
+	$(RUN) -m grafana.dashboard
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(call quoted,$(VENV)) .coverage .hypothesis mutants .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Every query of the dashboard, run against a real Prometheus as Grafana runs it, and what it returns as a table.
+"""Every query of a dashboard, run against a real Prometheus as Grafana runs it, and what it returns as a table.
 
 python -m grafana.evaluation --prometheus-url=http://localhost:9090
 """
@@ -16,7 +16,9 @@ from typing import Any, Final
 import requests
 
 DASHBOARD_FILE: Final = Path(__file__).parent / "dashboards" / "sitecore-cdp-batches.json"
+BATCH_FILE: Final = DASHBOARD_FILE.with_name("sitecore-cdp-batch.json")
 ALL: Final = "$__all"
+HIDDEN: Final = 2
 TIMEOUT: Final = 30.0
 
 # An instant or a range vector, as Prometheus returns it.
@@ -100,14 +102,23 @@ def evaluate(
 ) -> Iterator[Result]:
     """Run every query. `chosen` are the values of variables, where they are not the dashboard's own."""
     values = variable_values(dashboard, prometheus, times, chosen)
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
+    for panel in panels(dashboard):
+        for target in panel["targets"]:
             expression = fill_in(target["expr"], values | times.built_in_variables)
             if target["instant"]:
                 series = prometheus.query(expression, times.end)
             else:
                 series = prometheus.query_range(expression, times)
             yield Result(panel=panel, name=target["refId"], expression=expression, series=series)
+
+
+def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the panels that ask something, those of collapsed rows included."""
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            yield from panel["panels"]
+        else:
+            yield panel
 
 
 def variable_values(
@@ -118,7 +129,10 @@ def variable_values(
     for variable in dashboard["templating"]["list"]:
         name = variable["name"]
         selected = chosen.get(name, variable["current"]["value"])
-        if not variable["multi"]:
+        if variable["hide"] == HIDDEN and not variable["multi"]:
+            # Nobody chooses these: Grafana takes the first option, or nothing.
+            values[name] = next(iter(options(variable, prometheus, times, values)), "")
+        elif not variable["multi"]:
             values[name] = selected if isinstance(selected, str) else selected[0]
         elif list(selected) != [ALL]:
             values[name] = any_of(selected)
@@ -133,10 +147,14 @@ def options(
     variable: Mapping[str, Any], prometheus: Prometheus, times: TimeRange, values: Mapping[str, str]
 ) -> Sequence[str]:
     """List what can be chosen of a variable."""
-    query = re.fullmatch(r"label_values\((.+),\s*(\w+)\)", variable["query"])
+    query = re.fullmatch(r"label_values\((.+),\s*(\w+)\)|query_result\((.+)\)", str(variable["query"]))
     if query is None:
         return [str(option["value"]) for option in variable["options"]]
-    return prometheus.label_values(query[2], fill_in(query[1], values), times)
+    if query[3] is None:
+        return prometheus.label_values(query[2], fill_in(query[1], values), times)
+    # Grafana writes each series as text, and takes what the regular expression of the variable finds there.
+    found = prometheus.query(fill_in(query[3], values), times.end)
+    return [each["metric"]["ref"] for each in found]
 
 
 def any_of(values: Sequence[str]) -> str:
@@ -146,8 +164,8 @@ def any_of(values: Sequence[str]) -> str:
 
 
 def fill_in(text: str, values: Mapping[str, str]) -> str:
-    """Replace `$name` and `${name}`; a name that is not there raises KeyError."""
-    return re.sub(r"\$(?:(\w+)|{(\w+)})", lambda match: values[match[1] or match[2]], text)
+    """Replace `$name` and `${name}`; a name that is not there raises KeyError. `$1` is no name."""
+    return re.sub(r"\$(?:([a-zA-Z_]\w*)|{(\w+)})", lambda match: values[match[1] or match[2]], text)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -161,13 +179,15 @@ def table(results: Sequence[Result]) -> str:
 
 def main() -> None:
     """Write the table for the past hour to standard output."""
-    parser = argparse.ArgumentParser(description="Run every query of the dashboard and count the series it returns.")
+    parser = argparse.ArgumentParser(description="Run every query of a dashboard and count the series it returns.")
     parser.add_argument("--prometheus-url", default="http://localhost:9090", help="default: %(default)s")
+    parser.add_argument("--ref", help="ask for the dashboard of this batch, instead of that of all")
     arguments = parser.parse_args()
-    dashboard = json.loads(DASHBOARD_FILE.read_text(encoding="utf-8"))
+    file, chosen = (BATCH_FILE, {"ref": [arguments.ref]}) if arguments.ref else (DASHBOARD_FILE, {})
+    dashboard = json.loads(file.read_text(encoding="utf-8"))
     times = TimeRange(end=time.time(), length=3600, interval=60)
     try:
-        results = list(evaluate(dashboard, Prometheus(arguments.prometheus_url), times, {}))
+        results = list(evaluate(dashboard, Prometheus(arguments.prometheus_url), times, chosen))
     # Of requests are what is no URL, and an answer that is no JSON; Prometheus' own refusal is a ValueError.
     except (requests.RequestException, ValueError) as error:
         sys.exit(f"{arguments.prometheus_url} does not answer as Prometheus does: {error}")

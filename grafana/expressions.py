@@ -1,68 +1,46 @@
-"""The PromQL of the dashboard.
+"""The PromQL of the dashboards. None has more than 400 characters, so that one can be read in Grafana's editor.
 
-Two exporters that watch one batch make each of its series twice. So everything about batches is aggregated over the
-ref, which is unique, and nothing is counted twice. `$job` and the like are the variables of the dashboard.
+Two exporters that watch one batch make each of its series twice. So everything is aggregated over the ref or the feed,
+and nothing counts twice. `$job` and the like are the variables of the dashboards. No recording rule is needed.
 """
 
 from typing import Final
 
-from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.metrics.definitions import STATUS_CODES
+from grafana.colors import NOT_READ
 
 # These are the limits of prometheus/alerts.yml, in seconds where they are times.
 FAILED_SHARE: Final = 0.05
-MIN_RECORDS: Final = 20
 STUCK_AFTER: Final = 2 * 3600
-LATE_AFTER_EXPIRY: Final = 1800
-LATE_AFTER_CREATION: Final = 5400
 FAILURES_COUNT_FOR: Final = 7 * 86400
+# While not everything watched was answered for in this time, in seconds, nothing is known to be well.
+KNOWN_FOR: Final = 180
 
-# Stands beside the status codes, above them all, so that what could not be read comes first when the worst does.
-NOT_READ: Final = max(STATUS_CODES.values()) + 1
-# More rows cannot be distinguished on a screen.
-TIMELINE_ROWS: Final = 30
-# After a restart the exporter has to read everything again. Until then Prometheus remembers.
-FEED_MEMORY: Final = "7d"
-# A batch that finished counts in the graphs even if it was read only this much later.
-READ_WITHIN: Final = "5m"
+JOB: Final = 'job=~"$job"'
+FEED: Final = f'{JOB}, feed=~"$feed"'
+# What the table of batches shows, and the timeline: hidden variables hold the refs, which keeps 500 batches small.
+SHOWN: Final = f'{JOB}, ref=~"$worst|$newest"'
+NEWEST: Final = f'{JOB}, ref=~"$newest"'
+# The dashboard of one batch.
+THIS: Final = 'ref="$ref"'
 
-EXPORTER: Final = 'job=~"$job", instance=~"$instance"'
-FEED: Final = f'{EXPORTER}, feed=~"$feed"'
-BATCH: Final = f'{FEED}, ref=~"${{ref}}.*"'
-CHOSEN: Final = f'{BATCH}, status=~"$status"'
-
-
-def exporter_gauge(name: str) -> str:
-    """Select a gauge that an exporter has of itself; `name` is without the prefix of all metrics."""
-    return f"sitecore_cdp_{name}{{{EXPORTER}}}"
+# What a tile shows that cannot show a number: scraped, but not known; and nothing at all.
+UNKNOWN: Final = -1
+NO_DATA: Final = -2
 
 
-# That of the web config is missing without one.
-CONFIG_RELOADS: Final = (
-    '{__name__=~"sitecore_cdp_exporter_(config_last_reload_successful|web_config_last_reload_successful)", '
-    f"{EXPORTER}}}"
-)
+def batch(name: str, where: str = FEED, *, by: str = "ref") -> str:
+    """Return the gauge `sitecore_cdp_batch_<name>` once for each ref."""
+    return f"max by ({by}) (sitecore_cdp_batch_{name}{{{where}}})"
 
 
-def batch(name: str, *, by: str = "ref", where: str = BATCH, at: str = "") -> str:
-    """Return the gauge `sitecore_cdp_batch_<name>` once for each ref. `at` is a modifier such as `offset 1h`."""
-    return f"max by ({by}) (sitecore_cdp_batch_{name}{{{where}}}{at and ' ' + at})"
+def feed(name: str, where: str = FEED) -> str:
+    """Return the gauge `sitecore_cdp_feed_<name>` once for each feed."""
+    return f"max by (feed) (sitecore_cdp_feed_{name}{{{where}}})"
 
 
-def batch_has(*statuses: str) -> str:
-    """Select the batches in one of these statuses."""
-    matcher = f'{BATCH}, status=~"{"|".join(statuses)}"'
-    return f"{batch('status', where=matcher)} == 1"
-
-
-def feed(name: str) -> str:
-    """Return the gauge `sitecore_cdp_feed_<name>`, which comes from the config, once for each feed."""
-    return f"max by (feed) (sitecore_cdp_feed_{name}{{{FEED}}})"
-
-
-def count(condition: str, *, among: str) -> str:
-    """Count the series of `condition`: 0 if there are none, and nothing if there is nothing `among` which to count."""
-    return f"count({condition}) or 0 * count({among})"
+def exporter(name: str, *, by: str = "") -> str:
+    """Return the largest value of a gauge that an exporter has of itself."""
+    return f"max {by and f'by ({by}) '}(sitecore_cdp_{name}{{{JOB}}})"
 
 
 def with_feed_name(expression: str) -> str:
@@ -70,110 +48,195 @@ def with_feed_name(expression: str) -> str:
     return f'label_replace({expression}, "feed", "no feed", "feed", "")'
 
 
-# Some alerts have no feed, no ref or no job, and concern every choice of these.
-_ALERT: Final = 'alertname=~"SitecoreCdp.*", job=~"$job|", feed=~"$feed|", ref=~"${ref}.*|"'
-# The time since an alert that fires was first seen, its `for` included.
-FIRING_FOR: Final = (
-    f'time() - (ALERTS_FOR_STATE{{{_ALERT}}} and ignoring (alertstate) ALERTS{{{_ALERT}, alertstate="firing"}})'
-)
+_SCRAPED: Final = f"{UNKNOWN} * {exporter('exporter_build_info')}"
+_KNOWN: Final = f"time() - min(sitecore_cdp_complete_poll_timestamp_seconds{{{JOB}}}) < {KNOWN_FOR}"
 
-WATCHED: Final = batch("poll_success")
-UNREAD: Final = f"{WATCHED} == 0"
 
-# What is broken, as the alerts see it: failures that are recent and that no later batch has made up for.
-_UNLESS_PAST: Final = (
-    f"unless time() - {batch('modified_timestamp_seconds')} > {FAILURES_COUNT_FOR} unless {batch('superseded')} == 1"
+def tile(value: str) -> str:
+    """Return one number whatever happens: what is unknown must neither look healthy nor vanish."""
+    return f"{value} or {_SCRAPED} or vector({NO_DATA})"
+
+
+def count(condition: str) -> str:
+    """Count for a tile. It is 0 only while everything watched is known."""
+    return tile(f"count({condition}) or 0 * ({_KNOWN})")
+
+
+def _open(kind: str) -> str:
+    return batch("open_failure_ratio", f'{FEED}, kind=~"{kind}"')
+
+
+def _has(statuses: str, where: str = FEED) -> str:
+    return f'sitecore_cdp_batch_status{{{where}, status=~"{statuses}"}} == 1'
+
+
+_UPLOAD_EXPIRED: Final = 'cause="upload_expired"'
+# The number of targets that cannot be scraped needs no exporter.
+FAILING_SCRAPES: Final = f"sum(1 - up{{{JOB}}}) or vector({NO_DATA})"
+API_UP: Final = (
+    f"topk(1, 0 * {exporter('api_failure', by='reason')}) or on () ({tile(f'min(sitecore_cdp_up{{{JOB}}})')})"
 )
-_NOT_ACCEPTED: Final = f"({batch_has('error')} and {batch('accepted')} == 0)"
-FAILED_RATIO: Final = f"{batch('failed_records')} / ({batch('total_records')} > 0)"
-_FAILED_LARGELY: Final = (
-    f"(({FAILED_RATIO}) >= {FAILED_SHARE} and {batch('total_records')} >= {MIN_RECORDS}"
-    f" or ({batch('accepted')} unless ({FAILED_RATIO})))"
+FAILED: Final = f"{_open('rejected|unreadable')} >= {FAILED_SHARE}"
+PARTLY_FAILED: Final = f"{_open('rejected')} < {FAILED_SHARE} or {_open('rejected_few')}"
+CORRUPTED: Final = _open("corrupted")
+TOO_FEW: Final = _open("too_few_records")
+EXPIRED: Final = (
+    f"{batch('failure_cause', f'{FEED}, {_UPLOAD_EXPIRED}')}"
+    f" and time() - {batch('created_timestamp_seconds')} < {FAILURES_COUNT_FOR}"
 )
-FAILED: Final = f"{_NOT_ACCEPTED} and {_FAILED_LARGELY} {_UNLESS_PAST}"
-PARTLY_FAILED: Final = f"{_NOT_ACCEPTED} unless {_FAILED_LARGELY} {_UNLESS_PAST}"
-CORRUPTED: Final = f"{batch_has('corrupted')} {_UNLESS_PAST}"
 STUCK: Final = (
-    f"{batch_has('file_uploaded', 'processing')} and time() - {batch('modified_timestamp_seconds')} > {STUCK_AFTER}"
+    f"time() - {batch('modified_timestamp_seconds')} > {STUCK_AFTER} and on (ref) {_has('file_uploaded|processing')}"
 )
-UPLOAD_EXPIRED: Final = (
-    f"{batch_has('uploading')} and (time() - {batch('upload_expiry_timestamp_seconds')} > {LATE_AFTER_EXPIRY}"
-    f" or (time() - {batch('created_timestamp_seconds')} > {LATE_AFTER_CREATION}"
-    f" unless {batch('upload_expiry_timestamp_seconds')}))"
+UNREAD: Final = f"{batch('poll_success')} == 0"
+UNDER_WAY: Final = f"max by (ref) ({_has('uploading|file_uploaded|processing')})"
+# As FeedStale does, this compares with what was seen: in an outage nobody knows what was uploaded.
+OVERDUE: Final = (
+    f'max by (job, feed) (sitecore_cdp_feed_due_timestamp_seconds{{{FEED}, of="accepted"}})'
+    f" < on (job) group_left () {exporter('complete_poll_timestamp_seconds', by='job')}"
 )
 
-# Of the table. A batch that could not be read has no status, so no choice of statuses hides it.
-_IS_CHOSEN: Final = f"and on (ref) sitecore_cdp_batch_status{{{CHOSEN}}} == 1"
+# The refs of the batches that somebody has to look at: not read, failed, under way. Of these, and of the newest that
+# have a chosen status, the table has the details.
+WORST_REFS: Final = (
+    f"topk(50, 8 - {batch('poll_success')} > 7 or 3 + {batch('open_failure_ratio')}"
+    f" or 3 * {batch('failure_cause', f'{FEED}, {_UPLOAD_EXPIRED}')} or {batch('status_code')} < 3)"
+)
+NEWEST_ROWS: Final = 30
+NEWEST_REFS: Final = f"topk({NEWEST_ROWS}, {batch('created_timestamp_seconds')} and on (ref) {_has('$status')})"
+
+# From the worst: 5 not read, 4 failed, 2 under way or of an unknown status, 1 finished.
+CONCERN: Final = (
+    f"{batch('poll_success', SHOWN)} + 5 == 5 or 0 * max by (ref) (sitecore_cdp_batch_open_failure_ratio{{{SHOWN}}}"
+    f" or sitecore_cdp_batch_failure_cause{{{SHOWN}, {_UPLOAD_EXPIRED}}}) + 4"
+    f" or 2 - ({batch('status_code', SHOWN)} >= bool 3)"
+)
+# A batch that could not be read has no status, so no choice of statuses hides it.
 STATUS: Final = (
-    f"{batch('status_code', by='feed, ref')} {_IS_CHOSEN}"
-    f" or ({batch('poll_success', by='feed, ref')} == 0) + {NOT_READ}"
+    f"{batch('status_code', SHOWN, by='feed, ref')} and on (ref) {_has('$status', SHOWN)}"
+    f" or ({batch('poll_success', SHOWN, by='feed, ref')} == 0) + {NOT_READ}"
 )
-# One reason is enough where two exporters fail for two.
-WHY_NOT_READ: Final = f"topk by (ref) (1, {batch('poll_failure', by='ref, reason')} and on (ref) {UNREAD})"
-# 0 not accepted, 1 accepted, 2 superseded.
-OUTCOME: Final = f"(2 * ({batch('superseded')} == 1) or {batch('accepted')}) {_IS_CHOSEN}"
 
 
-def chosen(expression: str) -> str:
-    """Keep the batches whose status is one of those chosen."""
-    return f"({expression}) {_IS_CHOSEN}"
+def why(where: str) -> str:
+    """Return what most records were rejected for, or else why the batch failed or was not read, as the label `why`."""
+    causes = f"9 * sitecore_cdp_batch_error_log_records{{{where}}} or sitecore_cdp_batch_failure_cause{{{where}}}"
+    return (
+        f'topk by (ref) (1, max by (ref, why) (label_replace({causes}, "why", "$1", "cause", "(.+)")'
+        f' or label_replace(sitecore_cdp_batch_poll_failure{{{where}}}, "why", "$1", "reason", "(.+)")))'
+    )
 
 
-def _of_feeds(series: str) -> str:
-    """Give one value for each feed. A restarted replica knows less; of two organisations the worse one counts."""
-    return f"min by (feed) (max without (instance, pod, endpoint, container) ({series}))"
+def outcome(where: str) -> str:
+    """Return 0 for what was not accepted, 1 for what was, 2 for what a later batch superseded."""
+    return f"2 * ({batch('superseded', where)} == 1) or {batch('accepted', where)}"
 
 
-_LAST_ACCEPTED: Final = f"max_over_time(sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}[{FEED_MEMORY}])"
-LAST_ACCEPTED: Final = f"({_of_feeds(_LAST_ACCEPTED)} and {feed('max_failed_ratio')})"
-# Only a feed of which something is expected has a grace.
-GRACE: Final = feed("grace_seconds")
-_DUE: Final = f'sitecore_cdp_feed_due_timestamp_seconds{{{FEED}, of="accepted"}}'
-DUE: Final = f"(({_of_feeds(_DUE)} or {_of_feeds(f'last_over_time({_DUE}[{FEED_MEMORY}])')}) and {GRACE})"
-OVERDUE: Final = f"{DUE} < time() and {LAST_ACCEPTED} > 0"
+def failed_share(where: str) -> str:
+    """Return the share of records that failed."""
+    return f"{batch('failed_records', where)} / ({batch('total_records', where)} > 0)"
+
+
+def status_over_time(where: str) -> str:
+    """Return the status of batches over time, and what could not be read."""
+    unread = f"({batch('poll_success', where, by='feed, ref')} == 0) + {NOT_READ}"
+    return f"{batch('status_code', where, by='feed, ref')} or {unread}"
+
+
+_NEWEST_CREATED: Final = batch("created_timestamp_seconds", NEWEST)
+# Series are sorted by their labels; `order` makes that the newest first.
+NEWEST_OVER_TIME: Final = (
+    f"label_replace(({status_over_time(NEWEST)}) * on (ref) group_left (order) count_values by (ref)"
+    f' ("order", 1e10 - {_NEWEST_CREATED}), "short", "$1", "ref", ".*(.{{8}})")'
+)
+COUNT_BY_STATUS: Final = f"count by (status) (max by (ref, status) ({_has('.*')}))"
+
+_DUE: Final = feed("due_timestamp_seconds", f'{FEED}, of="accepted"')
 # 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted.
 FRESHNESS: Final = (
-    f"3 + 0 * ({LAST_ACCEPTED} == 0) and {GRACE} or (({DUE} - {GRACE}) < bool time()) + ({DUE} < bool time())"
+    f"0 * ({feed('last_accepted_timestamp_seconds')} == 0) + 3"
+    f" or clamp(ceil((time() - {_DUE}) / {feed('grace_seconds')}) + 1, 0, 2)"
 )
-SHARE_OF_ALLOWED_TIME: Final = f"(time() - ({LAST_ACCEPTED} > 0)) / ({DUE} - {LAST_ACCEPTED})"
-TOO_SMALL: Final = (
-    f"count by (feed) (({batch('total_records', by='feed, ref', where=FEED)}"
-    f" < on (feed) group_left () {feed('min_records')})"
-    f" and on (ref) sitecore_cdp_batch_accepted{{{FEED}}} == 1) or 0 * {feed('min_records')}"
+ACCEPTED_AGO: Final = f"time() - ({feed('last_accepted_timestamp_seconds')} > 0)"
+DUE: Final = f"1000 * {_DUE}"
+_FINISHED_7D: Final = (
+    f"sum by (feed) (max by (feed, status) (increase(sitecore_cdp_feed_finished_batches_total{{{FEED}}}[7d])))"
 )
+FINISHED_7D: Final = f"round({_FINISHED_7D})"
+SHARE_7D: Final = (
+    f"max by (feed) (increase(sitecore_cdp_feed_accepted_batches_total{{{FEED}}}[7d])) / ({_FINISHED_7D} > 0)"
+)
+# Each watched batch counts once, however long it is watched.
+MEDIAN_TIME: Final = f"quantile by (feed) (0.5, sitecore_cdp_batch_time_to_process_seconds{{{FEED}}})"
 
-# From the worst: 5 not read, 4 failed, 3 stuck or of an unknown status, 2 under way, 1 loaded, 0 superseded.
-_CODE: Final = batch("status_code")
-_SUPERSEDED: Final = f"0 * ({batch('superseded')} == 1)"
-_LOADED: Final = f"{batch('accepted')} == 1 or 0 * ({_CODE} == {STATUS_CODES[BatchStatus.SUCCESS]}) + 1"
-_OPEN: Final = f"0 * ({_CODE} > {STATUS_CODES[BatchStatus.SUCCESS]}) + 4"
-_DOUBTFUL: Final = f"0 * ({_CODE} == {STATUS_CODES[BatchStatus.UNKNOWN]} or {STUCK} or {UPLOAD_EXPIRED}) + 3"
-_CONCERN: Final = (
-    f"({UNREAD}) + 5 or {chosen(f'{_SUPERSEDED} or {_LOADED} or {_OPEN} or {_DOUBTFUL} or 0 * {_CODE} + 2')}"
-)
-# A table is sorted by one number. No time of a batch, in seconds, is as large as the factor.
-WORST_THEN_NEWEST: Final = f"1e10 * ({_CONCERN}) + ({batch('created_timestamp_seconds')} or 0 * {WATCHED})"
-
-# The newest batches at the end of the time range, and before them those that were never read.
-_SHOWN_IN_TIMELINE: Final = (
-    f"topk({TIMELINE_ROWS}, {batch('created_timestamp_seconds', at='@ end()')}"
-    f" and on (ref) sitecore_cdp_batch_status{{{CHOSEN}}} @ end() == 1"
-    f" or ({batch('poll_success', at='@ end()')} == 0) + 1e11)"
-)
-STATUS_OVER_TIME: Final = (
-    f"({batch('status_code', by='feed, ref')} or ({batch('poll_success', by='feed, ref')} == 0) + {NOT_READ})"
-    f" and on (ref) {_SHOWN_IN_TIMELINE}"
-)
-COUNT_BY_STATUS: Final = f"count by (status) ({batch('status', by='ref, status', where=CHOSEN)} == 1)"
-
-# The batches that finished in an interval of the graph. They are looked up a while later, when they have been read.
-_LATER: Final = f"offset -{READ_WITHIN}"
-_FINISHED: Final = (
-    f"time() - {batch('modified_timestamp_seconds', by='feed, ref', at=_LATER)} >= 0 < $__interval_ms / 1000"
-    f" and on (ref) sitecore_cdp_batch_accepted{{{BATCH}}} {_LATER}"
-)
+# A point for each batch that finished in an interval of the graph, and the newest where there were several.
+_TIME: Final = feed("last_finished_time_to_process_seconds")
+_NEW: Final = f"changes(sitecore_cdp_feed_last_finished_modified_timestamp_seconds{{{FEED}}}[$__rate_interval]) > 0"
+TIME_TO_PROCESS: Final = with_feed_name(f"{_TIME} and on (feed) {_NEW}")
+TIME_BY_MEDIAN: Final = with_feed_name(f"{_TIME} / ({MEDIAN_TIME} > 0) and on (feed) {_NEW}")
 
 
-def of_finished(name: str) -> str:
-    """Return the gauge of the batches that finished in the interval."""
-    return f"({batch(name, by='feed, ref', at=_LATER)} and {_FINISHED})"
+def growth(metric: str, by: str) -> str:
+    """Return by how much a counter of feeds grew in each interval, where it did.
+
+    `increase` would extrapolate, and show 1.02 batches. A restart of the exporter costs one bar.
+    """
+    each = f"max by (feed, {by}) (sitecore_cdp_feed_{metric}{{{FEED}}}"
+    return f"{each}) - {each} offset $__interval) > 0"
+
+
+FINISHED_BY_STATUS: Final = f"sum by (status) ({growth('finished_batches_total', 'status')})"
+REJECTED_BY_CAUSE: Final = f"sum by (cause) ({growth('error_log_records_total', 'cause')})"
+RECORDS: Final = with_feed_name(f"sum by (feed) ({growth('records_total', 'result')})")
+
+# A mark at the time when the batch changed last. It is looked for in two steps, because it is read some time later.
+ANNOTATION_STEP: Final = 300
+FAILURES: Final = (
+    f"1000 * (max by (feed, ref) (sitecore_cdp_batch_modified_timestamp_seconds{{{FEED}}}"
+    f" and on (ref) sitecore_cdp_batch_accepted{{{FEED}}} == 0) > time() - {2 * ANNOTATION_STEP})"
+)
+
+# Third from the end, the letters of critical, warning and info are in the order of the alphabet.
+_ALERT: Final = 'alertname=~"SitecoreCdp.*"'
+
+
+def firing(where: str) -> str:
+    """Return the time since each alert that fires was first seen, its `for` included; severest, then newest first."""
+    since = (
+        f"time() - (ALERTS_FOR_STATE{{{_ALERT}, {where}}}"
+        f' and ignoring (alertstate) ALERTS{{{_ALERT}, {where}, alertstate="firing"}})'
+    )
+    ordered = f'label_replace({since}, "order", "$1", "severity", ".*(.).{{2}}")'
+    return f'sort(bottomk by (severity) (50, label_replace({ordered}, "section", "$1", "alertname", "(.*)")))'
+
+
+# Some alerts have no job or no feed, and concern every choice of these.
+OF_CHOSEN: Final = 'job=~"$job|", feed=~"$feed|"'
+
+# Of the exporter itself.
+CONFIG_RELOADS: Final = (
+    f'{{__name__=~"sitecore_cdp_exporter_(config_last_reload_successful|web_config_last_reload_successful)", {JOB}}}'
+)
+REQUESTS: Final = f"sum by (code) (rate(sitecore_cdp_api_requests_total{{{JOB}}}[$__rate_interval]))"
+_BUCKETS: Final = f"sitecore_cdp_api_request_duration_seconds_bucket{{{JOB}}}[$__rate_interval]"
+
+
+def request_duration(quantile: float) -> str:
+    """Return the time in which this share of the requests was answered."""
+    return f"histogram_quantile({quantile}, sum by (le) (rate({_BUCKETS})))"
+
+
+def of_program(metric: str) -> str:
+    """Return what Prometheus' client library says of each exporter."""
+    return f"max by (instance) ({metric}{{{JOB}}} and on (job, instance) sitecore_cdp_exporter_build_info{{{JOB}}})"
+
+
+# The dashboard of one batch. `$feed` is there the feed of the batch, or nothing.
+OF_ITS_FEED: Final = 'feed="$feed"'
+MEDIAN_OF_ITS_FEED: Final = f"quantile(0.5, sitecore_cdp_batch_time_to_process_seconds{{{OF_ITS_FEED}}})"
+
+
+WHY_IT_FAILED: Final = (
+    f"max by (cause) (sitecore_cdp_batch_failure_cause{{{THIS}}}"
+    f' or label_replace(sitecore_cdp_batch_poll_failure{{{THIS}}}, "cause", "$1", "reason", "(.*)"))'
+)
+WHY_RECORDS: Final = f"max by (cause) (sitecore_cdp_batch_error_log_records{{{THIS}}})"

@@ -16,8 +16,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LISTED: dict[str, str] = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
 # In those of the folders below that go with the exporter: code that writes the dashboard, and tests of the rules.
 FOR_MAINTAINERS = {
-    *("grafana/__init__.py", "grafana/dashboard.py", "grafana/evaluation.py", "grafana/expressions.py"),
-    *("grafana/panels.py", "prometheus/alerts_test.yml"),
+    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "grafana").glob("*.py")),
+    "prometheus/alerts_test.yml",
 }
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
