@@ -105,6 +105,8 @@ def run(data: Path, exporter_config: Path | None, stopping: threading.Event) -> 
                 alertmanager,
                 f"--config.file={data / 'alertmanager.yml'}",
                 f"--storage.path={data / 'alertmanager'}",
+                # As in compose.yaml, which says why.
+                "--data.retention=240h",
                 f"--web.listen-address={addresses.alertmanager}",
                 f"--web.external-url=http://{addresses.alertmanager}/",
                 # One Alertmanager needs no gossip.

@@ -24,14 +24,6 @@ MAX_BODY = 16 * 1024 * 1024
 # Python makes no number of thousands of digits.
 NUMBER = re.compile("[0-9]{1,9}")
 
-# The same alerts as in alertmanager/alertmanager.yml, in whose templates the words are, too.
-FACTS = re.compile(
-    "SitecoreCdp(BatchFailed|BatchPartlyFailed|BatchCorrupted|BatchErrorWithoutLog|BatchUploadExpired|FeedTooFewRecords)"
-)
-FACT_ENDED = "No longer reported: superseded, removed or older than its retention; not proof of repair."
-BATCH_ALERT_ENDED = "Over, or the batch is no longer watched."
-ENDED = "Over."
-
 
 def describe(notification: object) -> list[str]:
     """Return the lines to print for a notification of Alertmanager's webhook (version 4).
@@ -41,8 +33,14 @@ def describe(notification: object) -> list[str]:
 
     """
     match notification:
-        case {"alerts": [*alerts]} if alerts:
-            return [line for alert in alerts for line in _describe_alert(alert)]
+        case {"alerts": [*alerts], **rest} if alerts:
+            lines = [line for alert in alerts for line in _describe_alert(alert)]
+            if rest.get("receiver") == "remind":
+                lines.insert(0, "REMINDER")
+            match rest.get("truncatedAlerts"):
+                case int(more) if more > 0:
+                    lines.append(f"and {more} more")
+            return lines
         case _:
             raise ValueError("this is no notification of Alertmanager")
 
@@ -61,7 +59,7 @@ def _describe_alert(alert: object) -> list[str]:
             text = [annotations.get(key, "") for key in ("summary", "description", "runbook_url")]
             since = rest.get("startsAt")
             if status == "resolved":
-                text = [_how_it_ended(labels), f"It was: {text[0]}"]
+                text = ["Over, or no longer watched.", f"It was: {text[0]}"]
             elif since:
                 text.insert(-1, f"Firing since {since}")
             return [
@@ -70,12 +68,6 @@ def _describe_alert(alert: object) -> list[str]:
             ]
         case _:
             raise ValueError("one of the alerts has no status, labels or annotations")
-
-
-def _how_it_ended(labels: dict[str, Any]) -> str:
-    if FACTS.fullmatch(str(labels.get("alertname"))):
-        return FACT_ENDED
-    return BATCH_ALERT_ENDED if "ref" in labels else ENDED
 
 
 def _printable(text: object) -> str:

@@ -44,6 +44,8 @@ JOB_ALERTS = (
     "NothingWatched",
 )
 ALL_ALERTS = (*FACTS, *OTHER_BATCH_ALERTS, *FEED_ALERTS, *JOB_ALERTS)
+# What --data.retention takes has no days.
+RETENTION = "240h"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 OTHER_REF = "439332a9-f837-496f-9e4a-87491689bb90"
 
@@ -88,8 +90,8 @@ def test_the_shipped_config_needs_no_time_zone_database() -> None:
         times = [time for named in yaml.safe_load(config)["time_intervals"] for time in named["time_intervals"]]
         return [time.get("location") for time in times]
 
-    assert locations(SHIPPED) == [None, None]
-    assert locations(EVERYTHING_ON) == ["Europe/Berlin", "Europe/Berlin"]
+    assert locations(SHIPPED) == [None] * 3
+    assert locations(EVERYTHING_ON) == ["Europe/Berlin"] * 3
 
 
 def test_the_sed_line_of_the_config_switches_all_on() -> None:
@@ -116,8 +118,9 @@ def test_what_is_switched_on_reads_its_secrets_from_files() -> None:
 @pytest.mark.parametrize(
     ("name", "severity", "receiver"),
     [
-        *[(name, "critical", "page-fact") for name in FACTS],
-        *[(name, "warning", "notify") for name in ALL_ALERTS],
+        *[(name, "critical", "page-fact,remind") for name in FACTS],
+        *[(name, "warning", "notify-fact,remind") for name in FACTS],
+        *[(name, "warning", "notify") for name in ALL_ALERTS if name not in FACTS],
         *[(name, "info", "quiet") for name in ALL_ALERTS],
         *[(name, "critical", "page") for name in (*OTHER_BATCH_ALERTS, *FEED_ALERTS, *JOB_ALERTS)],
     ],
@@ -159,13 +162,51 @@ def matches(route: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     )
 
 
-def test_facts_are_repeated_once_a_day_and_all_that_the_rest_says_more_often() -> None:
-    route = yaml.safe_load(SHIPPED)["route"]
-    repeats = dict.fromkeys(ALL_ALERTS, route["repeat_interval"])
-    for name, child in itertools.product(ALL_ALERTS, route["routes"]):
-        if "repeat_interval" in child and matches(child, alert(name)):
-            repeats[name] = child["repeat_interval"]
-    assert {name for name, repeat in repeats.items() if repeat == "1d"} == set(FACTS)
+DURATION = {"d": 24.0, "h": 1.0}
+
+
+def hours(duration: str) -> float:
+    """Return a duration such as 8d in hours."""
+    return float(duration[:-1]) * DURATION[duration[-1]]
+
+
+def test_a_fact_is_sent_once_in_the_seven_days_that_it_lasts_and_alertmanager_remembers_it_for_longer() -> None:
+    fact, *_ = [route for route in yaml.safe_load(SHIPPED)["route"]["routes"] if route.get("continue")]
+    assert all(matches(fact, alert(name)) == (name in FACTS) for name in ALL_ALERTS)
+    # It is kept for the retention, and looked at every group_interval. Minutes pass until the last one of a group ends.
+    assert 7 * 24 + 12 <= hours(fact["repeat_interval"]) <= hours(RETENTION) - 12
+    for file in ("compose.yaml", "stack/__main__.py", "alertmanager/alertmanager.yml", "docs/alerting.md"):
+        assert f"--data.retention={RETENTION}" in (ALERTMANAGER_CONFIG.parent.parent / file).read_text("utf-8"), file
+
+
+def test_a_reminder_has_its_moment_in_every_working_day_and_comes_once_a_day() -> None:
+    config = yaml.safe_load(SHIPPED)
+    [reminder] = [route for route in config["route"]["routes"] if route["receiver"] == "remind"]
+    assert all(matches(reminder, alert(name)) == (name in FACTS) for name in ALL_ALERTS)
+    [name] = reminder["active_time_intervals"]
+    [interval] = [each["time_intervals"] for each in config["time_intervals"] if each["name"] == name]
+    [working_hours] = interval[0]["times"]
+    begin, end = (int(working_hours[edge].removesuffix(":00")) for edge in ("start_time", "end_time"))
+    assert interval[0]["weekdays"] == ["monday:friday"]
+    # Alertmanager looks at the group once in each group_interval, so at least twice in the working hours of a day.
+    assert 2 * hours(reminder["group_interval"]) <= end - begin
+    # From the end of the working hours to their begin nothing is sent. A repeat of a day and more would drift.
+    assert 24 - (end - begin) < hours(reminder["repeat_interval"]) < 24 - hours(reminder["group_interval"]) + 1
+
+
+def test_only_what_has_an_end_is_sent_as_resolved() -> None:
+    """The end of the alert about a batch is not that its data was loaded."""
+    sent = {
+        receiver["name"]: {
+            integration.get("send_resolved", kind in {"webhook_configs", "pagerduty_configs"})
+            for kind, integrations in receiver.items()
+            if kind != "name"
+            for integration in integrations
+        }
+        for receiver in yaml.safe_load(EVERYTHING_ON)["receivers"]
+    }
+    once = {"page-fact": {False}, "notify-fact": {False}, "remind": {False}}
+    assert sent == once | {"page": {True}, "notify": {True}, "quiet": set()}
 
 
 def test_an_alert_that_fires_at_one_evaluation_only_is_reported() -> None:
@@ -173,18 +214,6 @@ def test_an_alert_that_fires_at_one_evaluation_only_is_reported() -> None:
     waits = re.findall(r"group_wait: (\d+)s\n", SHIPPED)
     assert len(waits) == 1
     assert int(waits[0]) < int(config["global"]["evaluation_interval"].removesuffix("s"))
-
-
-def test_every_list_of_facts_is_the_same() -> None:
-    files = [
-        ALERTMANAGER_CONFIG,
-        TEMPLATES / "sitecore-cdp.tmpl",
-        ALERTMANAGER_CONFIG.parent.parent / "stack" / "webhook_receiver.py",
-    ]
-    lists = [re.findall(r"SitecoreCdp\(([\w|]*\bFeedTooFewRecords\b[\w|]*)\)", file.read_text()) for file in files]
-    # The first of the config is the route; the other one names sources of inhibition.
-    assert {tuple(names) for names in [lists[0][:1], lists[1][:1], lists[2]]} == {("|".join(FACTS),)}
-    assert lists[1] == lists[1][:1] * 2
 
 
 # What each alert hides when both are about one batch, if they are about a batch at all.
@@ -208,7 +237,7 @@ HIDDEN_ON_JOB = {
     "ExporterDown": set(ALL_ALERTS) - {"ExporterDown"},
     "ApiUnauthorized": HIDDEN_BY_OUTAGE | {"ApiDown"},
     "ApiDown": HIDDEN_BY_OUTAGE,
-    "AllNotFound": {"BatchNotFound"},
+    "AllNotFound": {"ApiDown", "BatchNotFound", "DiscoveryFailing"},
 }
 PAIRS = list(itertools.combinations(ALL_ALERTS, 2))
 
@@ -284,6 +313,20 @@ def test_a_long_outage_is_reported_as_critical_only(alertmanager: Alertmanager) 
     warning, critical = (alert("ApiDown", severity, job="long outage") for severity in ("warning", "critical"))
     seen = inhibited(alertmanager, warning, critical)
     assert (seen[frozenset(warning.items())], seen[frozenset(critical.items())]) == (True, False)
+
+
+FAILED_UPLOADS = {"BatchFailed", "BatchPartlyFailed", "BatchCorrupted", "BatchErrorWithoutLog", "BatchUploadExpired"}
+
+
+@pytest.mark.parametrize("why", ["upload_failed", "nothing_uploaded"])
+def test_a_late_feed_is_explained_by_its_failed_upload_alone(why: str, alertmanager: Alertmanager) -> None:
+    """A failure of another upload, silenced or not, must not hide that nothing was uploaded."""
+    late = {name: {**alert("FeedStale", "critical", job=f"{why} {name}"), "why": why} for name in ALL_ALERTS}
+    others = [alert(name, job=f"{why} {name}") for name in ALL_ALERTS if name != "FeedStale"]
+    elsewhere = [{**alert(name, job=f"{why} FeedStale"), "feed": "orders"} for name in FAILED_UPLOADS]
+    seen = inhibited(alertmanager, *late.values(), *others, *elsewhere)
+    hiders = {name for name, labels in late.items() if seen[frozenset(labels.items())]}
+    assert hiders == {"ExporterDown"} | (FAILED_UPLOADS if why == "upload_failed" else set())
 
 
 def test_two_exporters_that_are_down_do_not_hide_each_other(alertmanager: Alertmanager) -> None:

@@ -41,12 +41,9 @@ def test_prometheus_gets_the_shipped_config_with_the_addresses_of_this_run() -> 
 
 
 def test_alertmanager_gets_the_shipped_config_with_the_addresses_of_this_run() -> None:
-    expected = yaml.safe_load(ALERTMANAGER_CONFIG.read_text(encoding="utf-8"))
+    text = ALERTMANAGER_CONFIG.read_text(encoding="utf-8")
+    expected = yaml.safe_load(text.replace(f"http://{SHIPPED.webhook_receiver}/", "http://127.0.0.1:4/"))
     expected["templates"] = [str(ROOT / "alertmanager" / "templates" / "*.tmpl")]
-    for receiver in expected["receivers"]:
-        for webhook in receiver.get("webhook_configs", []):
-            assert webhook["url"] == f"http://{SHIPPED.webhook_receiver}/"
-            webhook["url"] = "http://127.0.0.1:4/"
     assert yaml.safe_load(alertmanager_config(ADDRESSES)) == expected
 
 

@@ -48,10 +48,6 @@ def notification(*alerts: dict[str, Any]) -> dict[str, Any]:
     return {"version": "4", "receiver": "page", "status": "firing", "alerts": list(alerts)}
 
 
-def resolved(alertname: str, **labels: str) -> dict[str, Any]:
-    return FIRING | {"status": "resolved", "labels": {"alertname": alertname, **labels}}
-
-
 def test_an_alert_is_a_few_lines() -> None:
     assert describe(notification(FIRING)) == [
         f"FIRING critical {NAMES}",
@@ -62,27 +58,22 @@ def test_an_alert_is_a_few_lines() -> None:
     ]
 
 
-def test_a_failed_batch_that_is_no_longer_reported_is_not_called_repaired() -> None:
+def test_the_end_of_an_alert_is_reported_with_what_it_was() -> None:
     assert describe(notification(FIRING | {"status": "resolved"})) == [
         f"RESOLVED critical {NAMES}",
-        "    No longer reported: superseded, removed or older than its retention; not proof of repair.",
+        "    Over, or no longer watched.",
         "    It was: An upload failed: nightly-guests",
     ]
 
 
-@pytest.mark.parametrize(
-    ("alert", "text"),
-    [
-        (resolved("SitecoreCdpFeedTooFewRecords", ref=REF), "No longer reported"),
-        (resolved("SitecoreCdpBatchStuck", ref=REF), "Over, or the batch is no longer watched."),
-        (resolved("SitecoreCdpBatchFileError", file="x.yaml"), "Over."),
-        (resolved("SitecoreCdpApiDown"), "Over."),
-        (resolved("SomethingElse"), "Over."),
-    ],
-    ids=lambda value: value["labels"]["alertname"] if isinstance(value, dict) else "",
-)
-def test_how_an_alert_ended_depends_on_what_it_says(alert: dict[str, Any], text: str) -> None:
-    assert describe(notification(alert))[1].startswith(f"    {text}")
+def test_a_reminder_says_that_it_is_one() -> None:
+    reminder = notification(FIRING) | {"receiver": "remind"}
+    assert describe(reminder) == ["REMINDER", *describe(notification(FIRING))]
+
+
+def test_alerts_that_alertmanager_left_out_are_counted() -> None:
+    truncated = notification(FIRING) | {"truncatedAlerts": 197}
+    assert describe(truncated) == [*describe(notification(FIRING)), "and 197 more"]
 
 
 def test_all_alerts_of_a_group_are_reported() -> None:
