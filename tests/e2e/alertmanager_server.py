@@ -16,6 +16,8 @@ import requests
 
 from tools.program import MAX_WAIT, Program, running, wait_until_ready
 
+# As in compose.yaml. It has no days.
+RETENTION = "240h"
 ANNOTATIONS = {
     "summary": "A summary.",
     "description": "A description.",
@@ -75,6 +77,7 @@ def running_alertmanager(config: str, directory: Path) -> Iterator[Alertmanager]
         program("prometheus-alertmanager", "alertmanager"),
         f"--config.file={path}",
         f"--storage.path={directory / 'alertmanager'}",
+        f"--data.retention={RETENTION}",
         "--cluster.listen-address=",
         "--web.listen-address=127.0.0.1:0",
     ]

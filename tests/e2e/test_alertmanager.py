@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG
-from tests.e2e.alertmanager_server import Alertmanager, program
+from tests.e2e.alertmanager_server import RETENTION, Alertmanager, program
 from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -44,8 +44,6 @@ JOB_ALERTS = (
     "NothingWatched",
 )
 ALL_ALERTS = (*FACTS, *OTHER_BATCH_ALERTS, *FEED_ALERTS, *JOB_ALERTS)
-# What --data.retention takes has no days.
-RETENTION = "240h"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 OTHER_REF = "439332a9-f837-496f-9e4a-87491689bb90"
 
@@ -177,6 +175,13 @@ def test_a_fact_is_sent_once_in_the_seven_days_that_it_lasts_and_alertmanager_re
     assert 7 * 24 + 12 <= hours(fact["repeat_interval"]) <= hours(RETENTION) - 12
     for file in ("compose.yaml", "stack/__main__.py", "alertmanager/alertmanager.yml", "docs/alerting.md"):
         assert f"--data.retention={RETENTION}" in (ALERTMANAGER_CONFIG.parent.parent / file).read_text("utf-8"), file
+
+
+def test_alertmanager_has_no_objection_to_the_config(alertmanager: Alertmanager) -> None:
+    """It warns of a repeat_interval that is longer than what it remembers."""
+    lines = [line for line in alertmanager.program.output().splitlines() if "component=configuration" in line]
+    assert lines
+    assert [line for line in lines if "level=info" not in line] == []
 
 
 def test_a_reminder_has_its_moment_in_every_working_day_and_comes_once_a_day() -> None:
