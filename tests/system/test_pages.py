@@ -14,6 +14,7 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter import __version__
+from sitecore_cdp_exporter.cli import main
 from sitecore_cdp_exporter.config.model import load_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, LabelSet, running_exporter
 from tests.markdown import block, blocks, rows
@@ -48,9 +49,14 @@ def test_every_block_is_run_by_a_test() -> None:
     ]
 
 
-def test_the_exporter_of_a_clone_is_called_with_make_and_without(tmp_path: Path) -> None:
+def test_the_exporter_of_a_clone_is_called_with_make_and_without(capsys: pytest.CaptureFixture[str]) -> None:
     without, with_make = (block(INSTALL, "In a clone", "sh", number) for number in range(2))
-    assert run_bash(from_elsewhere(without), tmp_path).stdout == f"sitecore-cdp-batch-exporter {__version__}\n"
+    program, flags = re.fullmatch(r"(.* exporter.py) (.*)\n", without).groups()  # type: ignore[union-attr]
+    # There it is called so.
+    assert f"\n{program} " in block(SANDBOX, "Upload a file", "sh", 1)
+    with pytest.raises(SystemExit):
+        main(shlex.split(flags))
+    assert capsys.readouterr().out == f"sitecore-cdp-batch-exporter {__version__}\n"
     dry = run_bash(with_make.replace("make", "make --no-print-directory --dry-run INSTALL=:"), ROOT).stdout
     assert dry.endswith(" exporter.py --config.file='config.yaml' --once --output=json\n")
 
