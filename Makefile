@@ -23,9 +23,11 @@ SHIPPED_LICENCES := Apache-2.0; Apache-2.0 AND BSD-2-Clause; Apache-2.0 AND MIT;
 DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-Clause; Apache-2.0 OR BSD-3-Clause; \
     BSD-2-Clause; BSD License; GPL-2.0-only; GPL-3.0; ISC License (ISCL); MIT-0; MPL-2.0
 
+HELM_VERSION := v3.19.2
+
 .DEFAULT_GOAL := help
 .PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check actionlint audit licences package \
-    release-files sbom kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
+    release-files sbom helm helm-program kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -106,12 +108,21 @@ release-files: ## Make all files of a release in dist/, with their checksums (ne
 sbom: development ## Write dist/sbom.cdx.json, the CycloneDX bill of what is shipped
 	@$(RUN) -m tools.sbom dist/sbom.cdx.json
 
-kubernetes: ## Write the PrometheusRule from prometheus/alerts.yml
-	@{ printf '%s\n' '# Made from prometheus/alerts.yml by `make kubernetes`: change it there.' \
-	    'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' \
-	    '  name: sitecore-cdp-batch-exporter' '  labels:' \
-	    '    app.kubernetes.io/name: sitecore-cdp-batch-exporter' 'spec:'; \
-	    sed 's/^\(.\)/  \1/' prometheus/alerts.yml; } > deploy/kubernetes/prometheus-rule.yaml
+RULE := deploy/kubernetes/prometheus-rule.yaml
+# Without helm, so that whoever changes a rule or a dashboard needs none.
+helm: ## Copy the alerts and dashboards to where the Helm chart and the PrometheusRule have them
+	@rm -rf deploy/helm/files
+	@mkdir -p deploy/helm/files/dashboards
+	@cp prometheus/alerts.yml deploy/helm/files
+	@cp grafana/dashboards/*.json deploy/helm/files/dashboards
+	@{ sed '/^spec:$$/q' $(RULE); sed 's/^\(.\)/  \1/' prometheus/alerts.yml; } > $(RULE).new
+	@mv $(RULE).new $(RULE)
+
+kubernetes: helm development ## Render deploy/kubernetes from the Helm chart, and the snapshots of its tests (needs helm)
+	@$(RUN) -m tools.chart
+
+helm-program: development ## Build helm into the environment, where there is none on the PATH (needs Go, and minutes)
+	GOBIN="$$(cd $(call quoted,$(VENV)) && pwd)/bin" go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 
 bench: development ## Measure scrapes, encoding and memory against their limits (ARGS=--quick: two minutes)
 	@$(RUN) -m tools.bench $(ARGS)
@@ -143,6 +154,7 @@ schema: development ## Write config.schema.json from the config models
 
 dashboard: development ## Write the Grafana dashboards from their code
 	$(RUN) -m grafana.dashboard
+	@$(MAKE) --no-print-directory helm
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(call quoted,$(VENV)) .coverage .hypothesis mutants .mypy_cache .pytest_cache .ruff_cache

@@ -14,17 +14,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import requests
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.config.model import load_config
 from tests.alert_files import GROUPS, read
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, forked, wait_until_listening
+from tests.system.kubernetes_schemas import Metadata, ServiceMonitor, check_schema
 from tests.system.systemd_unit import UNIT_FILE, Unit
 from tests.watch.mounted_volume import MountedVolume
 from tools.program import answers_ok, running, wait_for
@@ -40,64 +41,10 @@ BIN = Path(sys.executable).parent
 NAME = "sitecore-cdp-batch-exporter"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 OTHER_REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a12"
-DURATION = r"^((\d+)h)?((\d+)m)?((\d+)s)?$"
 
 
 def manifest(name: str) -> Any:  # noqa: ANN401  What YAML holds.
     return read(KUBERNETES / name)
-
-
-def check_schema(content: Any) -> None:  # noqa: ANN401  Likewise.
-    """Raise ValidationError if Kubernetes' own schema does not accept a manifest."""
-    # The import takes seconds, and every worker collects this module.
-    import kubernetes_validate  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    kubernetes_validate.validate(content, kubernetes_validate.latest_version(), strict=True)
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Metadata(Strict):
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
-    labels: dict[str, str]
-
-
-class LabelDrop(Strict):
-    action: Literal["labeldrop"]
-    regex: str
-
-
-class Endpoint(Strict):
-    port: str
-    path: str
-    interval: str = Field(pattern=DURATION)
-    scrapeTimeout: str = Field(pattern=DURATION)  # noqa: N815  The name is the API's.
-    honorLabels: bool  # noqa: N815  Likewise.
-    relabelings: list[LabelDrop]
-
-
-class Selector(Strict):
-    matchLabels: dict[str, str]  # noqa: N815  Likewise.
-
-
-class ServiceMonitorSpec(Strict):
-    selector: Selector
-    endpoints: list[Endpoint] = Field(min_length=1)
-
-
-class ServiceMonitor(Strict):
-    """Only the fields that we use, written from the operator's API reference.
-
-    kubernetes-validate has no schemas of custom resources. So this finds misspelled and misplaced keys and wrong types,
-    but it is not the operator's own schema.
-    """
-
-    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815  Likewise.
-    kind: Literal["ServiceMonitor"]
-    metadata: Metadata
-    spec: ServiceMonitorSpec
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -123,7 +70,6 @@ def test_the_service_monitor_has_only_known_fields() -> None:
 
 def test_the_folder_is_what_kustomize_applies() -> None:
     kustomization = manifest("kustomization.yaml")
-    # The last is made by `make kubernetes`.
     assert sorted(kustomization["resources"]) == sorted([*BUILT_IN, "prometheus-rule.yaml", "service-monitor.yaml"])
     assert {path.name for path in KUBERNETES.iterdir()} == {*kustomization["resources"], "kustomization.yaml"}
     assert kustomization["namespace"] == "monitoring"
@@ -136,23 +82,30 @@ def test_the_prometheus_rule_is_made_of_the_alerts() -> None:
     Metadata.model_validate(rule["metadata"])
     assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert set(rule) == {"apiVersion", "kind", "metadata", "spec"}
-    assert rule["spec"] == {"groups": GROUPS}
+    assert rule["spec"] == {"groups": GROUPS}, "run `make helm`, which copies them"
     assert GROUPS
 
 
-def test_make_writes_the_prometheus_rule_for_any_alerts(tmp_path: Path) -> None:
+def test_make_copies_any_alerts_into_the_prometheus_rule(tmp_path: Path) -> None:
     alerts = (
         "# A comment.\n\ngroups:\n- name: batches\n  rules:\n  - alert: 'It''s down'\n    expr: |\n"
         "      sum(sitecore_cdp_up)\n\n        == 0  # $HOME %s \\n\n    annotations:\n      summary: >-\n"
-        "        one\n        two\n"
+        "        one\n        two\nspec:\n"
     )
-    for folder in ("prometheus", "deploy/kubernetes"):
-        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("prometheus", "deploy", "grafana"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "prometheus" / "alerts.yml").write_text(alerts, encoding="utf-8")
+    (tmp_path / "grafana" / "dashboards" / "another.json").write_text("{}\n", encoding="utf-8")
     shutil.copy(ROOT / "Makefile", tmp_path)
-    subprocess.run(["make", "kubernetes"], cwd=tmp_path, capture_output=True, check=True)
-    rule = yaml.safe_load((tmp_path / "deploy/kubernetes/prometheus-rule.yaml").read_text(encoding="utf-8"))
-    assert rule["spec"] == yaml.safe_load(alerts)
+    for _ in range(2):
+        subprocess.run(["make", "helm"], cwd=tmp_path, capture_output=True, check=True)
+        rule = yaml.safe_load((tmp_path / "deploy/kubernetes/prometheus-rule.yaml").read_text(encoding="utf-8"))
+        assert rule["spec"] == yaml.safe_load(alerts)
+        assert rule["metadata"] == manifest("prometheus-rule.yaml")["metadata"]
+    assert (tmp_path / "deploy/helm/files/alerts.yml").read_text(encoding="utf-8") == alerts
+    copied = {path.name for path in (tmp_path / "deploy/helm/files/dashboards").iterdir()}
+    assert copied == {path.name for path in (tmp_path / "grafana/dashboards").iterdir()}
+    assert "another.json" in copied
 
 
 def pod() -> dict[str, Any]:
@@ -221,11 +174,14 @@ def test_only_prometheus_gets_in_and_only_names_and_https_get_out() -> None:
     [ingress] = spec["ingress"]
     [peer] = ingress["from"]
     assert set(peer) == {"namespaceSelector", "podSelector"}, "one entry: both must hold"
-    names, https = spec["egress"]
+    names, *https = spec["egress"]
     assert {(port["protocol"], port["port"]) for port in names["ports"]} == {("UDP", 53), ("TCP", 53)}
     assert all("namespaceSelector" in peer and "podSelector" in peer for peer in names["to"])
-    assert https["ports"] == [{"protocol": "TCP", "port": 443}]
-    assert [set(peer) for peer in https["to"]] == [{"ipBlock"}] * 2
+    # The API, and the storage of error logs.
+    assert len(https) == 2
+    for rule in https:
+        assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
+        assert [set(peer) for peer in rule["to"]] == [{"ipBlock"}] * 2
 
 
 def commands(page: str, first: str) -> str:
@@ -370,7 +326,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", ORGANISATIONS, flags=re.DOTALL)
 
 
-OVERLAY_TEXT, ORGANISATION_CONFIG = blocks("yaml")
+# The first is for Helm: test_chart.py.
+_, OVERLAY_TEXT, ORGANISATION_CONFIG = blocks("yaml")
 OVERLAY: dict[str, Any] = yaml.safe_load(OVERLAY_TEXT)
 
 
@@ -486,7 +443,7 @@ def test_the_config_of_an_organisation_reads_the_mounted_secret(tmp_path: Path) 
 
 
 def test_the_upgrade_of_kubernetes_waits_for_the_deployment() -> None:
-    diff, apply, status = map(shlex.split, commands(section("Kubernetes"), "rollout status").splitlines())
+    diff, apply, status = map(shlex.split, commands(section("Kubernetes"), "kubectl diff").splitlines())
     assert (diff[1], apply[1]) == ("diff", "apply")
     assert diff[2:] == apply[2:] == ["--kustomize", "deploy/kubernetes"]
     assert status[3:] == [f"deployment/{manifest('deployment.yaml')['metadata']['name']}", "--namespace=monitoring"]
@@ -593,7 +550,7 @@ def test_the_pod_takes_a_changed_config_map_without_a_restart(sandbox: Sandbox, 
     with forked(pod.flags(), log=tmp_path / "exporter.log") as program:
         exporter = wait_until_listening(program)
         wait_for("both batches", lambda: shown(exporter) == {REF, OTHER_REF}, programs=[program])
-        pod.change_config("discovery: {enabled: true}", f"batches: [{OTHER_REF}]")
+        pod.change_config("discovery:\n  enabled: true\n", f"batches: [{OTHER_REF}]\n")
         assert shown(exporter) == {OTHER_REF}
         assert program.process.poll() is None
 

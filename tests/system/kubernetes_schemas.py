@@ -1,0 +1,84 @@
+"""What Kubernetes and the Prometheus operator accept."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DURATION = r"^((\d+)h)?((\d+)m)?((\d+)s)?$"
+
+
+def check_schema(content: Any) -> None:  # noqa: ANN401  What YAML holds.
+    """Raise ValidationError if Kubernetes' own schema does not accept a manifest."""
+    # The import takes seconds, and every worker collects the modules that use this.
+    import kubernetes_validate  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    kubernetes_validate.validate(content, kubernetes_validate.latest_version(), strict=True)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Metadata(Strict):
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    labels: dict[str, str]
+
+
+class Relabeling(Strict):
+    action: Literal["labeldrop", "replace"] = "replace"
+    regex: str = "(.*)"
+    targetLabel: str = ""  # noqa: N815  The names are the API's.
+    replacement: str = "$1"
+
+
+class Key(Strict):
+    name: str
+    key: str
+
+
+class SecretOrConfigMap(Strict):
+    secret: Key
+
+
+class TlsConfig(Strict):
+    ca: SecretOrConfigMap
+    serverName: str  # noqa: N815
+
+
+class BasicAuth(Strict):
+    username: Key
+    password: Key
+
+
+class Endpoint(Strict):
+    port: str
+    path: str
+    interval: str = Field(pattern=DURATION)
+    scrapeTimeout: str = Field(pattern=DURATION)  # noqa: N815
+    scheme: Literal["http", "https"] = "http"
+    tlsConfig: TlsConfig | None = None  # noqa: N815
+    basicAuth: BasicAuth | None = None  # noqa: N815
+    honorLabels: bool  # noqa: N815
+    relabelings: list[Relabeling]
+
+
+class Selector(Strict):
+    matchLabels: dict[str, str]  # noqa: N815
+
+
+class ServiceMonitorSpec(Strict):
+    selector: Selector
+    endpoints: list[Endpoint] = Field(min_length=1)
+
+
+class ServiceMonitor(Strict):
+    """Only the fields that we use, written from the operator's API reference.
+
+    kubernetes-validate has no schemas of custom resources. So this finds misspelled and misplaced keys and wrong types,
+    but it is not the operator's own schema.
+    """
+
+    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815
+    kind: Literal["ServiceMonitor"]
+    metadata: Metadata
+    spec: ServiceMonitorSpec
