@@ -1,4 +1,7 @@
-"""The commands of docs/runbook.md, in the real Prometheus' parser and the real Alertmanager."""
+"""The commands of docs/runbook.md, in the real Prometheus' parser and the real Alertmanager.
+
+What its queries show is in test_stories.py.
+"""
 
 import os
 import subprocess
@@ -29,64 +32,6 @@ def test_prometheus_can_read_every_query(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": rules}]}), encoding="utf-8")
     check = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
     assert (check.returncode, f"SUCCESS: {len(queries)} rules found" in check.stdout) == (0, True), check.stderr
-
-
-# Each line is what one scrape a minute shows: the exporter asks once, is refused, and then does not ask for a while.
-REFUSED = {
-    'sitecore_cdp_batch_poll_failure{job="sitecore-cdp", ref="1", reason="unauthorized"}': "_ 1 stale",
-    'sitecore_cdp_batch_poll_failure{job="sitecore-cdp", ref="1", reason="skipped"}': "_ _ 1x10",
-}
-# Finished batches have no poll_failure: the exporter shows what it knows, and asks once in five minutes.
-REFUSED_FINISHED = {
-    'sitecore_cdp_batch_poll_success{job="sitecore-cdp", ref="1"}': "1x12",
-    'sitecore_cdp_api_requests_total{job="sitecore-cdp", endpoint="inspect", code="200"}': "7x12",
-    'sitecore_cdp_api_requests_total{job="sitecore-cdp", endpoint="inspect", code="401"}': "_ 1x4 2x4 3x3",
-}
-REFUSED_LIST = {
-    'sitecore_cdp_discovery_failure{job="sitecore-cdp", reason="unauthorized"}': "_ 1 stale",
-    'sitecore_cdp_discovery_failure{job="sitecore-cdp", reason="skipped"}': "_ _ 1x10",
-}
-ANOTHER_JOB = {
-    series.replace('job="sitecore-cdp"', 'job="sitecore-cdp-us"'): values
-    for series, values in (REFUSED | REFUSED_FINISHED | REFUSED_LIST).items()
-}
-
-
-@pytest.mark.parametrize(
-    ("alert_name", "input_series", "lines"),
-    [
-        ("ApiUnauthorized", REFUSED, ["{reason='unauthorized'}", None, None]),
-        ("ApiUnauthorized", REFUSED_FINISHED, [None, "{endpoint='inspect'}", None]),
-        ("ApiUnauthorized", REFUSED_LIST, [None, None, "{reason='unauthorized'}"]),
-        ("ApiUnauthorized", ANOTHER_JOB, [None, None, None]),
-        ("ApiDown", REFUSED, ["{reason='skipped'}", None]),
-        ("ApiDown", REFUSED_FINISHED, [None, "{code='401'}"]),
-    ],
-    ids=["refused", "refused, all finished", "list refused", "another job", "down", "down, all finished"],
-)
-def test_a_query_shows_why_while_the_exporter_waits(
-    alert_name: str, input_series: dict[str, str], lines: list[str | None], tmp_path: Path
-) -> None:
-    queries = [
-        block.text
-        for block in blocks(RUNBOOK)
-        if (block.heading, block.language) == (f"SitecoreCdp{alert_name}", "promql")
-    ]
-    expected = [
-        {
-            # The label alone: how far an increase is extrapolated is up to Prometheus.
-            "expr": f"group by (reason, endpoint, code) ({query})",
-            "eval_time": "12m",
-            "exp_samples": [{"labels": line, "value": 1}] if line else [],
-        }
-        for query, line in zip(queries, lines, strict=True)
-    ]
-    series = [{"series": series, "values": values} for series, values in input_series.items()]
-    test = {"interval": "1m", "input_series": series, "promql_expr_test": expected}
-    path = tmp_path / "test.yml"
-    path.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}), encoding="utf-8")
-    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, check=False)
-    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ALERT_NAMES)
