@@ -51,22 +51,29 @@ class FeedTotals:
 
 
 class Totals:
-    """The counts of each feed since the process started. The feed None has the batches without one."""
+    """The counts of each feed since it was first named. The feed None has the batches without one."""
 
     def __init__(self) -> None:
         self._by_feed: dict[str | None, FeedTotals] = {}
-        # When the first poll that shows a feed started.
+        # When the first poll that shows a feed started, and the last one that found it named. By the monotonic clock.
         self._first_shown: dict[str | None, float] = {}
+        self._last_named: dict[str | None, float] = {}
 
     def begin(self, feeds: Iterable[str | None], started: float) -> None:
         """Show these feeds, starting with the poll that started at this time of the monotonic clock."""
         for feed in feeds:
             self._by_feed.setdefault(feed, FeedTotals())
             self._first_shown.setdefault(feed, started)
+            self._last_named[feed] = started
+
+    def forget_unnamed(self, since: float) -> None:
+        """Forget the feeds that nothing has named since this time. Some name their feeds by date."""
+        for feed in [feed for feed, named in self._last_named.items() if named < since]:
+            del self._by_feed[feed], self._first_shown[feed], self._last_named[feed]
 
     def of(self, feed: str | None) -> FeedTotals:
-        """Return the totals of a feed that has begun."""
-        return self._by_feed[feed]
+        """Return the totals of a feed. What is added to those of a forgotten feed is lost."""
+        return self._by_feed.get(feed) or FeedTotals()
 
     def shown(self, started: float) -> dict[str | None, FeedTotals]:
         """Return the counts of each feed to show for a poll that started at this time.

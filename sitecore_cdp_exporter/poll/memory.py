@@ -251,6 +251,7 @@ class Memory:
         feeds = config.feeds_by_name
         of_batches = self._feeds_of_batches - feeds.keys()
         self.counter.totals.begin([*feeds, *sorted(of_batches, key=lambda feed: (feed is None, feed or ""))], started)
+        self.counter.totals.forget_unnamed(started - max(config.retention.succeeded, config.retention.failed))
         for key, record in self._records.items():
             listed = self.discovery.known.get(key)
             batch = record.last_known(None if listed is None else listed.batch)

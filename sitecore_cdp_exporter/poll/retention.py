@@ -1,11 +1,15 @@
 """Retention: which batches of files and discovery are still shown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
+
+# While the API answers for no batch, more and more of them await their records. Beyond this many, the oldest are
+# dropped, and their records never count.
+MAX_AWAITED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ def keep(
     """Drop batches past their retention, and discovered batches beyond the limit.
 
     Batches of the config are always kept, and so is the newest accepted batch of each feed. Because dropped batches are
-    never read, so are newer ones that may still turn out to be accepted, and those whose records still have to count.
+    never read, so are newer ones that may still turn out to be accepted, and the newest of those whose records still
+    have to count. The latter push no others out.
 
     Args:
         watched: All batches, by ref in lower case.
@@ -48,20 +53,33 @@ def keep(
     """
     newest = _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is True)
     newest |= _newest_of_feeds(watched, last_known, lambda key: is_accepted(key) is not False)
-    kept = {
-        key: each
+    over = [
+        key
         for key, each in watched.items()
-        if each.source is Source.CONFIG
-        or key in newest
-        or not _is_over(last_known(key), config, now)
-        or is_awaited(key)
-    }
-    retired = len(watched) - len(kept)
-    # Those that are awaited push no other ones out.
-    dropped = [key for key in _beyond(config.discovery.max_batches, kept, newest, last_known) if not is_awaited(key)]
-    for key in dropped:
-        del kept[key]
-    return Kept(kept, retired, len(dropped))
+        if each.source is not Source.CONFIG and key not in newest and _is_over(last_known(key), config, now)
+    ]
+    beyond = _beyond(config.discovery.max_batches, _without(watched, over), newest, last_known)
+    awaited = _newest_awaited([*over, *beyond], is_awaited, last_known)
+    retired = [key for key in over if key not in awaited]
+    dropped = [key for key in beyond if key not in awaited]
+    return Kept(_without(watched, [*retired, *dropped]), len(retired), len(dropped))
+
+
+def _without(watched: Mapping[str, Watched], keys: Iterable[str]) -> Mapping[str, Watched]:
+    left_out = set(keys)
+    return {key: each for key, each in watched.items() if key not in left_out} if left_out else watched
+
+
+def _newest_awaited(
+    keys: Iterable[str], is_awaited: Callable[[str], bool], last_known: Callable[[str], Batch | None]
+) -> Collection[str]:
+    awaited = {key: last_known(key) for key in keys if is_awaited(key)}
+    if len(awaited) <= MAX_AWAITED:
+        return awaited
+    newest_first = sorted(
+        awaited, key=lambda key: 0.0 if (batch := awaited[key]) is None else batch.modified or 0.0, reverse=True
+    )
+    return set(newest_first[:MAX_AWAITED])
 
 
 def _beyond(

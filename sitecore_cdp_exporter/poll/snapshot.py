@@ -89,7 +89,7 @@ class FeedHistory:
     Attributes:
         name: None: these are the batches without a feed.
         labels: Those that the config sets for the feed.
-        totals: What has counted since the process started.
+        totals: What has counted since the process started, or since the feed was forgotten.
         last_finished: The finished batch that was allocated last; None: none is known.
         last_accepted: Whether that counts as loaded; None: that is not known yet, or there is none.
         listed: How many batches of the past 30 days have each status; None: not known.
@@ -120,7 +120,7 @@ class Snapshot:
         feeds: One state for each feed of the config.
         complete_poll: When everything watched had last been answered for, in seconds since the Unix epoch; None: that
             was never so.
-        histories: One for each feed of the config, and for each other that a batch has named since the process started.
+        histories: One for each feed of the config, and for each other that a batch names, or named not long ago.
 
     """
 

@@ -249,6 +249,21 @@ def test_the_poll_that_is_the_first_to_show_a_feed_shows_zeros_whatever_has_coun
     assert feed.all.shown(6.0)[None].accepted == 1
 
 
+def test_a_feed_that_nothing_has_named_for_long_is_forgotten_and_begins_again_at_zero(feed: Feed) -> None:
+    feed.see(SUCCESS)
+    feed.all.begin(["orders"], 50.0)
+    feed.all.forget_unnamed(0.0)
+    assert feed.all.shown(50.0).keys() == {FEED, "orders"}
+    feed.all.forget_unnamed(0.1)
+    assert feed.all.shown(50.0).keys() == {"orders"}
+    feed.see(SUCCESS, replace(SUCCESS, ref=ref(2)))
+    assert feed.all.shown(60.0).keys() == {"orders"}, "what comes late for a forgotten feed is lost"
+    feed.all.begin([FEED], 70.0)
+    feed.see(SUCCESS, replace(SUCCESS, ref=ref(3)))
+    assert feed.all.shown(70.0)[FEED].accepted == 0
+    assert feed.all.shown(71.0)[FEED].accepted == 1, "no batch counts twice"
+
+
 @pytest.mark.parametrize(("later", "finished"), [(ROUNDING, 1), (ROUNDING + 0.1, 2)])
 def test_an_upload_is_new_if_it_was_modified_later_than_times_are_rounded(
     feed: Feed, later: float, finished: int

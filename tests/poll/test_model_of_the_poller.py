@@ -140,11 +140,11 @@ class ExporterMachine(RuleBasedStateMachine):
         self.feed_of: dict[str, str | None] = {}
         self.past: dict[str, list[tuple[Truth, bool]]] = {}
         self.started = START + self.time[0]
-        # The feed that each batch has counted for, and the feeds that were shown before.
+        # The feed that each batch has counted for, and when each feed was last named.
         self.counted: dict[str, str | None] = {}
         # Those of them whose records have counted, too.
         self.counted_records: set[str] = set()
-        self.feeds_shown: set[str | None] = set()
+        self.feeds_named: dict[str | None, float] = {}
         self.is_refused = False
         # Between two trials of an API that fails everything, in seconds; 0: it does not.
         self.pause = 0
@@ -632,8 +632,18 @@ class ExporterMachine(RuleBasedStateMachine):
         assert (None if shown is None else (shown.kind, shown.ratio)) == expected
 
     def judge_counters(self, snapshot: Snapshot) -> None:
-        """A batch counts once, for the feed that it had then, unless it had finished long before the start."""
+        """A batch counts once, for the feed that it had then, unless it had finished long before the start.
+
+        What has counted for a feed is forgotten when nothing has named that for as long as a batch is shown.
+        """
         watched = self.expected()
+        feeds_shown = set(self.feeds_named)
+        named = {feed["name"] for feed in self.applied.feeds} | {feed for _, feed, _ in watched.values()}
+        self.feeds_named |= dict.fromkeys(named, self.time[0])
+        longest = max(self.applied.retention("success"), self.applied.retention("error"))
+        for feed in [feed for feed, then in self.feeds_named.items() if then < self.time[0] - longest]:
+            del self.feeds_named[feed]
+            self.counted = {ref: "forgotten" if each == feed else each for ref, each in self.counted.items()}
         for ref in self.known_finished().keys() & watched.keys():
             if (self.world.get(ref) or self.removed[ref]).modified > self.started - SECONDS_BEFORE_THE_START:
                 self.counted.setdefault(ref, watched[ref][1])
@@ -645,13 +655,8 @@ class ExporterMachine(RuleBasedStateMachine):
             finished[feed, truth.status] += 1
         for history in snapshot.histories:
             counts = {status: finished[history.name, status] for status in FINISHED}
-            assert history.totals.finished == (
-                counts if history.name in self.feeds_shown else dict.fromkeys(FINISHED, 0)
-            )
-        shown = {history.name for history in snapshot.histories}
-        feeds = {feed["name"] for feed in self.applied.feeds}
-        assert shown == self.feeds_shown | feeds | {feed for _, feed, _ in watched.values()}
-        self.feeds_shown = shown
+            assert history.totals.finished == (counts if history.name in feeds_shown else dict.fromkeys(FINISHED, 0))
+        assert {history.name for history in snapshot.histories} == self.feeds_named.keys()
 
     def known_finished(self) -> dict[str, bool]:
         """Give the batches that are known to be finished, and whether their details are known."""

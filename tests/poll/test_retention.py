@@ -3,7 +3,8 @@
 import pytest
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.config.model import Config
+from sitecore_cdp_exporter.config.model import Config, Discovery
+from sitecore_cdp_exporter.poll import retention
 from sitecore_cdp_exporter.poll.retention import keep
 from sitecore_cdp_exporter.watch.watchlist import Source, Watched
 from tests.fake_api import ref
@@ -33,3 +34,21 @@ def test_a_batch_of_a_file_is_shown_until_its_retention_is_over(
     watched = {ref(1): Watched(ref(1), source=Source.FILE)}
     kept = keep(watched, CONFIG, lambda _: batch, lambda _: None, lambda _: False, NOW)
     assert (len(kept.watched), kept.retired) == (is_kept, not is_kept)
+
+
+@pytest.mark.parametrize("max_batches", [1, 500])
+def test_while_no_details_can_be_read_a_bounded_number_of_batches_awaits_its_records(
+    max_batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_AWAITED", 3)
+    config = CONFIG.model_copy(update={"discovery": Discovery(max_batches=max_batches)})
+    watched = {ref(number): Watched(ref(number), source=Source.DISCOVERY) for number in range(10)}
+    # They are older, the greater their number; all but the newest two are past their retention.
+    batches = {
+        ref(number): Batch(ref=ref(number), status=BatchStatus.SUCCESS, modified=NOW - 80.0 - 10.0 * number)
+        for number in range(10)
+    }
+    kept = keep(watched, config, batches.get, lambda _: True, lambda _: True, NOW)
+    shown = min(max_batches, 2)
+    assert [*kept.watched] == [ref(number) for number in range(shown + 3)]
+    assert (len(kept.watched), kept.retired + kept.dropped) == (shown + 3, 10 - shown - 3)
