@@ -6,15 +6,20 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sitecore_cdp_exporter.api.credentials import credential_problems, credential_sources
+from sitecore_cdp_exporter.api.credentials import credential_sources
 from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.model import Config, ConfigError, load_config
+from sitecore_cdp_exporter.missing import find_missing_inputs
 from sitecore_cdp_exporter.output import print_errors
-from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
+from sitecore_cdp_exporter.poll.acceptance import NewestAccepted
+from sitecore_cdp_exporter.poll.due import next_due
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from sitecore_cdp_exporter.watch.watchlist import watch
 from sitecore_cdp_exporter.web.security.file import load_web_config
 
@@ -37,7 +42,7 @@ def check(path: Path, web_config: Path | None) -> int:
         if config is None or errors:
             print_errors(*errors)
             return 1
-        for warning in (*_warnings(path, config), *batch_files.conflicts):
+        for warning in (*(f"{path}: {each}" for each in find_missing_inputs(config)), *batch_files.conflicts):
             print_errors(one_line(f"warning: {warning}"))
         try:
             _print_watched(path, config, batch_files)
@@ -92,13 +97,6 @@ def _load(path: Path, web_config: Path | None) -> tuple[Config | None, list[str]
     return config, errors
 
 
-def _warnings(path: Path, config: Config) -> Iterator[str]:
-    for missing in find_missing(config.batch_files):
-        yield f"{path}: batch_files: {missing}: No such file or directory"
-    for problem in credential_problems(config.api.basic_auth, os.environ):
-        yield f"{path}: credentials cannot be read now: {problem}"
-
-
 def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
     watched = watch(config, batch_files.batches.values(), ())
     discovered = ", and what discovery finds" if config.discovery.enabled else ""
@@ -109,6 +107,11 @@ def _print_watched(path: Path, config: Config, batch_files: BatchFiles) -> None:
         labels = ({"feed": batch.feed} if batch.feed else {}) | dict(batch.labels)
         pairs = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
         print(batch.ref, *map(one_line, pairs))  # noqa: T201
+    for feed in config.feeds:
+        if (due := next_due(feed, NewestAccepted(), time.time())) is not None:
+            zone = UTC if feed.expect_success_by is None else feed.expect_success_by.timezone
+            moment = f"{datetime.fromtimestamp(due.accepted, zone):%a %Y-%m-%d %H:%M:%S %Z}"
+            print(f"Feed {one_line(feed.name)} is due by {moment}, unless the API knows of an accepted batch")  # noqa: T201
     # stdout is None if the parent process has closed it.
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -1,19 +1,18 @@
 """`--once`: poll what is watched, or the batches that are named, print a report, and end."""
 
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sitecore_cdp_exporter.api.client import BatchApi
-from sitecore_cdp_exporter.api.credentials import credential_problems
 from sitecore_cdp_exporter.api.errors import REFUSALS, Reason
 from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.config.model import Config, Discovery, WatchedBatch, load_config
+from sitecore_cdp_exporter.missing import find_missing_inputs
 from sitecore_cdp_exporter.output import print_errors, print_text
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
@@ -26,7 +25,7 @@ from sitecore_cdp_exporter.report import (
     render_table,
     summary,
 )
-from sitecore_cdp_exporter.watch.batch_files import BatchFiles, find_missing
+from sitecore_cdp_exporter.watch.batch_files import BatchFiles
 from sitecore_cdp_exporter.watch.watchlist import watch
 
 # Seconds. As long as the longest scrape.
@@ -63,7 +62,7 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
     problems = files.problems
     if not (refs or config.batches or files.batches or config.discovery.enabled):
         problems.append("nothing is watched: list batches in the config, or name their refs")
-    if shown := [*problems, *_warnings(config)]:
+    if shown := [*problems, *(f"warning: {each}" for each in find_missing_inputs(config))]:
         print_errors(*map(one_line, shown))
     if refs:
         config, files = only(config, files.batches, refs), BatchFiles((), directory)
@@ -184,13 +183,6 @@ def _read_batch_files(config: Config, directory: Path) -> BatchFiles:
     files.refresh()
     logging.disable(logging.NOTSET)
     return files
-
-
-def _warnings(config: Config) -> Iterator[str]:
-    for path in find_missing(config.batch_files):
-        yield f"warning: batch_files: {path}: No such file or directory"
-    for problem in credential_problems(config.api.basic_auth, os.environ):
-        yield f"cannot ask the Batch API without credentials: {problem}"
 
 
 def _is_terminal() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sitecore_cdp_exporter.api.batch import Batch
 from sitecore_cdp_exporter.api.error_log import RecordCause
-from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS, Reason
+from sitecore_cdp_exporter.api.errors import Reason, api_state
 from sitecore_cdp_exporter.config.errors import one_line
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice, silence_command
 from sitecore_cdp_exporter.poll.cause import FailureCause
@@ -229,7 +229,9 @@ def _causes(state: BatchState) -> list[tuple[RecordCause | FailureCause, int]]:
 def _notes(snapshot: Snapshot) -> Iterator[str]:
     """Yield what limits the table."""
     if snapshot.api_up is False:
-        yield f"The Batch API {_api_state(snapshot.api_failure)}. --log.level=warn logs more."
+        yield f"The Batch API {api_state(snapshot.api_failure)}. --log.level=warn logs more."
+    elif snapshot.batches and all(state.failure is Reason.FORBIDDEN for state in snapshot.batches):
+        yield "The Batch API refuses every batch: forbidden. Are the credentials those of another organisation?"
     discovery = snapshot.discovery
     if discovery is not None and discovery.failure is not None:
         yield f"The list of batches could not be read, so there may be more: {discovery.failure}."
@@ -237,14 +239,6 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
         yield f"Left out because of discovery.max_batches: {discovery.dropped:,}."
     if snapshot.retired:
         yield f"Left out because they are past their retention: {snapshot.retired:,}."
-
-
-def _api_state(failure: Reason | None) -> str:
-    if failure in NOT_ASKED_REASONS:
-        return f"was not asked: {failure}"
-    if failure in {Reason.UNAUTHORIZED, Reason.FORBIDDEN}:
-        return f"refuses the credentials: {failure}"
-    return "is down" if failure is None else f"is down: {failure}"
 
 
 def _advice(states: Iterable[BatchState]) -> Iterator[str]:

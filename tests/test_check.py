@@ -1,6 +1,7 @@
 import io
 import re
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,22 @@ def test_a_reader_that_has_seen_enough_may_end_a_check_but_not_what_follows(
     # By default it ends the process, quietly.
     assert seen == [signal.SIG_DFL]
     assert signal.getsignal(signal.SIGPIPE) == before
+
+
+def test_the_check_shows_when_a_batch_of_each_feed_is_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feeds = [
+        {"name": "orders", "expect_success_every": "24h", "grace": "3h"},
+        {"name": "guests", "expect_success_by": {"time": "23:30", "timezone": "Asia/Tokyo", "days": ["wed"]}},
+        {"name": "events"},
+    ]
+    config = write_config(tmp_path)
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump(document | {"feeds": feeds}), encoding="utf-8")
+    started = datetime.now(UTC)
+    assert main(["--config.check", f"--config.file={config}"]) == 0
+    found = re.findall(r"(?m)^Feed (\w+) is due by (.*), unless", capsys.readouterr().out)
+    (orders, by_the_interval), (guests, by_the_clock) = found
+    assert (orders, guests) == ("orders", "guests")
+    due = datetime.strptime(by_the_interval, "%a %Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    assert timedelta(0) <= due + timedelta(seconds=1) - started - timedelta(hours=27) < timedelta(minutes=5)
+    assert re.fullmatch(r"Wed \d{4}-\d\d-\d\d 23:30:00 JST", by_the_clock)

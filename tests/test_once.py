@@ -343,6 +343,15 @@ def test_where_the_api_is_down_the_report_says_why(
 
 
 @pytest.mark.parametrize("refs", [[], [REF]])
+def test_an_api_that_forbids_every_batch_is_noted(
+    refs: list[str], config: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.set_fault(faults.Status(403))
+    assert run(config, *refs) == 4
+    assert "The Batch API refuses every batch: forbidden. " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("refs", [[], [REF]])
 def test_credentials_that_are_missing_are_named(
     refs: list[str], config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,7 +360,7 @@ def test_credentials_that_are_missing_are_named(
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert run(config, "--wait=10m", *refs) == 1
     output = capsys.readouterr()
-    assert output.err.startswith("cannot ask the Batch API without credentials: api.basic_auth.password_file (")
+    assert output.err.startswith("warning: credentials cannot be read now: api.basic_auth.password_file (")
     assert "  credentials" in output.out
     assert SECRET not in output.out + output.err
 

@@ -43,6 +43,16 @@ NOT_ASKED_REASONS = frozenset({Reason.CREDENTIALS, Reason.DEADLINE, Reason.SKIPP
 # A request was sent, but no complete answer arrived.
 NO_ANSWER_REASONS = frozenset({Reason.TIMEOUT, Reason.TLS, Reason.CONNECTION})
 
+
+def api_state(failure: Reason | None) -> str:
+    """Return in words what an API does that is not up, to follow its name; None: why is not known."""
+    if failure in NOT_ASKED_REASONS:
+        return f"was not asked: {failure}"
+    if failure in {Reason.UNAUTHORIZED, Reason.FORBIDDEN}:
+        return f"refuses the credentials: {failure}"
+    return "is down" if failure is None else f"is down: {failure}"
+
+
 _STATUS_REASONS: dict[int, Reason] = {
     HTTPStatus.UNAUTHORIZED: Reason.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN: Reason.FORBIDDEN,

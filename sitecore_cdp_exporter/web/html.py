@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from html import escape
 
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.snapshot import BatchState
 
 SECONDS_BETWEEN_REFRESHES = 10
@@ -55,12 +56,14 @@ def badge(kind: str, text: str) -> str:
 
 
 def outcome(state: BatchState) -> str:
-    """Return the status, and why a failure no longer matters, if so."""
+    """Return the status, that an upload has expired, and why a failure no longer matters, if so."""
     if state.reading is None:
         return ""
     status = state.reading.batch.status
     if status == "error" and state.accepted:
         return f"{badge('good', status)} accepted"
+    if state.cause is FailureCause.UPLOAD_EXPIRED:
+        return f"{badge(status, status)} expired"
     return badge(status, status) + (" superseded" if state.superseded else "")
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from sitecore_cdp_exporter import __version__
-from sitecore_cdp_exporter.api.errors import NOT_ASKED_REASONS
+from sitecore_cdp_exporter.api.errors import api_state
 from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
 from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
@@ -72,9 +73,11 @@ def render_landing_page(
 
 
 def _order(state: BatchState) -> tuple[int, float]:
-    """Sort key: failed batches, then those unfinished or unread, then the rest; the newest of each first."""
+    """Sort key: failed batches and uploads, then unfinished or unread ones, then the rest; the newest of each first."""
     batch = None if state.reading is None else state.reading.batch
     created = 0.0 if batch is None else batch.created or batch.modified or 0.0
+    if state.cause is FailureCause.UPLOAD_EXPIRED:
+        return 0, -created
     if batch is None or not batch.status.finished:
         return 1, -created
     is_open = not state.accepted and not state.superseded and batch.status != "success"
@@ -96,11 +99,7 @@ def _api(snapshot: Snapshot) -> str:
         return "It was not asked yet."
     if snapshot.api_up:
         return badge("good", "up")
-    reason = snapshot.api_failure
-    if reason is None:
-        return badge("bad", "down")
-    state = "not asked" if reason in NOT_ASKED_REASONS else "down"
-    return f"{badge('bad', f'{state}: {reason}')} The log says more."
+    return f"It {badge('bad', api_state(snapshot.api_failure))}. The log has more."
 
 
 def _discovery(discovery: DiscoveryState | None) -> str:

@@ -6,6 +6,7 @@ import pytest
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.due import Due
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
@@ -89,15 +90,15 @@ def test_a_failing_batch_shows_its_reason(reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("reason", "shown"),
     [
-        (Reason.UNAUTHORIZED, "down: unauthorized"),
-        (Reason.TIMEOUT, "down: timeout"),
-        (Reason.CREDENTIALS, "not asked: credentials"),
-        (None, "down"),
+        (Reason.UNAUTHORIZED, "refuses the credentials: unauthorized"),
+        (Reason.TIMEOUT, "is down: timeout"),
+        (Reason.CREDENTIALS, "was not asked: credentials"),
+        (None, "is down"),
     ],
 )
 def test_the_page_says_why_the_api_is_down(reason: Reason | None, shown: str) -> None:
     page = render(replace(snapshot(api_up=False), api_failure=reason))
-    assert f"endpoint inspect. {shown}" in page.text
+    assert f"endpoint inspect. It {shown}" in page.text
 
 
 def test_what_needs_attention_comes_first() -> None:
@@ -117,11 +118,15 @@ def test_what_needs_attention_comes_first() -> None:
         found(BatchStatus.ERROR, 2, accepted=False),
         found(BatchStatus.CORRUPTED, 3, accepted=False, superseded=False),
         BatchState(watched=Watched("unread"), failure=Reason.TIMEOUT),
+        replace(found(BatchStatus.UPLOADING, 1), cause=FailureCause.UPLOAD_EXPIRED),
     ]
     page = render(snapshot(*states))
     assert [row["Ref"] for row in page.cells] == [
-        *("corrupted-3", "error-2", "uploading-6", "processing-1", "unread", "success-9", "error-8", "corrupted-7")
+        *("corrupted-3", "error-2", "uploading-1"),
+        *("uploading-6", "processing-1", "unread"),
+        *("success-9", "error-8", "corrupted-7"),
     ]
+    assert [row["Status"] for row in page.cells][2:4] == ["uploading expired", "uploading"]
 
 
 @pytest.mark.parametrize(
