@@ -6,6 +6,8 @@ import signal
 import sys
 from importlib import import_module
 
+from sitecore_cdp_exporter.output import print_errors
+
 # These end by themselves. Interrupted, they must not look like a success.
 ONE_SHOT_FLAGS = {"--config.check", "--once", "--write-assets"}
 
@@ -26,11 +28,11 @@ def main() -> int:
         if not is_one_shot:
             import_module("sitecore_cdp_exporter.serve")
     except ModuleNotFoundError as error:
-        print(  # noqa: T201  Logging is not set up yet.
+        # Logging is not set up yet.
+        print_errors(
             f"sitecore-cdp-batch-exporter needs the Python module {error.name}, which {sys.executable} does not have. "
             "In a checkout, use `make demo` or `make run`, which install what is needed into .venv; "
-            "elsewhere, pip install --no-deps -r requirements.txt in a virtual environment.",
-            file=sys.stderr,
+            "elsewhere, pip install --no-deps -r requirements.txt in a virtual environment."
         )
         return 1
     gc.freeze()

@@ -4,10 +4,12 @@ A wheel has copies of them, as pyproject.toml lists them. In an editable install
 read from the repository.
 """
 
+import errno
 import os
+import stat
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sitecore_cdp_exporter.output import print_errors, print_text
@@ -28,6 +30,8 @@ def write_assets(folder: Path) -> int:
     """
     try:
         assets = read_assets()
+        if (blocking := next(_blocking(assets, folder), None)) is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), blocking)
         missing = {name: content for name, content in assets.items() if not os.path.lexists(folder / name)}
         differing = [
             name for name, content in assets.items() if name not in missing and not _holds(folder, name, content)
@@ -61,6 +65,14 @@ def read_assets() -> dict[str, bytes]:
     return {name: (REPOSITORY / name).read_bytes() for name in sorted(listed)}
 
 
+def _blocking(assets: Iterable[str], folder: Path) -> Iterator[Path]:
+    """Yield what is in the way of a folder that is needed."""
+    for name in assets:
+        for path in reversed((folder / name).parents):
+            if os.path.lexists(path) and not path.is_dir():
+                yield path
+
+
 def _holds(folder: Path, name: str, content: bytes) -> bool:
     path = folder / name
     return path.is_file() and path.read_bytes() == content
@@ -77,5 +89,8 @@ def _write(assets: Mapping[str, bytes], folder: Path) -> None:
         places = {Path(written, str(number)): folder / name for number, name in enumerate(assets)}
         for path, content in zip(places, assets.values(), strict=True):
             path.write_bytes(content)
+            if content.startswith(b"#!"):
+                # A wheel does not keep that scripts are executable.
+                path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
         for path, place in places.items():
             path.rename(place)

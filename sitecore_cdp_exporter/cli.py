@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -85,6 +86,7 @@ def _start_demo(speed: float = 1.0) -> AbstractContextManager["Demo"]:
 def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sitecore-cdp-batch-exporter",
+        usage="%(prog)s [FLAGS] | %(prog)s --once [FLAGS] [REF ...]; --help lists the flags",
         description="Prometheus exporter for the Batch API of Sitecore CDP.",
         allow_abbrev=False,
     )
@@ -206,12 +208,20 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--once and --config.check exclude each other")
     if flags.assets_folder and (flags.once or flags.config_check or flags.demo):
         parser.error("--write-assets goes with none of --once, --config.check and --demo")
+    if (flags.once or flags.assets_folder) and (unused := _first_for_serving(sys.argv[1:] if argv is None else argv)):
+        parser.error(f"{unused} goes with neither --once nor --write-assets, which serve nothing")
     if flags.demo and (flags.config_file or flags.config_check):
         parser.error("--demo takes no config file")
     if not flags.demo:
         flags.config_file = flags.config_file or Path("config.yaml")
     flags.listen_addresses = flags.listen_addresses or [ListenAddress("127.0.0.1" if flags.demo else None, PORT)]
     return flags
+
+
+def _first_for_serving(arguments: Sequence[str]) -> str | None:
+    """Return the first flag that only matters to an exporter that serves scrapes."""
+    names = (argument.partition("=")[0] for argument in arguments)
+    return next((name for name in names if name.startswith("--web.") or name == "--config.auto-reload"), None)
 
 
 def _ref(text: str) -> str:

@@ -33,6 +33,8 @@ def test_the_files_are_those_of_the_repository_and_each_is_named(
     folder = tmp_path / "new" / "folder"
     assert main([f"--write-assets={folder}"]) == 0
     assert files(folder) == {name: (ROOT / name).read_bytes() for name in LISTED}
+    for name in LISTED:
+        assert os.access(folder / name, os.X_OK) == os.access(ROOT / name, os.X_OK), name
     output = capsys.readouterr()
     assert output.out.splitlines() == [f"wrote {folder / name}" for name in sorted(LISTED)]
     assert output.err == ""
@@ -124,5 +126,5 @@ def test_a_file_in_place_of_a_folder_is_named(place: str, tmp_path: Path, capsys
     assert main([f"--write-assets={folder}"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == f"{blocked}: File exists\n"
+    assert output.err == f"{blocked}: Not a directory\n"
     assert blocked.read_text(encoding="utf-8") == "mine\n"

@@ -93,7 +93,12 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         ["--demo", "--config.file=config.yaml"],
         ["--demo", "--config.check"],
         ["--api.password=x"],
-        *[["--write-assets=folder", flag] for flag in ("--once", "--config.check", "--demo", REF)],
+        *[
+            ["--write-assets=folder", flag]
+            for flag in ("--once", "--config.check", "--demo", REF, "--web.max-requests=9")
+        ],
+        *[["--once", flag] for flag in ("--web.enable-lifecycle", "--web.max-requests=64", "--config.auto-reload")],
+        ["--once", "--demo", "--web.listen-address", ":9000"],
         ["--write-assets"],
         ["--write-assets="],
         ["--log.level=trace"],
@@ -120,7 +125,10 @@ def test_wrong_flags_end_with_usage_and_2(flags: list[str], capsys: pytest.Captu
     assert ended.value.code == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("usage: sitecore-cdp-batch-exporter")
+    usage, *what = output.err.splitlines()
+    assert usage.startswith("usage: sitecore-cdp-batch-exporter")
+    assert what != []
+    assert len(what) <= 2, "what is wrong is not lost below a long usage"
     assert "Traceback" not in output.err
 
 

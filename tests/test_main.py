@@ -101,6 +101,11 @@ def test_without_its_requirements_it_says_in_one_line_what_to_do(how: list[str])
     assert sys.executable in line
 
 
+def test_without_a_standard_error_nothing_of_that_is_in_the_output() -> None:
+    ended = run(["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-S", "exporter.py", "--demo"], directory=ROOT)
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 # Both signals come after it has stopped, at the last moment at which Python runs code of ours.
 ENDING = """
 import asyncio, atexit, os, signal, sys
