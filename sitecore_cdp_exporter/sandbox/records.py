@@ -49,15 +49,32 @@ class RecordResult:
     code: str
     message: str
 
-    def line(self, *, old_fashioned: bool = False) -> bytes:
-        """Return the line for the error log, with a line break. The code used to be a number."""
-        code = int(self.code) if old_fashioned else self.code
-        return json.dumps({"ref": self.ref, "code": code, "message": self.message}).encode() + b"\n"
+    def line(self) -> bytes:
+        """Return the line for the error log, with a line break."""
+        return json.dumps({"ref": self.ref, "code": self.code, "message": self.message}).encode() + b"\n"
 
 
 def is_uuid(value: object) -> bool:
     """Whether a value is a UUID as text, in either case."""
     return isinstance(value, str) and UUID_PATTERN.fullmatch(value) is not None
+
+
+def import_record(line: bytes, profiles: Profiles) -> RecordResult:
+    """Import one record."""
+    record = _parse(line)
+    if record is None:
+        return RecordResult("null", "400", "Failed to parse import line")
+    ref = record.get("ref", "null")
+    if not is_uuid(ref):
+        return RecordResult(str(ref), "400", "Validation error: ref must be a UUID")
+    try:
+        return RecordResult(ref, *_import(record, profiles))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # Real messages may quote the data as well.
+        quoted = f" is {problem['input']:.100}" if isinstance(problem["input"], str) else ""
+        where = ".".join(map(str, problem["loc"]))
+        return RecordResult(ref, "400", f"Validation error: {where:.100}{quoted}: {problem['msg']}")
 
 
 def import_file(
@@ -66,15 +83,12 @@ def import_file(
     checksum: str,
     size: int | None,
     profiles: Profiles,
-    reject: Callable[[int], Answer | None] = lambda _number: None,
-    old_fashioned_log: bool = False,
+    import_one: Callable[[bytes, Profiles], RecordResult] = import_record,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> ImportResult | None:
     """Import a file, for which the client declared a size and an MD5 in hex. Return None if `is_stopping` aborted it.
 
-    The MD5 comparison is case-sensitive: upper case results in `corrupted`, as in the real service. `reject` gets the
-    number of each record, counted from 1, and may return a result that does not follow from the file. An old-fashioned
-    log also contains accepted records.
+    The MD5 comparison is case-sensitive: upper case results in `corrupted`, as in the real service.
     """
     if len(content) != size or hashlib.md5(content).hexdigest() != checksum:
         return ImportResult(status="corrupted")
@@ -86,37 +100,18 @@ def import_file(
                 if is_stopping():
                     return None
                 total += 1
-                result = import_record(line, profiles, rejection=reject(total))
-                was_accepted = result.code.startswith("2")
-                failed += not was_accepted
-                if old_fashioned_log or not was_accepted:
-                    log_file.write(result.line(old_fashioned=old_fashioned_log))
+                result = import_one(line, profiles)
+                if not result.code.startswith("2"):
+                    failed += 1
+                    log_file.write(result.line())
     except UnreadableFileError:
         return ImportResult(status="error")
     return ImportResult(
         status="error" if failed else "success",
         total=total,
         failed=failed,
-        error_log=log.getvalue() if failed or old_fashioned_log else None,
+        error_log=log.getvalue() if failed else None,
     )
-
-
-def import_record(line: bytes, profiles: Profiles, *, rejection: Answer | None = None) -> RecordResult:
-    """Import one record. If it is readable and there is a `rejection`, return that instead."""
-    record = _parse(line)
-    if record is None:
-        return RecordResult("null", "400", "Failed to parse import line")
-    ref = record.get("ref", "null")
-    if not is_uuid(ref):
-        return RecordResult(str(ref), "400", "Validation error: ref must be a UUID")
-    try:
-        return RecordResult(ref, *(rejection or _import(record, profiles)))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        # Real messages may quote the data as well.
-        quoted = f" is {problem['input']:.100}" if isinstance(problem["input"], str) else ""
-        where = ".".join(map(str, problem["loc"]))
-        return RecordResult(ref, "400", f"Validation error: {where:.100}{quoted}: {problem['msg']}")
 
 
 def _import(record: dict[str, Any], profiles: Profiles) -> Answer:

@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -16,8 +15,8 @@ from aiohttp.typedefs import Middleware
 from sitecore_cdp_exporter.sandbox.control import control_routes
 from sitecore_cdp_exporter.sandbox.faults import ActiveFaults
 from sitecore_cdp_exporter.sandbox.gate import Gate
-from sitecore_cdp_exporter.sandbox.profiles import Answer, Profiles
-from sitecore_cdp_exporter.sandbox.records import import_file
+from sitecore_cdp_exporter.sandbox.profiles import Profiles
+from sitecore_cdp_exporter.sandbox.records import ImportResult, RecordResult, import_file, import_record
 from sitecore_cdp_exporter.sandbox.routes import BatchRoutes
 from sitecore_cdp_exporter.sandbox.state import Batch, Batches
 from sitecore_cdp_exporter.sandbox.storage import MAX_UPLOAD_BYTES, Storage
@@ -36,11 +35,8 @@ class Sandbox:
 
     It listens on loopback unless `host` is given, on a free port if `port` is 0, and with TLS if there is an
     `ssl_context`. A page of the list has at most `max_page_size` items. `speed` divides how long uploaded files are
-    queued and processed. `clock` returns the time with its zone. `old_fashioned_logs` also contain accepted records, so
-    a success has a log as well, and their codes are numbers.
+    queued and processed. `clock` returns the time with its zone.
     """
-
-    old_fashioned_logs = False
 
     def __init__(  # noqa: PLR0913  Independent settings, by keyword only, each with a default.
         self,
@@ -118,10 +114,6 @@ class Sandbox:
         """Return the middlewares, outermost first. Tests add more."""
         return [self._gate.middleware]
 
-    def _rejection(self, _ref: str, _number: int) -> Answer | None:
-        """Return why to reject a record that is valid in itself. Tests override this."""
-        return None
-
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop_serving = asyncio.Event()
@@ -150,14 +142,17 @@ class Sandbox:
             self._importer.submit(self._import, batch, content)
 
     def _import(self, batch: Batch, content: bytes) -> None:
-        result = import_file(
+        if (result := self._import_file(batch, content, import_record)) is not None:
+            self._batches.finish(batch, result)
+
+    def _import_file(
+        self, batch: Batch, content: bytes, import_one: Callable[[bytes, Profiles], RecordResult]
+    ) -> ImportResult | None:
+        return import_file(
             content,
             checksum=batch.checksum,
             size=batch.size,
             profiles=self._profiles,
-            reject=partial(self._rejection, batch.ref),
-            old_fashioned_log=self.old_fashioned_logs,
+            import_one=import_one,
             is_stopping=self._is_stopping.is_set,
         )
-        if result is not None:
-            self._batches.finish(batch, result)

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TypeVar
@@ -14,8 +16,8 @@ from aiohttp.typedefs import Middleware
 from sitecore_cdp_exporter.sandbox import Sandbox as PackageSandbox
 from sitecore_cdp_exporter.sandbox.faults import ActiveFaults
 from sitecore_cdp_exporter.sandbox.gate import Handler
-from sitecore_cdp_exporter.sandbox.profiles import Answer
-from sitecore_cdp_exporter.sandbox.records import RecordResult
+from sitecore_cdp_exporter.sandbox.profiles import Answer, Profiles
+from sitecore_cdp_exporter.sandbox.records import ImportResult, RecordResult, is_uuid
 from sitecore_cdp_exporter.sandbox.state import Batch, State
 from sitecore_cdp_exporter.sandbox.storage import LOG_NAME
 from tools.sandbox.faults import Fault
@@ -47,7 +49,12 @@ Result = TypeVar("Result")
 
 
 class Sandbox(PackageSandbox):
-    """The sandbox of the package, with more ways in."""
+    """The sandbox of the package, with more ways in.
+
+    `old_fashioned_logs` also contain accepted records, so a success has a log as well, and their codes are numbers.
+    """
+
+    old_fashioned_logs = False
 
     @cached_property
     def _recorder(self) -> Recorder:
@@ -77,9 +84,25 @@ class Sandbox(PackageSandbox):
 
         return await self._log_faults.answer(request, right_answer)
 
-    def _rejection(self, ref: str, number: int) -> Answer | None:
-        reject = self._rejections.get(ref, self._rejections.get(None))
-        return None if reject is None else reject(number)
+    def _import_file(
+        self, batch: Batch, content: bytes, import_one: Callable[[bytes, Profiles], RecordResult]
+    ) -> ImportResult | None:
+        reject = self._rejections.get(batch.ref, self._rejections.get(None, lambda _number: None))
+        results: list[RecordResult] = []
+
+        def import_or_reject(line: bytes, profiles: Profiles) -> RecordResult:
+            rejection = reject(len(results) + 1)
+            # A record that is rejected changes no profile.
+            result = import_one(line, profiles if rejection is None else Profiles())
+            if rejection is not None and is_uuid(result.ref):
+                result = RecordResult(result.ref, *rejection)
+            results.append(result)
+            return result
+
+        imported = super()._import_file(batch, content, import_or_reject)
+        if imported is None or imported.total is None or not self.old_fashioned_logs:
+            return imported
+        return replace(imported, error_log=_old_fashioned_log(results))
 
     def put_batch(  # noqa: PLR0913  Each is a field of the API's body.
         self,
@@ -198,6 +221,11 @@ def error_log(counts: Mapping[str, int]) -> bytes:
         refs = ("null" if cause == "unparsable_line" else str(UUID(int=number)) for number in range(count))
         lines += [RecordResult(ref, *RECORD_ERRORS[cause]).line() for ref in refs]
     return gzip.compress(b"".join(lines), mtime=0)
+
+
+def _old_fashioned_log(results: Sequence[RecordResult]) -> bytes:
+    lines = (json.dumps({"ref": each.ref, "code": int(each.code), "message": each.message}) for each in results)
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
 def _placed_log(log: bool | bytes | Mapping[str, int], failed: int) -> bytes | None:  # noqa: FBT001  As in put_batch.
