@@ -128,14 +128,14 @@ def speaks_tls_on_plain_port(directory: Path) -> str:
             return f"{during}; {trial.nothing_is_left()}"
 
 
-HOLDS = "New connections fail with `tls`, open ones go on; a good certificate is enough, without a restart."
-HOLDS_FOR_HANDSHAKE = "The reason is reported in time, and the next scrape is well."
+HOLDS = "New connections fail with `tls`, open ones stay usable; a good certificate ends it, without a restart."
+HOLDS_FOR_HANDSHAKE = "The reason is reported in time, and the next scrape is complete."
 PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 CHANGES: tuple[tuple[str, Callable[[Upstream], None]], ...] = (
     ("a certificate that has expired", Upstream.present_expired),
     ("a certificate that is not valid yet", Upstream.present_future),
-    ("a certificate of another host", Upstream.present_wrong_host),
+    ("a certificate for another host", Upstream.present_wrong_host),
     ("a certificate of an authority that is not trusted", Upstream.present_stranger),
     ("nothing newer than TLS 1.1", Upstream.speak_old_tls),
 )
@@ -152,7 +152,7 @@ ROWS = (
     *(Row(fault=name, must_hold=HOLDS, attempt=partial(presents, change=change)) for name, change in CHANGES),
     Row(
         fault="the certificate is rotated five times",
-        must_hold="Nobody notices.",
+        must_hold="No effect.",
         attempt=rotates,
     ),
     *(
@@ -165,12 +165,12 @@ ROWS = (
     ),
     Row(
         fault="the ca_file is removed while the exporter runs",
-        must_hold="What was read at the start goes on being trusted.",
+        must_hold="The authorities that were read at the start stay trusted.",
         attempt=loses_ca_file,
     ),
     Row(
-        fault="base_url says http where TLS is spoken",
-        must_hold="The failure is reported, `up` is 0.",
+        fault="base_url has http, but the port speaks TLS",
+        must_hold="The failure is reported, and `up` is 0.",
         attempt=speaks_tls_on_plain_port,
     ),
 )

@@ -148,18 +148,18 @@ def strange_deadline(directory: Path, *, header: str) -> str:
 
 ROWS = (
     Row(
-        fault="two Prometheus scrape at the same moment",
-        must_hold="Both get everything, and the API is asked once.",
+        fault="two Prometheus servers scrape at the same moment",
+        must_hold="Both are complete, and each batch is requested once.",
         attempt=two_prometheus,
     ),
     Row(
         fault=f"{CLIENTS} scrapes overlap while the API does not answer",
-        must_hold="Each ends by its own deadline; a batch is asked for once.",
+        must_hold="Each ends by its own deadline, and each batch is requested once.",
         attempt=overlapping_scrapes,
     ),
     Row(
         fault=f"{CLIENTS} scrapes at once, 4 are let in (--web.max-requests)",
-        must_hold="The others get 503 at once; all is well afterwards.",
+        must_hold="The others get 503 at once, and the next scrape is complete.",
         attempt=too_many_scrapes,
     ),
     Row(
@@ -169,22 +169,22 @@ ROWS = (
     ),
     Row(
         fault=f"{CLIENTS} clients leave in the middle of their scrapes (SIGPIPE)",
-        must_hold="The exporter goes on, and nothing is left behind.",
+        must_hold="The exporter keeps running, and nothing leaks.",
         attempt=clients_leave,
     ),
     Row(
         fault=f"{CLIENTS} clients do not read their answers",
-        must_hold="Another scrape is answered in time; nothing is left when they have gone.",
+        must_hold="Another scrape is answered in time, and nothing leaks once they have left.",
         attempt=client_does_not_read,
     ),
     Row(
         fault="300 clients connect and send nothing",
-        must_hold="A scrape is answered as ever.",
+        must_hold="A scrape is answered as usual.",
         attempt=partial(half_requests, sent=b""),
     ),
     Row(
         fault="300 clients send half a request",
-        must_hold="A scrape is answered as ever.",
+        must_hold="A scrape is answered as usual.",
         attempt=partial(half_requests, sent=REQUEST[:40]),
     ),
     *(

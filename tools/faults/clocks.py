@@ -121,8 +121,8 @@ def certificates_not_valid_yet(directory: Path) -> str:
         return f"{during}; {trial.recovered()}"
 
 
-HOLDS_FOR_JUMP = "All is read, nothing is forgotten; deadlines go by the monotonic clock."
-HOLDS_FOR_MID_SCRAPE = "The scrape ends by api.timeout as ever, neither at once nor never."
+HOLDS_FOR_JUMP = "Everything is read and nothing is forgotten; deadlines follow the monotonic clock."
+HOLDS_FOR_MID_SCRAPE = "The scrape still ends by api.timeout: not at once, and not never."
 
 ROWS = (
     Row(fault="the clock jumps two days ahead", must_hold=HOLDS_FOR_JUMP, attempt=partial(jumps, days=2)),
@@ -139,12 +139,12 @@ ROWS = (
     ),
     Row(
         fault="the clock jumps beyond the retention of a batch, and back",
-        must_hold="The batch is retired, and shown again when the clock is right.",
+        must_hold="The batch is retired, and is shown again once the clock is right.",
         attempt=outlives_retention,
     ),
     Row(
         fault="the clock says 1972, so no certificate is valid yet",
-        must_hold="`tls`, and all is well when the clock is right.",
+        must_hold="The reason is `tls`; everything recovers once the clock is right.",
         attempt=certificates_not_valid_yet,
     ),
 )

@@ -263,10 +263,14 @@ def fills_disk(directory: Path) -> str:
         return f"{during}; {trial.recovered()}"
 
 
-HOLDS_FOR_SPOILED = "Its last good content stays, its error is 1; other files and the config are untouched."
-HOLDS_FOR_LOST = "Its batches go, the others stay, and they are back with the file."
-HOLDS_FOR_CONFIG = "The last good config stays, the gauge says so, and a good file is taken up again."
-HOLDS_FOR_CREDENTIALS = "`credentials`, and no request is sent; the file is enough to be well, without a restart."
+HOLDS_FOR_SPOILED = (
+    "Its last good content stays in use, its error gauge is 1, and other files and the config are unaffected."
+)
+HOLDS_FOR_LOST = "Its batches disappear, the others stay, and they return with the file."
+HOLDS_FOR_CONFIG = "The last good config stays in use, the gauge shows the failure, and a good file is loaded again."
+HOLDS_FOR_CREDENTIALS = (
+    "The reason is `credentials` and no request is sent; a good file is enough to recover, without a restart."
+)
 
 SPOILED: tuple[tuple[str, Spoil], ...] = (
     ("half written", write_half),
@@ -282,9 +286,9 @@ LAUGHS = "- &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"- &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 9)
 )
 BAD_ENTRIES: tuple[tuple[str, str], ...] = (
-    ("an entry that is no UUID and one with a typo in a key", f"- no UUID\n- {{ref: {NEIGHBOUR}, fed: x}}\n"),
-    ("10,000 entries that are no UUID", "- no UUID\n" * 10_000),
-    ("aliases that unfold to a thousand million entries", LAUGHS),
+    ("an entry that is not a UUID and one with a typo in a key", f"- no UUID\n- {{ref: {NEIGHBOUR}, fed: x}}\n"),
+    ("10,000 entries that are not UUIDs", "- no UUID\n" * 10_000),
+    ("aliases that expand to a billion entries", LAUGHS),
 )
 
 SPOILED_CONFIGS: tuple[tuple[str, Spoil], ...] = (
@@ -312,7 +316,7 @@ ROWS = (
     *(
         Row(
             fault=f"a batch file with {name}",
-            must_hold="The good entry counts, the error is 1.",
+            must_hold="The good entry is used, and the error gauge is 1.",
             attempt=partial(lists_bad_entries, entries=entries),
         )
         for name, entries in BAD_ENTRIES
@@ -339,7 +343,7 @@ ROWS = (
     ),
     Row(
         fault=f"a batch file is overwritten {REWRITES} times in place while it is read",
-        must_hold="Every scrape is answered; it may miss what the file did not hold just then, and no more.",
+        must_hold="Every scrape is answered, and misses at most what was not in the file at that moment.",
         attempt=partial(rewrites_batch_file, write=Path.write_bytes, always_complete=False),
     ),
     *(
@@ -352,7 +356,7 @@ ROWS = (
     ),
     Row(
         fault=f"the config is overwritten {REWRITES} times in place under SIGHUPs",
-        must_hold="Every scrape is complete, and the last config counts.",
+        must_hold="Every scrape is complete, and the last config is in use.",
         attempt=rewrites_config,
     ),
     *(
@@ -365,12 +369,12 @@ ROWS = (
     ),
     Row(
         fault="the token is rotated at the API a scrape before its file, five times",
-        must_hold="`up` is 0 in between, and all is well with the file, without a minute's wait.",
+        must_hold="`up` is 0 in between; the new file is enough to recover at once, without the minute's wait.",
         attempt=rotates_token,
     ),
     Row(
         fault="the disk that it logs to is full",
-        must_hold="Every scrape is answered as ever.",
+        must_hold="Every scrape is answered as usual.",
         attempt=fills_disk,
         isolated=True,
     ),

@@ -39,7 +39,7 @@ def scrapes(trial: Trial) -> str:
     hold(f"the slowest scrape took {slowest:.2f} s", slowest < SCRAPE_TIMEOUT)
     expect("statuses", [answer.status for answer in answers], [200] * SCRAPES)
     reasons = Counter(re.findall(r'poll_failure{.*reason="(\w+)"', "\n".join(answer.text for answer in answers)))
-    result = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "all well"
+    result = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "complete"
     return f"{SCRAPES} scrapes: {result}, slowest {slowest:.2f} of {SCRAPE_TIMEOUT:g} s"
 
 
@@ -77,12 +77,12 @@ def no_more_threads(directory: Path) -> str:
 ROWS = (
     Row(
         fault="no more files can be opened (RLIMIT_NOFILE)",
-        must_hold="A scrape over an open connection is answered with `connection`; all is well once there are files.",
+        must_hold="A scrape over an open connection shows `connection`; all recovers once files can be opened.",
         attempt=no_more_files,
     ),
     Row(
         fault="33 requests at once, and no memory for more than a few threads (RLIMIT_AS)",
-        must_hold="Every scrape is answered in time, by the threads that there are.",
+        must_hold="The threads that do exist answer every scrape in time.",
         attempt=no_more_threads,
     ),
 )

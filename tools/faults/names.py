@@ -109,14 +109,12 @@ def moves(directory: Path, *, addresses: tuple[str, ...]) -> str:
         return f"{during}; {trial.nothing_is_left()}"
 
 
-HOLDS = (
-    "Open connections go on; without one the reason is reported in time, and one thread at most waits for the resolver."
-)
+HOLDS = "Open connections stay usable; others fail in time, with the reason; at most one thread waits for the resolver."
 
 BEHAVIOURS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("the name does not exist any more", "connection", {"code": NAME_ERROR}),
+    ("the host name no longer exists", "connection", {"code": NAME_ERROR}),
     ("the resolver says SERVFAIL", "connection", {"code": SERVER_FAILURE}),
-    ("the name has no address", "connection", {"addresses": ()}),
+    ("the host name has no address", "connection", {"addresses": ()}),
     ("the resolver hangs", "timeout", {"silent": True}),
 )
 
@@ -132,7 +130,7 @@ ROWS = (
     ),
     Row(
         fault="the first of two addresses is dead",
-        must_hold="The other one is used in the same scrape.",
+        must_hold="The same scrape uses the other address.",
         attempt=partial(moves, addresses=(DEAD, LOOPBACK)),
         isolated=True,
     ),

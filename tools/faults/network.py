@@ -182,9 +182,9 @@ def port_of(trial: Trial) -> str:
     return trial.sandbox.base_url.rpartition(":")[2]
 
 
-HOLDS_FOR_CUT = "Every batch that is not finished has the reason, `up` is 0, and the next scrape is well."
-HOLDS_FOR_SLOW = "All batches are read, later."
-HOLDS_FOR_FIREWALL = "The reason is reported in time, and the scrape after the rule is gone is well."
+HOLDS_FOR_CUT = "Every unfinished batch shows the reason, `up` is 0, and the next scrape is complete."
+HOLDS_FOR_SLOW = "All batches are read, only later."
+HOLDS_FOR_FIREWALL = "The reason is reported in time, and the first scrape without the rule is complete."
 OK_BYTES = 200
 UNREACHABLE = ("--jump", "REJECT", "--reject-with", "icmp-host-unreachable")
 
@@ -225,17 +225,17 @@ ROWS = (
     ),
     Row(
         fault="a cutting proxy: all kept-alive connections closed between scrapes",
-        must_hold="Nobody notices.",
+        must_hold="No effect.",
         attempt=loses_idle_connections,
     ),
     Row(
         fault=f"a cutting proxy: the network comes and goes {FLAPS} times",
-        must_hold="Each scrape shows the current state, and nothing is left behind.",
+        must_hold="Each scrape shows the current state, and nothing leaks.",
         attempt=flaps,
     ),
     Row(
         fault="a cutting proxy: all connections cut while answers are under way",
-        must_hold="The scrape is answered at once; the next one is well.",
+        must_hold="The scrape is answered at once, and the next one is complete.",
         attempt=changes_in_mid_scrape,
     ),
     Row(
@@ -245,12 +245,12 @@ ROWS = (
     ),
     Row(
         fault="connections are neither accepted nor refused",
-        must_hold="`timeout` after api.timeout, and nothing is left behind.",
+        must_hold="The reason is `timeout` after api.timeout, and nothing leaks.",
         attempt=ignores_connections,
     ),
     Row(
         fault="the HTTP proxy asks for a password (407)",
-        must_hold="The reason is reported, and the next scrape is well.",
+        must_hold="The reason is reported, and the next scrape is complete.",
         attempt=proxy_asks_for_a_password,
     ),
     Row(
@@ -267,13 +267,13 @@ ROWS = (
     ),
     Row(
         fault="a fifth of the packets to the API is lost",
-        must_hold="Every scrape is answered in time; what fails is `timeout`.",
+        must_hold="Every scrape is answered in time; failed requests are `timeout`.",
         attempt=packet_loss,
         isolated=True,
     ),
     Row(
         fault="the network interface goes down for 2 s during a scrape",
-        must_hold="The scrape is answered, and the next ones are well.",
+        must_hold="The scrape is answered, and the next ones are complete.",
         attempt=interface_down,
         isolated=True,
     ),

@@ -160,15 +160,17 @@ def is_killed(directory: Path) -> str:
             return f"started again: {again.expect(HEALTHY)}"
 
 
-HOLDS_FOR_STOP = "Exit code 0 within 6 s, no traceback, and the scrape under way is answered with what is there."
-HOLDS_FOR_RELOAD = "The scrape under way is complete, the config is loaded, nothing is left behind."
-HOLDS_FOR_PAUSE = "The scrape under way is complete, and nothing is left behind."
+HOLDS_FOR_STOP = (
+    "It exits with 0 within 6 s and without a traceback; a running scrape is answered with what has been read so far."
+)
+HOLDS_FOR_RELOAD = "A running scrape is complete, the config is loaded, and nothing leaks."
+HOLDS_FOR_PAUSE = "A running scrape is complete, and nothing leaks."
 
 MOMENTS: tuple[tuple[str, Enter], ...] = (
     ("between two scrapes", between_scrapes),
     ("in the TLS handshake with the API", in_handshake),
-    ("while the API thinks", partial(awaiting, fault=faults.Hang())),
-    ("while a body drips in", partial(awaiting, fault=faults.DripBody(interval=0.005))),
+    ("while the API has not answered yet", partial(awaiting, fault=faults.Hang())),
+    ("while a body arrives slowly", partial(awaiting, fault=faults.DripBody(interval=0.005))),
     (f"while {MANY:,} batches are encoded", encoding),
 )
 
@@ -182,7 +184,7 @@ ROWS = (
         for moment, scene in MOMENTS
     ),
     Row(
-        fault="SIGTERM, SIGTERM and SIGINT while the API thinks",
+        fault="SIGTERM, SIGTERM and SIGINT while the API has not answered yet",
         must_hold=HOLDS_FOR_STOP,
         attempt=partial(
             terminates,
@@ -204,8 +206,8 @@ ROWS = (
         for moment, scene in MOMENTS[:3]
     ),
     Row(
-        fault="SIGKILL while the API thinks, then a new start",
-        must_hold="The first scrape after it is complete: nothing on disk has to be repaired.",
+        fault="SIGKILL while the API has not answered yet, then a new start",
+        must_hold="The first scrape after the start is complete: nothing on disk needs repair.",
         attempt=is_killed,
     ),
 )

@@ -151,8 +151,8 @@ class Trial:
         for number in range(1, longest + 1):
             scrape = self.scrape()
             if scrape.outcomes == HEALTHY and scrape.up == 1:
-                return f"well in {number} scrape{'s' * (number > 1)}; {self.nothing_is_left(kept_threads)}"
-        raise NotHeldError(f"not well after {longest} scrapes: {scrape}")
+                return f"recovered in {number} scrape{'s' * (number > 1)}; {self.nothing_is_left(kept_threads)}"
+        raise NotHeldError(f"not recovered after {longest} scrapes: {scrape}")
 
     def nothing_is_left(self, kept_threads: int = 0) -> str:
         """Wait until threads and files are what they were; return their numbers."""

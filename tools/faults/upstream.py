@@ -208,12 +208,16 @@ def list_shrinks(directory: Path) -> str:
         return f"{during}; {trial.recovered()}"
 
 
-HOLDS_FOR_ANSWERS = "The batch has this reason and no values; the others keep theirs; `up` is 0 only if all are hit."
-HOLDS_FOR_WIRE = "Every batch that is not finished has the reason; the memory stays bounded; the next scrape is well."
-HOLDS_FOR_STRANGE = "Nobody notices: every batch has its values."
-HOLDS_FOR_REFUSAL = "One answer is enough: no more requests until the credentials change, then all is well at once."
-HOLDS_FOR_WAIT = "No request before that moment; the scrape after it asks again."
-HOLDS_FOR_LIST = "Discovery reports the reason, and the known batches are asked one by one in the same scrape."
+HOLDS_FOR_ANSWERS = (
+    "The affected batch shows the reason and no values; the others keep theirs; `up` is 0 only if all are affected."
+)
+HOLDS_FOR_WIRE = "Every unfinished batch shows the reason, memory stays bounded, and the next scrape is complete."
+HOLDS_FOR_STRANGE = "No effect: every batch has its values."
+HOLDS_FOR_REFUSAL = (
+    "One 401 is enough: no more requests are sent until the credentials change; then the next scrape is complete."
+)
+HOLDS_FOR_WAIT = "No request is sent before that time; the first scrape after it sends them again."
+HOLDS_FOR_LIST = "Discovery reports the reason, and the same scrape requests the known batches one by one."
 
 SERVER_ERROR, BAD = "server_error", "bad_response"
 DEEP = b"[" * 100_000
@@ -233,7 +237,7 @@ BAD_ANSWERS: tuple[tuple[str, faults.Fault, str, int], ...] = (
     ("200 with a page of HTML, as of a captive portal", faults.Html(), BAD, 0),
     ("half of the JSON, as if it were whole", faults.MalformedJson(), BAD, 0),
     ("`null` instead of an object", faults.Body(b"null"), BAD, 0),
-    ("a size that is a text", faults.Body(b'{"status": {"code": "success"}, "size": "12"}'), BAD, 0),
+    ("a size that is a string", faults.Body(b'{"status": {"code": "success"}, "size": "12"}'), BAD, 0),
     ("a count of 1e999", faults.Body(b'{"status": {"code": "error"}, "summaryStats": {"totalCount": 1e999}}'), BAD, 0),
     ("JSON nested 100,000 deep", faults.Body(DEEP), BAD, 0),
     ("the body of another batch", faults.Body(json.dumps({"ref": "x", "status": {"code": "error"}}).encode()), BAD, 0),
@@ -257,7 +261,7 @@ STRANGE_ANSWERS: tuple[tuple[str, faults.Fault], ...] = (
 )
 
 WIRE_ANSWERS: tuple[tuple[str, Wire, str], ...] = (
-    ("what is not HTTP", Wire(answer=b"SSH-2.0-OpenSSH_9.2\r\n"), BAD),
+    ("an answer that is not HTTP", Wire(answer=b"SSH-2.0-OpenSSH_9.2\r\n"), BAD),
     (
         "headers without an end",
         Wire(answer=b"HTTP/1.1 200 OK\r\n", repeated=b"X-Padding: " + b"x" * 1000 + b"\r\n"),
@@ -274,7 +278,7 @@ LIST_FAULTS: tuple[tuple[str, faults.Fault, str], ...] = (
     ("a list that answers 500", faults.Status(500), "server_error"),
     ("a list that is half of its JSON", faults.MalformedJson(), "bad_response"),
     ("a list without `totalCount`", list_of(None, ITEM), "bad_response"),
-    ("a `totalCount` of a thousand million", list_of(10**9, ITEM), "bad_response"),
+    ("a `totalCount` of a billion", list_of(10**9, ITEM), "bad_response"),
     ("a `totalCount` of 500 on empty pages", list_of(500), "bad_response"),
     ("a negative `totalCount`", list_of(-1, ITEM), "bad_response"),
     ("a list without one readable item", list_of(1, {"ref": "no UUID", "status": "processing"}), "bad_response"),
@@ -295,11 +299,11 @@ ROWS = (
     ),
     Row(
         fault="redirects of every kind to another host",
-        must_hold="None is followed: the other host sees no connection, let alone a token.",
+        must_hold="None is followed: the other host sees no connection, so no token.",
         attempt=redirects,
     ),
     Row(
-        fault="a status that nobody has documented",
+        fault="an undocumented status",
         must_hold="The batch is `unknown`, with all its other values.",
         attempt=unknown_status,
     ),
@@ -310,12 +314,12 @@ ROWS = (
     ),
     Row(
         fault="403 for all of five batches",
-        must_hold="Taken for a refusal: `up` is 0 and the next scrape sends nothing.",
+        must_hold="The exporter treats it as refused credentials: `up` is 0, and the next scrape sends no request.",
         attempt=forbids_all,
     ),
     Row(
         fault="403 for one batch",
-        must_hold="Only that batch is `forbidden`, at each scrape; `up` stays 1.",
+        must_hold="Only that batch is `forbidden`, in every scrape; `up` stays 1.",
         attempt=forbids_one,
     ),
     Row(
@@ -330,7 +334,7 @@ ROWS = (
     ),
     Row(
         fault="answers in 4 s, the scrape has 2 s, api.timeout is 20 s",
-        must_hold="The scrape ends in time with `deadline`; `up` stays, because no request has failed.",
+        must_hold="The scrape ends in time with `deadline`; `up` stays 1, because no request has failed.",
         attempt=waits_past_the_deadline,
     ),
     *(
@@ -339,7 +343,7 @@ ROWS = (
     ),
     Row(
         fault="a list that is empty for one scrape",
-        must_hold="No batch is forgotten for it.",
+        must_hold="No batch is forgotten.",
         attempt=list_shrinks,
     ),
 )
