@@ -297,13 +297,13 @@ SPOILED_CONFIGS: tuple[tuple[str, Spoil], ...] = (
     ("is empty", lambda path: path.write_bytes(b"")),
     ("is a symbolic link to itself", become_loop),
     ("is a named pipe", become_pipe),
-    ("is a random 20 MiB", lambda path: path.write_bytes(os.urandom(20 * MEBIBYTE))),
+    ("is 20 MiB of random bytes", lambda path: path.write_bytes(os.urandom(20 * MEBIBYTE))),
 )
 
 SPOILED_TOKENS: tuple[tuple[str, Spoil], ...] = (
     ("is gone", remove),
     ("is empty", lambda path: path.write_bytes(b"")),
-    ("is of 20 MiB", lambda path: path.write_bytes(b"x" * 20 * MEBIBYTE)),
+    ("has 20 MiB", lambda path: path.write_bytes(b"x" * 20 * MEBIBYTE)),
     ("is a named pipe", become_pipe),
     ("holds a line break and a header", lambda path: path.write_bytes(b"token\r\nX-Injected: 1\n")),
 )
