@@ -70,7 +70,7 @@ def test_ended_early_it_shows_what_it_knows(tmp_path: Path) -> None:
         soak.process.wait(MAX_SOAK)
     assert soak.process.returncode == 1
     failed = [what for what, verdict in verdicts(soak.output()).items() if verdict == "FAILS"]
-    assert failed == ["the process ends where it began"], soak.output()
+    assert failed == ["resource use ends where it began"], soak.output()
 
 
 @pytest.mark.parametrize("duration", ["10", "1s", "forever"])

@@ -46,7 +46,7 @@ class Row:
 def judge_usage(usages: Sequence[Usage]) -> list[Row]:
     """Compare resource usage after the warm-up with that at the end."""
     if not usages or usages[-1].moment - usages[0].moment < SECONDS_COMPARED:
-        return [Row("the process ends where it began", "it did not run for long enough", holds=False)]
+        return [Row("resource use ends where it began", "it did not run long enough", holds=False)]
     began = [each for each in usages if each.moment <= usages[0].moment + SECONDS_COMPARED]
     ended = [each for each in usages if each.moment >= usages[-1].moment - SECONDS_COMPARED]
 
@@ -54,7 +54,7 @@ def judge_usage(usages: Sequence[Usage]) -> list[Row]:
         before, after, most = min(map(count, began)), min(map(count, ended)), max(map(count, usages))
         measured = f"at least {before} before, {after} after; at most {most}"
         return Row(
-            f"{what}: no more than {allowance} beyond where it began", measured, holds=after <= before + allowance
+            f"{what}: at most {allowance} more than after the warm-up", measured, holds=after <= before + allowance
         )
 
     minutes = [(each.moment - usages[0].moment) / 60 for each in usages]
@@ -62,7 +62,7 @@ def judge_usage(usages: Sequence[Usage]) -> list[Row]:
     before, after = (statistics.median(each.resident_bytes for each in some) for some in (began, ended))
     return [
         Row(
-            f"resident memory: no more than {MORE_MEMORY / MEBIBYTE:.0f} MiB beyond where it began",
+            f"resident memory: at most {MORE_MEMORY / MEBIBYTE:.0f} MiB more than after the warm-up",
             f"{before / MEBIBYTE:.1f} MiB before, {after / MEBIBYTE:.1f} after; {slope:+.2f} MiB a minute",
             holds=after <= before + MORE_MEMORY,
         ),
@@ -94,7 +94,7 @@ def judge_stored(
     return [
         Row(f"{name}: every scrape succeeds", f"{len(stored.scrapes)} scrapes, {len(failed)} failed", holds=not failed),
         Row(
-            f"{name}: every state of a batch that lasted longer than a scrape interval is stored",
+            f"{name}: every batch state that lasted longer than a scrape interval is stored",
             "; ".join(
                 [
                     f"{len(lives)} states, {verdicts.total()} of them longer: {verdicts[Verdict.STORED]} stored",
@@ -107,13 +107,13 @@ def judge_stored(
             holds=verdicts[Verdict.STORED] > 0 and not verdicts[Verdict.MISSING],
         ),
         Row(
-            f"{name}: outside of faults, at most {MAX_LATE_SHARE:.0%} or {FEW_LATE} scrapes ran out of time",
+            f"{name}: outside faults, at most {MAX_LATE_SHARE:.0%} or {FEW_LATE} scrapes missed their deadline",
             f"{len(outside)} scrapes, {late} of them",
             holds=late <= max(MAX_LATE_SHARE * len(outside), FEW_LATE),
         ),
-        _all_right(f"{name}: the final counts are those of the API", len(counts), comparison.wrong_counts(counts)),
+        _all_right(f"{name}: the final counts match the API's", len(counts), comparison.wrong_counts(counts)),
         _all_right(
-            f"{name}: no sample says what a batch was not",
+            f"{name}: no sample shows a state that a batch never had",
             sum(map(len, stored.statuses.values())),
             unfounded,
         ),
@@ -135,12 +135,12 @@ def judge_exporter(program: Program, *, good: int, bad: int) -> list[Row]:
     lines = f"{len(log.splitlines())} lines"
     return [
         Row(
-            "every good config is used, and no bad one",
-            f"{good} good, {bad} bad, {reloads} used",
+            "every valid config is loaded, and no invalid one",
+            f"{good} valid, {bad} invalid, {reloads} loaded",
             holds=reloads == good,
         ),
         Row(
-            "the exporter runs to the end, and SIGTERM ends it with exit code 0",
+            "the exporter runs until the end, and exits with 0 on SIGTERM",
             f"exit code {code}",
             holds=ran and code == "0",
         ),
