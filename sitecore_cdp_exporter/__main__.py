@@ -8,7 +8,7 @@ from importlib import import_module
 
 from sitecore_cdp_exporter.output import print_errors
 
-# These end by themselves. Interrupted, they must not look like a success.
+# These end by themselves. An interrupt must not look like success.
 ONE_SHOT_FLAGS = {"--config.check", "--once", "--write-assets"}
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     """Run the command with the arguments of the process, and return its exit status."""
     is_one_shot = not ONE_SHOT_FLAGS.isdisjoint(word.partition("=")[0] for word in sys.argv)
     if not is_one_shot:
-        # A reload may be asked for before there is anything to reload.
+        # A reload may be requested before there is anything to reload.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt if is_one_shot else _end)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PORT = 10311
-# With --demo --once the batches of the demo, which take two minutes, take two seconds.
+# With --demo --once, the demo's two minutes take two seconds.
 ONCE_SPEED = 60.0
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     flags = _parse_flags(argv)
-    # What --once prints has all that is worth a warning.
+    # The report of --once includes everything worth a warning.
     configure_logging(flags.log_level or ("error" if flags.once else "info"), flags.log_format)
     if flags.config_check:
         return check(flags.config_file, flags.web_config_file)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return write_assets(flags.assets_folder)
     if flags.once:
         return _once(flags)
-    from sitecore_cdp_exporter.serve import serve  # noqa: PLC0415  What ends by itself needs no server.
+    from sitecore_cdp_exporter.serve import serve  # noqa: PLC0415  One-shot commands need no server.
 
     try:
         with _start_demo() if flags.demo else nullcontext() as demo:
@@ -115,7 +115,7 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--wait",
         type=_duration,
         metavar="DURATION",
-        help="with --once: wait so long for the batches to finish, such as 30m (default: 0)",
+        help="with --once: wait up to this long for the batches to finish, such as 30m (default: 0)",
     )
     add("--output", choices=("table", "json"), help="with --once: format of the report (default: table)")
     add(
@@ -197,19 +197,19 @@ def _parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="assets_folder",
         type=_path,
         metavar="DIR",
-        help="write the alert rules, dashboards, example configs and scripts that go with this version into a folder, "
-        "and exit; files that are there and differ are never overwritten",
+        help="write this version's alert rules, dashboards, example configs and scripts to a folder, and exit; "
+        "existing files that differ are never overwritten",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}")
     flags = parser.parse_intermixed_args(argv)
     if not flags.once and (flags.refs or flags.wait is not None or flags.output is not None):
-        parser.error("REF, --wait and --output go with --once only")
+        parser.error("REF, --wait and --output require --once")
     if flags.once and flags.config_check:
-        parser.error("--once and --config.check exclude each other")
+        parser.error("--once and --config.check cannot be combined")
     if flags.assets_folder and (flags.once or flags.config_check or flags.demo):
-        parser.error("--write-assets goes with none of --once, --config.check and --demo")
+        parser.error("--write-assets cannot be combined with --once, --config.check or --demo")
     if (flags.once or flags.assets_folder) and (unused := _first_for_serving(sys.argv[1:] if argv is None else argv)):
-        parser.error(f"{unused} goes with neither --once nor --write-assets, which serve nothing")
+        parser.error(f"{unused} has no effect with --once or --write-assets")
     if flags.demo and (flags.config_file or flags.config_check):
         parser.error("--demo takes no config file")
     if not flags.demo:

@@ -32,10 +32,10 @@ from sitecore_cdp_exporter.watch.watchlist import watch
 MAX_POLL = 120.0
 MAX_WAIT_FOR_LOGS = 60.0
 PAUSE_BETWEEN_LOOKS_AT_LOGS = 0.1
-# A batch takes minutes, a small one of a sandbox less than a second.
+# A batch takes minutes, a small one in the sandbox less than a second.
 FIRST_PAUSE = 1.0
 MAX_PAUSE = 15.0
-# A batch may be asked for just before it is allocated. After that its ref or the region is wrong.
+# A batch may be requested just before it is allocated. After this long, its ref or the region is wrong.
 MAX_WAIT_FOR_AN_ALLOCATION = 60.0
 SETTLED = frozenset({Outcome.FAILED, Outcome.SUPERSEDED, Outcome.ACCEPTED})
 
@@ -50,7 +50,7 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
         output: `table` or `json`.
 
     Returns:
-        The exit status, as `report.exit_status` decides it.
+        The exit status of the report.
 
     Raises:
         ConfigError: The config file cannot be used.
@@ -66,7 +66,7 @@ def once(config: Path | Config, refs: Sequence[str], *, wait: float, output: str
         print_errors(*map(one_line, shown))
     if refs:
         config, files = only(config, files.batches, refs), BatchFiles((), directory)
-    # What has finished need not be asked again, whatever the config says for the exporter.
+    # Finished batches need no re-check, whatever the config says.
     config = config.model_copy(update={"recheck_finished": 24 * 3600.0})
     with closing(BatchApi(config.api, lambda *_: None, error_logs=config.error_logs)) as api:
         polls = Polls(poller=Poller(api, config, files), progress=_print_progress if _is_terminal() else lambda _: None)
@@ -91,10 +91,10 @@ class Polls:
     """The polls of one `--once`.
 
     Attributes:
-        poller: Asks the API.
-        progress: Is called with each new summary.
+        poller: Polls the API.
+        progress: Called with each new summary.
         clock: A monotonic clock, in seconds: that of the poller.
-        sleep: Lets so many seconds go by.
+        sleep: Sleeps for this many seconds.
 
     """
 
@@ -104,19 +104,19 @@ class Polls:
     sleep: Callable[[float], object] = time.sleep
 
     def run(self, wait: float, *, timeout: float, are_logs_read: bool) -> Snapshot:
-        """Return what is found.
+        """Poll, and return the last snapshot.
 
         Args:
             wait: How long to wait for batches to finish, in seconds; 0: poll once.
             timeout: How long one request may take. The last poll has that long, whatever is left of the wait.
-            are_logs_read: Whether error logs are worth waiting for.
+            are_logs_read: Whether error logs are read, so worth waiting for.
 
         """
         snapshot = self._poll(wait, timeout)
         return self._with_logs(snapshot, timeout) if are_logs_read else snapshot
 
     def _poll(self, wait: float, timeout: float) -> Snapshot:
-        """Poll until nothing more can come of it, or the wait is over."""
+        """Poll until waiting longer can change nothing, or the wait is over."""
         began = self.clock()
         snapshot = self.poller.poll(began + MAX_POLL)
         pause, shown = FIRST_PAUSE, ""
@@ -133,7 +133,7 @@ class Polls:
         return snapshot
 
     def _with_logs(self, snapshot: Snapshot, timeout: float) -> Snapshot:
-        """Wait until the error logs are read, a minute at most. That began in the background with the poll."""
+        """Wait until the error logs are read, a minute at most. The poll has started reading them in the background."""
         give_up = self.clock() + MAX_WAIT_FOR_LOGS
         states = list(snapshot.batches)
         while (awaited := [place for place, state in enumerate(states) if is_log_awaited(state)]) and (
@@ -141,7 +141,7 @@ class Polls:
         ):
             self.sleep(PAUSE_BETWEEN_LOOKS_AT_LOGS)
             for place in awaited:
-                # A finished batch is not asked again, so this only looks.
+                # A finished batch is not requested again, so this only reads the memory.
                 [states[place]] = self.poller.probe(states[place].watched.ref, self.clock() + timeout).batches
         return replace(snapshot, batches=tuple(states))
 
@@ -178,7 +178,7 @@ def is_log_awaited(state: BatchState) -> bool:
 
 def _read_batch_files(config: Config, directory: Path) -> BatchFiles:
     files = BatchFiles(config.batch_files, directory)
-    # What it would log is printed.
+    # Its problems are printed, not logged.
     logging.disable()
     files.refresh()
     logging.disable(logging.NOTSET)

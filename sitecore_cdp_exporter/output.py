@@ -24,7 +24,7 @@ def print_text(text: str) -> bool:
 
 
 def print_errors(*lines: str) -> None:
-    """Print lines to standard error. If that cannot be written, nobody can be told, and the command goes on."""
+    """Print lines to standard error. If they cannot be written, ignore that and go on."""
     # As Python has it when its parent has closed it. print() would use standard output instead.
     if sys.stderr is None:
         return

@@ -25,7 +25,7 @@ WIDTH = 100
 
 
 class Outcome(enum.StrEnum):
-    """What became of a batch. The values are promises: they are in the JSON."""
+    """What became of a batch. The values are stable: they are in the JSON."""
 
     FAILED = "failed"  # finished and not accepted, or its upload has expired
     UNREADABLE = "unreadable"  # it, or its details, could not be read
@@ -94,7 +94,7 @@ def render_table(snapshot: Snapshot, now: float) -> str:
 
 
 def render_json(snapshot: Snapshot, status: ExitStatus) -> str:
-    """Return the report as one JSON object. Its keys, which docs/once.md lists, are promises."""
+    """Return the report as one JSON object. Its keys are stable; docs/once.md lists them."""
     failed = _failed_refs(snapshot)
     report = {
         "exit_status": int(status),
@@ -137,7 +137,7 @@ def _failed_refs(snapshot: Snapshot) -> list[str]:
 
 
 def _sorted(states: Iterable[BatchState]) -> list[BatchState]:
-    """Return the worst first, and the newest first of those that are alike."""
+    """Sort by outcome, the worst first, then by age, the newest first."""
     order = list(Outcome)
     return sorted(states, key=lambda state: (order.index(outcome_of(state)), -(_created(state) or 0.0)))
 
@@ -191,7 +191,7 @@ def _count(number: int | None) -> str:
 
 
 def _age(batch: Batch, now: float) -> str:
-    """Return how long the batch has been as it is, in the two greatest units."""
+    """Return how long the batch has had its status, in the two largest units."""
     since = batch.created if batch.modified is None else batch.modified
     if since is None:
         return "-"
@@ -229,7 +229,7 @@ def _causes(state: BatchState) -> list[tuple[RecordCause | FailureCause, int]]:
 def _notes(snapshot: Snapshot) -> Iterator[str]:
     """Yield what limits the table."""
     if snapshot.api_up is False:
-        yield f"The Batch API {api_state(snapshot.api_failure)}. --log.level=warn logs more."
+        yield f"The Batch API {api_state(snapshot.api_failure)}. Run with --log.level=warn for details."
     elif snapshot.batches and all(state.failure is Reason.FORBIDDEN for state in snapshot.batches):
         yield "The Batch API refuses every batch: forbidden. Are the credentials those of another organisation?"
     discovery = snapshot.discovery

@@ -235,7 +235,7 @@ def test_what_is_missing_from_the_table_is_said() -> None:
         NOW,
     ).split("\n\n")[1:]
     assert notes == [
-        "The Batch API refuses the credentials: unauthorized. --log.level=warn logs more.",
+        "The Batch API refuses the credentials: unauthorized. Run with --log.level=warn for details.",
         "The list of batches could not be read, so there may be more: skipped.",
         "Left out because of discovery.max_batches: 3.",
         "Left out because they are past their retention: 1,200.",
