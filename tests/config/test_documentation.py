@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in re.findall(r"(?m)^\| `(?!--).*\|$", TEXT)
+    Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in re.findall(r"(?m)^\| `(?!--|/).*\|$", TEXT)
 ]
 
 
