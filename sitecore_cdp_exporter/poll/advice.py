@@ -10,6 +10,8 @@ from sitecore_cdp_exporter.api.error_log import RecordCause
 from sitecore_cdp_exporter.poll.cause import FailureCause
 
 RUNBOOK_URL = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
+# Linux refuses an argument of 128 KiB, which is 3,500 refs.
+MAX_SILENCED_REFS = 1000
 
 
 class Advice(NamedTuple):
@@ -91,7 +93,12 @@ WHY_BATCHES: Mapping[FailureCause, Advice] = {
 
 
 def silence_command(refs: Sequence[str]) -> str:
-    """Return the shell command that silences the alerts of these batches, in two lines."""
+    """Return the shell command that silences the alerts of these batches, in two lines; of many, several commands."""
+    starts = range(0, len(refs), MAX_SILENCED_REFS)
+    return "\n".join(_silence(refs[start : start + MAX_SILENCED_REFS]) for start in starts)
+
+
+def _silence(refs: Sequence[str]) -> str:
     # Several refs make a regular expression, in which their digits and dashes are literal.
     matcher = f"ref={refs[0]}" if len(refs) == 1 else f"'ref=~{'|'.join(refs)}'"
     return (
