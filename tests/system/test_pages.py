@@ -163,6 +163,20 @@ def test_discovery_knows_the_feed_by_its_prefix_and_all_paths_answer(sandbox: Sa
     assert samples["sitecore_cdp_feed_expected_interval_seconds"] == expected
 
 
+def test_a_config_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *flags = shlex.split(block(CONFIGURATION, "Configuration", "sh"))
+    assert program == "sitecore-cdp-batch-exporter"
+    monkeypatch.chdir(tmp_path)
+    config = block(CONFIGURATION, "Configuration", "yaml")
+    Path("config.yaml").write_text(config, encoding="utf-8")
+    assert main(flags) == 0
+    assert "config.yaml is valid" in capsys.readouterr().out
+    Path("config.yaml").write_text(config.replace("endpoint:", "endpont:"), encoding="utf-8")
+    assert main(flags) == 1
+
+
 def test_each_way_to_reload_takes_up_what_changed(sandbox: Sandbox, tmp_path: Path) -> None:
     by_signal, by_post = block(CONFIGURATION, "Reload", "sh").splitlines()
     first, second, third, fourth = (f"5a0c2f0e-6d0b-4c51-9d3c-00000000000{number}" for number in range(4))
