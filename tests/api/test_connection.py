@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
+from threading import Semaphore
 
 import pytest
 
@@ -169,11 +170,13 @@ def test_a_late_page_of_the_list_is_never_taken_for_another(new_client: NewClien
 
 
 def test_what_came_while_a_connection_was_idle_shows_that_it_is_out_of_step(new_client: NewClient) -> None:
+    idle = Semaphore(0)
+
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         whole = reply(ref_of(await server.read_head(reader)), named=True)
         writer.write(whole)
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(idle.acquire)
         writer.write(whole)
         await reader.read()
 
@@ -181,6 +184,7 @@ def test_what_came_while_a_connection_was_idle_shows_that_it_is_out_of_step(new_
         client = new_client(server.url)
         for ref, size in zip(REFS[:3], range(3), strict=True):
             assert sizes(client, [ref]) == [size]
+            idle.release()
             _wait_for_surplus(client)
         # None was asked for twice.
         assert client.requests() == {"200": 3}
@@ -194,7 +198,7 @@ def _wait_for_surplus(client: Client) -> None:
     [connection] = session.adapter._idle
     below = connection._wire._socket
     assert isinstance(below, socket.socket)
-    below.settimeout(30)
+    below.settimeout(None)
     # Without TLS, which shows nothing without taking it.
     assert socket.socket.recv(below, 1, socket.MSG_PEEK)
 
