@@ -19,7 +19,6 @@ from sitecore_cdp_exporter.report import ExitStatus, Outcome
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, forked
 from tests.markdown import blocks
-from tests.web.web_server_thread import PATIENCE
 from tools.program import Program, running
 from tools.sandbox import RECORD_ERRORS, Sandbox
 
@@ -83,7 +82,7 @@ def test_the_report_that_is_shown_is_that_of_a_real_poll(sandbox: Sandbox, confi
     ]
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     with once(tmp_path, f"--config.file={config}") as program:
-        assert program.process.wait(PATIENCE) == ExitStatus.FAILED
+        assert program.process.wait() == ExitStatus.FAILED
         assert without_ages(program.output()) == without_ages(block("One batch in a terminal or a pipeline", ""))
 
 
@@ -103,7 +102,7 @@ def once(directory: Path, *flags: str) -> Iterator[Program]:
 def test_the_keys_of_the_json_are_documented(sandbox: Sandbox, config: Path, tmp_path: Path) -> None:
     put_a_partial_failure(sandbox)
     with once(tmp_path, f"--config.file={config}", "--output=json", REF) as program:
-        assert program.process.wait(PATIENCE) == ExitStatus.FAILED
+        assert program.process.wait() == ExitStatus.FAILED
         # Nothing but the report, also on standard error.
         report = json.loads(program.output())
     section = TEXT.partition("## JSON")[2]
@@ -152,7 +151,6 @@ def run(script: str, directory: Path, **environment: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
     )
     assert API_TOKEN not in done.stdout + done.stderr
     assert [message for _, message in RECORD_ERRORS.values() if message in done.stdout + done.stderr] == []
@@ -207,7 +205,7 @@ def test_the_step_of_a_pipeline_fails_at_once_with_the_reason(
     step = pipeline(sandbox).splitlines()[-1].replace("$ref", REF).replace("config.yaml", str(config))
     flags = [flag for flag in shlex.split(step)[1:] if flag != "--once"]
     with once(tmp_path, *flags) as program:
-        assert program.process.wait(PATIENCE) == status
+        assert program.process.wait() == status
         output = program.output()
     assert [reason for reason in reasons if reason not in output] == []
 
@@ -238,7 +236,7 @@ def test_ctrl_c_ends_the_wait_quietly(sandbox: Sandbox, tmp_path: Path) -> None:
         wait_until(lambda: sandbox.requests or program.process.poll() is not None)
         program.process.send_signal(signal.SIGINT)
         # A shell has 130 for it.
-        assert program.process.wait(PATIENCE) == -signal.SIGINT
+        assert program.process.wait() == -signal.SIGINT
         assert program.output() == ""
 
 
@@ -253,7 +251,7 @@ def test_a_reader_that_leaves_ends_it_quietly(sandbox: Sandbox, tmp_path: Path) 
 
 def test_the_demo_shows_its_batches_without_a_config(tmp_path: Path) -> None:
     with once(tmp_path, "--demo", "--output=json") as program:
-        status = program.process.wait(PATIENCE)
+        status = program.process.wait()
         report = json.loads(program.output())
     assert report["exit_status"] == status
     # On a busy machine some may be repaired by then.
