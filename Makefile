@@ -101,7 +101,7 @@ package: development ## Build the wheel and the source archive into dist/, and c
 release-files: ## Make all files of a release in dist/, with their checksums (needs Helm)
 	rm -rf dist
 	@$(MAKE) --no-print-directory package sbom
-	helm package deploy/helm --destination dist
+	PATH="$$(cd $(call quoted,$(VENV)) && pwd)/bin:$$PATH" helm package deploy/helm --destination dist
 	cp prometheus/alerts.yml $(wildcard grafana/dashboards/*.json) dist
 	cd dist && sha256sum * > SHA256SUMS
 
