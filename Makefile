@@ -97,11 +97,15 @@ package: development ## Build the wheel and the source archive into dist/, and c
 	$(RUN) -m hatchling build
 	$(RUN) -m twine check --strict dist/*.whl dist/*.tar.gz
 
-# One list of what a release consists of, for the workflow and for whoever wants to look at it before.
+# One list of what a release consists of, for the workflow and for whoever wants to look at it before. REGISTRY names
+# where the image of the chart will be.
 release-files: ## Make all files of a release in dist/, with their checksums (needs Helm)
 	rm -rf dist
 	@$(MAKE) --no-print-directory package sbom
-	PATH="$$(cd $(call quoted,$(VENV)) && pwd)/bin:$$PATH" helm package deploy/helm --destination dist
+	cp -R deploy/helm dist/chart
+	sed 's|^  repository: |&$(addsuffix /,$(REGISTRY))|' deploy/helm/values.yaml > dist/chart/values.yaml
+	PATH="$$(cd $(call quoted,$(VENV)) && pwd)/bin:$$PATH" helm package dist/chart --destination dist
+	rm -r dist/chart
 	cp prometheus/alerts.yml $(wildcard grafana/dashboards/*.json) dist
 	cd dist && sha256sum * > SHA256SUMS
 

@@ -135,7 +135,7 @@ def test_actionlint_of_the_machine_decides(status: int, tmp_path: Path) -> None:
 def test_a_release_has_the_package_the_chart_the_rules_the_dashboards_the_sbom_and_checksums() -> None:
     recipe = make("release-files", "--dry-run", PATH="/usr/bin:/bin")
     assert "hatchling build" in recipe
-    assert "helm package deploy/helm --destination dist\n" in recipe
+    assert "helm package dist/chart --destination dist\n" in recipe
     assert "tools.sbom dist/sbom.cdx.json" in recipe
     [copied] = re.findall(r"^cp (.*) dist$", recipe, flags=re.MULTILINE)
     prometheus = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
@@ -143,6 +143,25 @@ def test_a_release_has_the_package_the_chart_the_rules_the_dashboards_the_sbom_a
     dashboards = list((ROOT / "grafana" / "dashboards").glob("*.json"))
     assert {ROOT / name for name in copied.split()} == {*rules, *dashboards}
     assert recipe.rstrip().endswith("sha256sum * > SHA256SUMS")
+
+
+def test_the_chart_of_a_release_takes_the_image_from_the_registry_of_the_release(tmp_path: Path) -> None:
+    def values(**environment: str) -> dict[str, Any]:
+        recipe = make("release-files", "--dry-run", PATH="/usr/bin:/bin", **environment)
+        [change] = re.findall(r"(?m)^sed .* > dist/chart/values.yaml$", recipe)
+        written = tmp_path / "values.yaml"
+        subprocess.run(["sh", "-c", change.replace("dist/chart/values.yaml", str(written))], cwd=ROOT, check=True)
+        loaded: dict[str, Any] = yaml.safe_load(written.read_text(encoding="utf-8"))
+        return loaded
+
+    own = yaml.safe_load((ROOT / "deploy" / "helm" / "values.yaml").read_text(encoding="utf-8"))
+    assert values() == own
+    released = values(REGISTRY="ghcr.io/acme")
+    assert released["image"].pop("repository") == "ghcr.io/acme/sitecore-cdp-batch-exporter"
+    del own["image"]["repository"]
+    assert released == own
+    [build] = [step for step in steps("release.yml") if step.get("run") == "make release-files"]
+    assert build["env"] == {"REGISTRY": "${{ vars.REGISTRY }}"}
 
 
 CHANGELOG = """# Changelog
