@@ -10,6 +10,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +22,12 @@ ROOT = Path(__file__).absolute().parent.parent
 FOLDER = Path(sys.prefix) / "bytecode"
 # Its time is that of the last run that compiled the tests.
 _STAMP = FOLDER / "stamp"
+# Hypothesis writes its tables of Unicode on the first use of a codec, but not while pytest starts.
+_MAKE_TABLES = """
+from hypothesis import strategies as st
+for codec in ("utf-8", "latin-1"):
+    st.text(st.characters(codec=codec)).validate()
+"""
 _BEFORE = sys.dont_write_bytecode, sys.pycache_prefix
 sys.dont_write_bytecode, sys.pycache_prefix = False, str(FOLDER)
 # What is imported and collected stays, so to look for garbage meanwhile finds none.
@@ -35,7 +42,9 @@ def compile_ahead() -> None:
     if changed:
         modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in changed]
         with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+            tables = subprocess.Popen([sys.executable, "-c", _MAKE_TABLES])
             pool.map(_import, modules, chunksize=1)
+            tables.wait()
     # Tests run without it, too, only more slowly.
     with suppress(OSError):
         FOLDER.mkdir(exist_ok=True)
