@@ -22,8 +22,8 @@ Meanings = Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]
 NOT_READ: Final = max(STATUS_CODES.values()) + 1
 
 STATUS_COLORS: Final[Mapping[str, str]] = {
-    BatchStatus.UPLOADING: "super-light-blue",
-    BatchStatus.FILE_UPLOADED: "semi-dark-blue",
+    BatchStatus.UPLOADING: "#5b7fd6",
+    BatchStatus.FILE_UPLOADED: "#1b8a9a",
     BatchStatus.PROCESSING: BLUE,
     BatchStatus.SUCCESS: GREEN,
     BatchStatus.CORRUPTED: "dark-red",
@@ -31,7 +31,12 @@ STATUS_COLORS: Final[Mapping[str, str]] = {
     BatchStatus.UNKNOWN: "dark-purple",
     "not read": ORANGE,
 }
-OUTCOME_COLORS: Final[Mapping[str, str]] = {"accepted": GREEN, "not accepted": RED, "superseded": GREY}
+OUTCOME_COLORS: Final[Mapping[str, str]] = {
+    "not accepted": RED,
+    "accepted": GREEN,
+    "superseded": GREY,
+    "too few": RED,
+}
 SEVERITY_COLORS: Final[Mapping[str, str]] = {"critical": RED, "warning": ORANGE, "info": GREY}
 SOURCE_COLORS: Final[Mapping[str, str]] = {"config": BLUE, "file": "dark-purple", "discovery": "semi-dark-green"}
 _SHADES: Final = ("dark", "semi-dark", "light", "super-light")
@@ -65,7 +70,7 @@ CODE_COLORS: Final[Mapping[str, str]] = {
 STATUSES: Final = {code: (status.value, STATUS_COLORS[status]) for status, code in STATUS_CODES.items()} | {
     NOT_READ: ("not read", STATUS_COLORS["not read"])
 }
-OUTCOMES: Final = dict(enumerate((name, OUTCOME_COLORS[name]) for name in ("not accepted", "accepted", "superseded")))
+OUTCOMES: Final = dict(enumerate(OUTCOME_COLORS.items()))
 SEVERITIES: Final = {severity: (severity, color) for severity, color in SEVERITY_COLORS.items()}
 FRESHNESS: Final = {
     0: ("fresh", GREEN),

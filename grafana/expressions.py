@@ -127,8 +127,9 @@ def why(where: str) -> str:
 
 
 def outcome(where: str) -> str:
-    """Return 0 for what was not accepted, 1 for what was, 2 for what a later batch superseded."""
-    return f"2 * ({batch('superseded', where)} == 1) or {batch('accepted', where)}"
+    """Return 0 for what was not accepted, 1 for what was, 2 for superseded, 3 for accepted with too few records."""
+    too_few = batch("open_failure_ratio", f'{where}, kind="too_few_records"')
+    return f"0 * {too_few} + 3 or 2 * ({batch('superseded', where)} == 1) or {batch('accepted', where)}"
 
 
 def failed_share(where: str) -> str:
@@ -143,10 +144,10 @@ def status_over_time(where: str) -> str:
 
 
 _NEWEST_CREATED: Final = batch("created_timestamp_seconds", NEWEST)
-# Series are sorted by their labels; `order` makes that the newest first.
+# Series are sorted by their labels, the label `age` first: so the newest comes first.
 NEWEST_OVER_TIME: Final = (
-    f"label_replace(({status_over_time(NEWEST)}) * on (ref) group_left (order) count_values by (ref)"
-    f' ("order", 1e10 - {_NEWEST_CREATED}), "short", "$1", "ref", ".*(.{{8}})")'
+    f"label_replace(({status_over_time(NEWEST)}) * on (ref) group_left (age) count_values by (ref)"
+    f' ("age", 1e10 - {_NEWEST_CREATED}), "short", "$1", "ref", ".*(.{{8}})")'
 )
 COUNT_BY_STATUS: Final = f"count by (status) (max by (ref, status) ({_has('.*')}))"
 
@@ -168,24 +169,26 @@ SHARE_7D: Final = (
 # Each watched batch counts once, however long it is watched.
 MEDIAN_TIME: Final = f"quantile by (feed) (0.5, sitecore_cdp_batch_time_to_process_seconds{{{FEED}}})"
 
-# A point for each batch that finished in an interval of the graph, and the newest where there were several.
+# A point for each batch that finished in an interval of the graph, and the newest where there were several. All feeds
+# are there, with points or without, so that each has the same colour in every graph.
 _TIME: Final = feed("last_finished_time_to_process_seconds")
 _NEW: Final = f"changes(sitecore_cdp_feed_last_finished_modified_timestamp_seconds{{{FEED}}}[$__rate_interval]) > 0"
-TIME_TO_PROCESS: Final = with_feed_name(f"{_TIME} and on (feed) {_NEW}")
-TIME_BY_MEDIAN: Final = with_feed_name(f"{_TIME} / ({MEDIAN_TIME} > 0) and on (feed) {_NEW}")
+_NO_POINTS: Final = f"NaN * {feed('accepted_batches_total')}"
+TIME_TO_PROCESS: Final = with_feed_name(f"{_TIME} and on (feed) {_NEW} or {_NO_POINTS}")
+TIME_BY_MEDIAN: Final = with_feed_name(f"{_TIME} / ({MEDIAN_TIME} > 0) or {_NO_POINTS}")
 
 
 def growth(metric: str, by: str) -> str:
-    """Return by how much a counter of feeds grew in each interval, where it did.
+    """Return by how much a counter of feeds grew in each interval.
 
     `increase` would extrapolate, and show 1.02 batches. A restart of the exporter costs one bar.
     """
     each = f"max by (feed, {by}) (sitecore_cdp_feed_{metric}{{{FEED}}}"
-    return f"{each}) - {each} offset $__interval) > 0"
+    return f"clamp_min({each}) - {each} offset $__interval), 0)"
 
 
-FINISHED_BY_STATUS: Final = f"sum by (status) ({growth('finished_batches_total', 'status')})"
-REJECTED_BY_CAUSE: Final = f"sum by (cause) ({growth('error_log_records_total', 'cause')})"
+FINISHED_BY_STATUS: Final = f"sum by (status) ({growth('finished_batches_total', 'status')} > 0)"
+REJECTED_BY_CAUSE: Final = f"sum by (cause) ({growth('error_log_records_total', 'cause')} > 0)"
 RECORDS: Final = with_feed_name(f"sum by (feed) ({growth('records_total', 'result')})")
 
 # A mark at the time when the batch changed last. It is looked for in two steps, because it is read some time later.
@@ -233,8 +236,12 @@ def of_program(metric: str) -> str:
 # The dashboard of one batch. `$feed` is there the feed of the batch, or nothing.
 OF_ITS_FEED: Final = 'feed="$feed"'
 MEDIAN_OF_ITS_FEED: Final = f"quantile(0.5, sitecore_cdp_batch_time_to_process_seconds{{{OF_ITS_FEED}}})"
-
-
+OTHERS: Final = 30
+# None if there is no such batch: then nobody knows its feed.
+NEWEST_OF_ITS_FEED: Final = (
+    f"topk({OTHERS}, {batch('created_timestamp_seconds', OF_ITS_FEED)})"
+    f" and on () sitecore_cdp_batch_poll_success{{{THIS}}}"
+)
 WHY_IT_FAILED: Final = (
     f"max by (cause) (sitecore_cdp_batch_failure_cause{{{THIS}}}"
     f' or label_replace(sitecore_cdp_batch_poll_failure{{{THIS}}}, "cause", "$1", "reason", "(.*)"))'

@@ -41,8 +41,8 @@ def _what_is_broken() -> Builder[Panel]:
             number=12,
             title="",
             description="What the alerts are about, now, for the chosen jobs and feeds; click a tile for what it "
-            "counts. Green: all is well and everything watched was answered for in the past three minutes. Grey: that "
-            "is not known. Failures count for seven days, unless they are superseded. Failed: 5 % of the records or "
+            "counts. Green: all is well, and everything watched was answered for in the past three minutes. Grey: "
+            "nobody knows. Failures count for seven days, unless they are superseded. Failed: 5 % of the records or "
             "more, or nothing was loaded. In part: less than 5 %, or fewer than 20 records. Expired: no file came. Too "
             "few: accepted, with fewer records than the feed's min_records. Stuck: waiting or processing, unchanged "
             "for two hours.",
@@ -109,15 +109,17 @@ def _what_is_broken() -> Builder[Panel]:
 THIS_FEED: Final = links.here(feed="var-feed=${__value.raw}")
 
 
-def ref_column() -> Column:
+def ref_column(*, grows: bool = False) -> Column:
     """Show the end of a ref, by which the batches of a feed differ; click it for the batch."""
     link = links.one_batch("${__value.raw}")
-    return Column(source="ref", title="Ref", width=85, shorten=".*(.{8})", link=link, link_title="This batch")
+    return Column(
+        source="ref", title="Ref", width=85, grows=grows, shorten=".*(.{8})", link=link, link_title="This batch"
+    )
 
 
-def feed_column(*, width: int = 110, link: str = THIS_FEED) -> Column:
+def feed_column(*, width: int = 110, grows: bool = True, link: str = THIS_FEED) -> Column:
     """Show the feed; click it for the feed alone, whatever its batches' status."""
-    return Column(source="feed", title="Feed", width=width, grows=True, link=link, link_title="This feed")
+    return Column(source="feed", title="Feed", width=width, grows=grows, link=link, link_title="This feed")
 
 
 def why_column() -> Column:
@@ -159,7 +161,7 @@ def _which_and_why() -> Builder[Panel]:
             Column(source="Value #records", title="Records", width=80, unit="locale"),
             Column(source="Value #failed", title="Failed", width=75, unit="locale"),
             Column(source="Value #share", title="Share", width=70, unit="percentunit", decimals=1, steps=FAILED_SHARE),
-            Column(source="Value #time", title="Took", width=75, unit="s", decimals=0),
+            Column(source="Value #time", title="Took", width=75, unit="dthms"),
             Column(source="Value #age", title="Age", width=80, unit="s", decimals=1),
         ],
         sort_by=[("Value #age", False), ("Value #rank", True)],
@@ -195,7 +197,7 @@ def alerts_that_fire(
                 link=links.runbook("${__data.fields.Section}"),
                 link_title="What to do",
             ),
-            feed_column(width=100, link=feed_link),
+            feed_column(width=120, grows=False, link=feed_link),
             ref_column(),
             Column(source="Value", title="Since", width=85, unit="s", decimals=1),
             # Headings have lower-case anchors, which a link cannot make of a name: that is what this is for.
@@ -226,9 +228,9 @@ def _feeds() -> Builder[Panel]:
         {"state": expressions.FRESHNESS, "accepted": expressions.ACCEPTED_AGO, "due": expressions.DUE},
         [
             feed_column(width=100),
-            Column(source="Value #state", title="State", width=65, words=FRESHNESS),
-            Column(source="Value #accepted", title="Accepted", width=85, unit="s", decimals=1),
-            Column(source="Value #due", title="Due", width=105, unit="dateTimeFromNow"),
+            Column(source="Value #state", title="State", width=60, words=FRESHNESS),
+            Column(source="Value #accepted", title="Accepted", width=80, unit="s", decimals=1),
+            Column(source="Value #due", title="Due", width=110, unit="dateTimeFromNow"),
         ],
         sort_by=[("feed", False), ("Value #state", True)],
     )

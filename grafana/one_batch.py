@@ -13,7 +13,6 @@ from grafana.first_screen import FAILED_SHARE, alerts_that_fire, feed_column, re
 from grafana.panels import About, Column, Steps, Tile, table_panel, tiles_panel, timeline_panel
 
 _PLAIN: Final[Steps] = ((0, BLUE),)
-_OTHERS: Final = 30
 _THIS_FEED: Final = links.one_feed("${__value.raw}")
 
 
@@ -71,7 +70,7 @@ def _what_became_of_it() -> Builder[Panel]:
             of_batch("Records", batch("total_records", THIS), unit="locale"),
             of_batch("Failed", batch("failed_records", THIS), ((0, GREEN), (1, ORANGE)), unit="locale"),
             of_batch("Failed share", expressions.failed_share(THIS), FAILED_SHARE, unit="percentunit"),
-            of_batch("Took", duration, unit="s"),
+            of_batch("Took", duration, unit="dthms"),
             of_batch(
                 "Times the median",
                 f"{duration} / on () group_left () ({expressions.MEDIAN_OF_ITS_FEED} > 0)",
@@ -127,46 +126,47 @@ def _times() -> Builder[Panel]:
         }
         | {"size": batch("size_bytes", THIS), "log": batch("error_log_available", THIS)},
         [
-            Column(source="ref", title="Ref", width=80, shorten=".*(.{8})"),
             feed_column(width=100, link=_THIS_FEED),
             *(
-                Column(source=f"Value #{time}", title=title, width=140, unit="dateTimeAsIso")
+                Column(source=f"Value #{time}", title=title, width=150, unit="dateTimeAsIso")
                 for time, title in zip(times, ("Allocated", "Changed", "URL expires", "Read"), strict=True)
             ),
             Column(source="Value #size", title="Size", width=75, unit="bytes"),
-            Column(source="Value #log", title="Error log", width=75, words={0: ("none", GREY), 1: ("there", ORANGE)}),
+            Column(source="Value #log", title="Error log", width=75, words={0: ("none", GREY), 1: ("yes", ORANGE)}),
         ],
     )
 
 
 def _others() -> Builder[Panel]:
-    newest = f"topk({_OTHERS}, {batch('created_timestamp_seconds', OF_ITS_FEED)})"
+    newest = expressions.NEWEST_OF_ITS_FEED
 
     def of_newest(expression: str) -> str:
-        return f"{expression} and on (ref) {newest}"
+        return f"{expression} and on (ref) ({newest})"
 
     return table_panel(
         About(
             number=7,
-            title=f"The {_OTHERS} newest batches of its feed",
+            title=f"The {expressions.OTHERS} newest batches of its feed",
             description="Or of none, if the batch has no feed. Click a ref for its batch.",
             width=24,
             height=10,
         ),
         "ref",
         {
-            "age": f"time() - {newest}",
+            "age": f"time() - ({newest})",
             "status": of_newest(batch("status_code", OF_ITS_FEED)),
+            "outcome": of_newest(f"({expressions.outcome(OF_ITS_FEED)})"),
             "records": of_newest(batch("total_records", OF_ITS_FEED)),
             "share": of_newest(f"({expressions.failed_share(OF_ITS_FEED)})"),
             "time": of_newest(batch("time_to_process_seconds", OF_ITS_FEED)),
         },
         [
-            ref_column(),
+            ref_column(grows=True),
             Column(source="Value #status", title="Status", width=110, words=STATUSES),
+            Column(source="Value #outcome", title="Outcome", width=110, words=OUTCOMES),
             Column(source="Value #records", title="Records", width=90, unit="locale"),
             Column(source="Value #share", title="Share", width=80, unit="percentunit", decimals=1, steps=FAILED_SHARE),
-            Column(source="Value #time", title="Took", width=90, unit="s", decimals=0),
+            Column(source="Value #time", title="Took", width=90, unit="dthms"),
             Column(source="Value #age", title="Age", width=90, unit="s", decimals=1),
         ],
         sort_by=[("Value #age", False)],

@@ -27,6 +27,8 @@ from grafana.expressions import UNKNOWN, batch, exporter, feed, tile, with_feed_
 from grafana.first_screen import API, EXPORTERS, WARNING, feed_column
 from grafana.panels import About, Column, Tile, graph_panel, table_panel, tiles_panel, timeline_panel
 
+# The graphs where a failed batch is marked.
+MARKED: Final = (40, 42, 45)
 # Of discovery: there is an exporter, and nothing of a list.
 _OFF: Final = {UNKNOWN: ("off", GREY)}
 
@@ -49,7 +51,7 @@ def feeds() -> Sequence[Builder[Panel]]:
         table_panel(
             About(
                 number=23,
-                title="How the feeds did",
+                title="How the feeds did in 7 days",
                 description="Finished batches of the past 7 days and the share of them that was accepted; the median "
                 "of the time to process of the watched batches; and the time and the records of the newest finished "
                 "batch.",
@@ -66,10 +68,10 @@ def feeds() -> Sequence[Builder[Panel]]:
             },
             [
                 feed_column(width=100),
-                Column(source="Value #finished", title="7 d", width=50, unit="locale"),
+                Column(source="Value #finished", title="Finished", width=75, unit="locale"),
                 Column(source="Value #week", title="Accepted", width=75, unit="percentunit", decimals=0),
-                Column(source="Value #median", title="Median", width=65, unit="s", decimals=0),
-                Column(source="Value #time", title="Last", width=65, unit="s", decimals=0),
+                Column(source="Value #median", title="Median", width=75, unit="dthms"),
+                Column(source="Value #time", title="Last", width=75, unit="dthms"),
                 Column(source="Value #records", title="Records", width=75, unit="locale"),
             ],
             sort_by=[("feed", False)],
@@ -107,6 +109,7 @@ def batches() -> Sequence[Builder[Panel]]:
         graph_panel(
             About(number=40, title="Records by feed", description=finished, unit="short", height=7),
             {"{{feed}}": expressions.RECORDS},
+            by_name=False,
             style=GraphDrawStyle.BARS,
             stacked=True,
             total=True,
@@ -117,22 +120,23 @@ def batches() -> Sequence[Builder[Panel]]:
                 title="Time to process",
                 description="How long Sitecore CDP took: a point for each interval in which a batch finished, for the "
                 "newest of the feed.",
-                unit="s",
+                unit="dthms",
                 height=7,
             ),
             {"{{feed}}": expressions.TIME_TO_PROCESS},
+            by_name=False,
             style=GraphDrawStyle.POINTS,
         ),
         graph_panel(
             About(
                 number=45,
                 title="Time to process, by the feed's own median",
-                description="The same, divided by the median of the watched batches of the feed: 1 is as usual, 3 is "
-                "three times as long.",
+                description="The time of the feed's newest finished batch, divided by the median of its watched "
+                "batches: 1 is as usual, 3 is three times as long.",
                 height=7,
             ),
             {"{{feed}}": expressions.TIME_BY_MEDIAN},
-            style=GraphDrawStyle.POINTS,
+            by_name=False,
         ),
         graph_panel(
             About(

@@ -45,7 +45,7 @@ DATA_SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Enough for what can be seen, and a fraction of the work and of the bytes where there are 500 batches.
 MAX_POINTS: Final = 200
 MAX_BARS: Final = 100
-_UNKNOWN: Final[Meanings] = {UNKNOWN: ("unknown", GREY), NO_DATA: ("no data", GREY)}
+_UNKNOWN: Final[Meanings] = {UNKNOWN: ("?", GREY), NO_DATA: ("no data", GREY)}
 # Colour a number from its limit on.
 Steps = Sequence[tuple[float, str]]
 
@@ -135,7 +135,7 @@ def tiles_panel(about: About, tiles: Sequence[Tile]) -> Builder[Panel]:
         .color_mode(BigValueColorMode.BACKGROUND_SOLID)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
         .orientation(VizOrientation.VERTICAL)
-        .text(common.VizTextDisplayOptions().title_size(14).value_size(30))
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(30))
         .color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .thresholds(steps([], GREY))
     )
@@ -217,7 +217,7 @@ def _rows(
     key: str | None, columns: Sequence[Column], sort_by: Sequence[tuple[str, bool]], required: str
 ) -> Iterator[DataTransformerConfig]:
     sources = [column.source for column in columns]
-    hidden = [name for name, _ in sort_by if name not in sources]
+    hidden = [name for name in (key, *(name for name, _ in sort_by)) if name is not None and name not in sources]
     # This drops the times, too, which would otherwise be a column for each query.
     yield DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": [*sources, *hidden]}})
     if key is not None:
@@ -247,18 +247,21 @@ def graph_panel(
     expressions: Mapping[str, str],
     *,
     colors: Mapping[str, str] | None = None,
+    by_name: bool = True,
     style: GraphDrawStyle = GraphDrawStyle.LINE,
     stacked: bool = False,
     total: bool = False,
 ) -> Builder[Panel]:
     """Make a graph over time. The keys of `expressions` are the legends of their series, which `colors` gives colours.
 
-    Bars are for what happened in each interval. Names without a colour have one by their letters, which stays.
+    Bars are for what happened in each interval. Names without a colour have one by their letters, which stays, but may
+    be that of another; or, unless `by_name`, by their place, for graphs that always have the same series.
 
     Raises:
         ValueError: There are more expressions than letters to name them by.
 
     """
+    palette = FieldColorModeId.PALETTE_CLASSIC_BY_NAME if by_name else FieldColorModeId.PALETTE_CLASSIC
     legend = common.VizLegendOptions().show_legend(show_legend=True)
     if total:
         legend.display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.RIGHT).calcs(["sum"])
@@ -268,7 +271,7 @@ def graph_panel(
         _introduced(timeseries.Panel(), about)
         .legend(legend)
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
-        .color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+        .color_scheme(FieldColor().mode(palette))
         .min(0)
         .draw_style(style)
         .max_data_points(MAX_POINTS)
