@@ -21,8 +21,8 @@ from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 
 logger = logging.getLogger(__name__)
 
-# A few rounds of uploads. Older ones are dropped from the page.
-WATCHED_BATCHES = 20
+# Three rounds of uploads: what is older leaves the page, as what is past its retention does anywhere.
+RETENTION = {"succeeded": "9m", "failed": "9m"}
 SECONDS_BETWEEN_POLLS = 5.0
 # Of each other feed every five minutes: each uploads in every round.
 EXPECTED = {"nightly-guests": {"expect_success_by": {"time": "23:30", "window": "6h"}}}
@@ -47,7 +47,8 @@ class Demo:
                     "basic_auth": {"username": CLIENT_KEY, "password": API_TOKEN},
                     "endpoint": "inspect",
                 },
-                "discovery": {"enabled": True, "max_batches": WATCHED_BATCHES},
+                "discovery": {"enabled": True},
+                "retention": RETENTION,
                 "feeds": [
                     {
                         "name": feed.name,

@@ -11,8 +11,8 @@ import requests
 from prometheus_client import CollectorRegistry
 
 from sitecore_cdp_exporter.api.batch import BatchStatus
-from sitecore_cdp_exporter.demo import WATCHED_BATCHES, start_demo
-from sitecore_cdp_exporter.sandbox.demo_upload_schedule import Trouble, plan_round
+from sitecore_cdp_exporter.demo import start_demo
+from sitecore_cdp_exporter.sandbox.demo_upload_schedule import ROUND_TIME, Trouble, plan_round
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
@@ -79,6 +79,14 @@ def test_one_feed_of_the_demo_is_due_by_the_clock_and_none_is_overdue_from_the_s
     assert all(state.due is not None and state.due.accepted > time.time() for state in feeds)
 
 
+def test_old_batches_leave_the_page_without_the_alert_about_dropped_ones() -> None:
+    with start_demo() as demo:
+        config = demo.config
+    rounds = max(config.retention.succeeded, config.retention.failed) / ROUND_TIME
+    assert 2 < rounds < 5
+    assert len(plan_round(Random(0))) * (rounds + 2) < config.discovery.max_batches  # noqa: S311  As the demo does.
+
+
 def test_the_demo_shows_every_status_and_again() -> None:
     speed = 150.0
     everything = set(BatchStatus) - {BatchStatus.UNKNOWN}
@@ -89,7 +97,6 @@ def test_the_demo_shows_every_status_and_again() -> None:
         def look() -> set[tuple[str, str | None, BatchStatus]]:
             """Return what the demo's own polls have found."""
             states = () if poller.latest is None else poller.latest.batches
-            assert len(states) <= WATCHED_BATCHES
             read = [(state.watched, state.reading.batch) for state in states if state.reading is not None]
             return {(watched.ref, watched.feed, batch.status) for watched, batch in read}
 
