@@ -39,13 +39,14 @@ OUTCOME_COLORS: Final[Mapping[str, str]] = {
 }
 SEVERITY_COLORS: Final[Mapping[str, str]] = {"critical": RED, "warning": ORANGE, "info": GREY}
 SOURCE_COLORS: Final[Mapping[str, str]] = {"config": BLUE, "file": "dark-purple", "discovery": "semi-dark-green"}
-_SHADES: Final = ("dark", "semi-dark", "light", "super-light")
-_HUES: Final = ("red", "orange", "yellow", "purple", "blue", "green")
+# Green is for what is well. The colour between dark and light has no word before it.
+_SHADES: Final = ("dark-", "semi-dark-", "", "light-", "super-light-")
+_HUES: Final = ("red", "orange", "yellow", "purple", "blue")
 # A few words are both, and have one colour.
 _CAUSES_AND_REASONS: Final = dict(
     zip(
         dict.fromkeys([*RecordCause, *Reason]),
-        [f"{shade}-{hue}" for shade in _SHADES for hue in _HUES],
+        [f"{shade}{hue}" for shade in _SHADES for hue in _HUES],
         strict=False,
     )
 )

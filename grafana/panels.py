@@ -261,6 +261,8 @@ def graph_panel(
         ValueError: There are more expressions than letters to name them by.
 
     """
+    # A bar is of one series, and nobody needs a list of those that have none.
+    tooltip = TooltipDisplayMode.SINGLE if style is GraphDrawStyle.BARS else TooltipDisplayMode.MULTI
     palette = FieldColorModeId.PALETTE_CLASSIC_BY_NAME if by_name else FieldColorModeId.PALETTE_CLASSIC
     legend = common.VizLegendOptions().show_legend(show_legend=True)
     if total:
@@ -270,7 +272,7 @@ def graph_panel(
     panel = (
         _introduced(timeseries.Panel(), about)
         .legend(legend)
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+        .tooltip(common.VizTooltipOptions().mode(tooltip).sort(SortOrder.DESCENDING))
         .color_scheme(FieldColor().mode(palette))
         .min(0)
         .draw_style(style)
