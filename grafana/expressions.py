@@ -12,6 +12,7 @@ from grafana.colors import NOT_READ
 FAILED_SHARE: Final = 0.05
 STUCK_AFTER: Final = 2 * 3600
 FAILURES_COUNT_FOR: Final = 7 * 86400
+URL_VALID_FOR: Final = 3600
 # While not everything watched was answered for in this time, in seconds, nothing is known to be well.
 KNOWN_FOR: Final = 180
 
@@ -48,8 +49,10 @@ def with_feed_name(expression: str) -> str:
     return f'label_replace({expression}, "feed", "no feed", "feed", "")'
 
 
-_SCRAPED: Final = f"{UNKNOWN} * {exporter('exporter_build_info')}"
-_KNOWN: Final = f"time() - min(sitecore_cdp_complete_poll_timestamp_seconds{{{JOB}}}) < {KNOWN_FOR}"
+_SCRAPED: Final = f"-min(up{{{JOB}}} == 1)"
+# Of each job, a replica that knows is enough. The targets of /probe have the label `ref`.
+_COMPLETE: Final = f'sitecore_cdp_complete_poll_timestamp_seconds{{{JOB}}} or 0 * up{{{JOB}, ref=""}}'
+_KNOWN: Final = f"time() - min(max by (job) ({_COMPLETE})) < {KNOWN_FOR}"
 
 
 def tile(value: str) -> str:
@@ -80,9 +83,10 @@ FAILED: Final = f"{_open('rejected|unreadable')} >= {FAILED_SHARE}"
 PARTLY_FAILED: Final = f"{_open('rejected')} < {FAILED_SHARE} or {_open('rejected_few')}"
 CORRUPTED: Final = _open("corrupted")
 TOO_FEW: Final = _open("too_few_records")
+# Where the API cannot distinguish files that have arrived, the exporter names no cause, but the alert fires.
 EXPIRED: Final = (
-    f"{batch('failure_cause', f'{FEED}, {_UPLOAD_EXPIRED}')}"
-    f" and time() - {batch('created_timestamp_seconds')} < {FAILURES_COUNT_FOR}"
+    f"max by (ref) (sitecore_cdp_batch_status_code{{{FEED}}} == 0"
+    f" and time() - sitecore_cdp_batch_created_timestamp_seconds{{{FEED}}} > {URL_VALID_FOR} < {FAILURES_COUNT_FOR})"
 )
 STUCK: Final = (
     f"time() - {batch('modified_timestamp_seconds')} > {STUCK_AFTER} and on (ref) {_has('file_uploaded|processing')}"
@@ -151,14 +155,17 @@ NEWEST_OVER_TIME: Final = (
 )
 COUNT_BY_STATUS: Final = f"count by (status) (max by (ref, status) ({_has('.*')}))"
 
-_DUE: Final = feed("due_timestamp_seconds", f'{FEED}, of="accepted"')
-# 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted.
+_DUE: Final = f'sitecore_cdp_feed_due_timestamp_seconds{{{FEED},of="accepted"}}'
+_LAST_ACCEPTED: Final = f"sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}"
+_GRACE: Final = f"sitecore_cdp_feed_grace_seconds{{{FEED}}}"
+# 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted. Nothing is due before the first complete
+# poll, so that a restart in an outage does not say `never`.
 FRESHNESS: Final = (
-    f"0 * ({feed('last_accepted_timestamp_seconds')} == 0) + 3"
-    f" or clamp(ceil((time() - {_DUE}) / {feed('grace_seconds')}) + 1, 0, 2)"
+    f"max by (feed) ({_DUE} * 0 + 3 and ignoring(of) {_LAST_ACCEPTED} == 0"
+    f" or clamp(ceil((time() - {_DUE}) / ignoring(of) {_GRACE}) + 1, 0, 2))"
 )
 ACCEPTED_AGO: Final = f"time() - ({feed('last_accepted_timestamp_seconds')} > 0)"
-DUE: Final = f"1000 * {_DUE}"
+DUE: Final = f"1000 * max by (feed) ({_DUE})"
 _FINISHED_7D: Final = (
     f"sum by (feed) (max by (feed, status) (increase(sitecore_cdp_feed_finished_batches_total{{{FEED}}}[7d])))"
 )

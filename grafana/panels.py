@@ -135,7 +135,7 @@ def tiles_panel(about: About, tiles: Sequence[Tile]) -> Builder[Panel]:
         .color_mode(BigValueColorMode.BACKGROUND_SOLID)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
         .orientation(VizOrientation.VERTICAL)
-        .text(common.VizTextDisplayOptions().title_size(13).value_size(30))
+        .text(common.VizTextDisplayOptions().title_size(11.5).value_size(26))
         .color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .thresholds(steps([], GREY))
     )
