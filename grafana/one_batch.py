@@ -78,6 +78,8 @@ def _what_became_of_it() -> Builder[Panel]:
             ),
             of_batch("Changed, ago", f"time() - {batch('modified_timestamp_seconds', THIS)}", unit="s"),
         ],
+        # There are words among them.
+        size=20,
     )
 
 

@@ -126,8 +126,11 @@ def value_map(meanings: Meanings) -> ValueMap:
     )
 
 
-def tiles_panel(about: About, tiles: Sequence[Tile]) -> Builder[Panel]:
-    """Make one panel of coloured numbers with their names inside, which does not cut the names as titles of panels."""
+def tiles_panel(about: About, tiles: Sequence[Tile], *, size: int = 26) -> Builder[Panel]:
+    """Make one panel of coloured numbers, `size` pixels high, with their names inside.
+
+    Titles of panels of their own would be cut.
+    """
     panel = (
         _introduced(stat.Panel(), about)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False))
@@ -135,7 +138,7 @@ def tiles_panel(about: About, tiles: Sequence[Tile]) -> Builder[Panel]:
         .color_mode(BigValueColorMode.BACKGROUND_SOLID)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
         .orientation(VizOrientation.VERTICAL)
-        .text(common.VizTextDisplayOptions().title_size(11.5).value_size(26))
+        .text(common.VizTextDisplayOptions().title_size(11.5).value_size(size))
         .color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .thresholds(steps([], GREY))
     )

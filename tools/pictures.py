@@ -3,6 +3,9 @@
     make pictures
 
 It needs Chromium and Prometheus, and about five minutes: until batches of every status are there, and alerts fire.
+
+docs/dashboard.png is not among them, because it needs a Grafana: after `docker compose up` and ten minutes it is
+http://localhost:3000/d/sitecore-cdp-batches?from=now-15m&kiosk in a window of 1280 pixels.
 """
 
 import subprocess
