@@ -121,12 +121,18 @@ STATUS: Final = (
 )
 
 
+# What follows the address of the runbook in a link, so that a reason such as `not_found` does not lead to the cause of
+# rejected records that has the same name. Columns show only the first word of it.
+_CAUSE: Final = "#$1"
+_REASON: Final = "?$1#sitecorecdpbatchunreadable"
+
+
 def why(where: str) -> str:
     """Return what most records were rejected for, or else why the batch failed or was not read, as the label `why`."""
     causes = f"9 * sitecore_cdp_batch_error_log_records{{{where}}} or sitecore_cdp_batch_failure_cause{{{where}}}"
     return (
-        f'topk by (ref) (1, max by (ref, why) (label_replace({causes}, "why", "$1", "cause", "(.+)")'
-        f' or label_replace(sitecore_cdp_batch_poll_failure{{{where}}}, "why", "$1", "reason", "(.+)")))'
+        f'topk by (ref) (1, max by (ref, why) (label_replace({causes}, "why", "{_CAUSE}", "cause", "(.+)")'
+        f' or label_replace(sitecore_cdp_batch_poll_failure{{{where}}}, "why", "{_REASON}", "reason", "(.+)")))'
     )
 
 
@@ -250,7 +256,9 @@ NEWEST_OF_ITS_FEED: Final = (
     f" and on () sitecore_cdp_batch_poll_success{{{THIS}}}"
 )
 WHY_IT_FAILED: Final = (
-    f"max by (cause) (sitecore_cdp_batch_failure_cause{{{THIS}}}"
-    f' or label_replace(sitecore_cdp_batch_poll_failure{{{THIS}}}, "cause", "$1", "reason", "(.*)"))'
+    f'max by (why) (label_replace(sitecore_cdp_batch_failure_cause{{{THIS}}}, "why", "{_CAUSE}", "cause", "(.+)")'
+    f' or label_replace(sitecore_cdp_batch_poll_failure{{{THIS}}}, "why", "{_REASON}", "reason", "(.+)"))'
 )
-WHY_RECORDS: Final = f"max by (cause) (sitecore_cdp_batch_error_log_records{{{THIS}}})"
+WHY_RECORDS: Final = (
+    f'max by (why) (label_replace(sitecore_cdp_batch_error_log_records{{{THIS}}}, "why", "{_CAUSE}", "cause", "(.+)"))'
+)

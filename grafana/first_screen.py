@@ -11,7 +11,8 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from grafana import expressions, links
 from grafana.colors import BLUE, FRESHNESS, GREEN, GREY, ORANGE, OUTCOMES, RED, SEVERITIES, STATUSES, UP
 from grafana.expressions import SHOWN, batch, count
-from grafana.panels import About, Column, Steps, Tile, table_panel, tiles_panel
+from grafana.panels import About, Steps, Tile, tiles_panel
+from grafana.tables import Column, table_panel
 from sitecore_cdp_exporter.api.batch import BatchStatus
 
 RULES: Final = Path(__file__).parents[1] / "prometheus" / "alerts.yml"
@@ -122,10 +123,12 @@ def feed_column(*, width: int = 110, grows: bool = True, link: str = THIS_FEED) 
     return Column(source="feed", title="Feed", width=width, grows=grows, link=link, link_title="This feed")
 
 
-def why_column() -> Column:
+def why_column(title: str = "Why") -> Column:
     """Show why a batch failed or was not read; click it for what to do about it."""
-    link = links.runbook("${__value.raw}")
-    return Column(source="why", title="Why", width=120, grows=True, link=link, link_title="What to do")
+    link = links.RUNBOOK + "${__value.raw}"
+    return Column(
+        source="why", title=title, width=120, grows=True, shorten=".(\\w+).*", link=link, link_title="What to do"
+    )
 
 
 def _which_and_why() -> Builder[Panel]:

@@ -9,8 +9,9 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from grafana import expressions, links
 from grafana.colors import BLUE, GREEN, GREY, ORANGE, OUTCOMES, RED, STATUSES, Meanings
 from grafana.expressions import NO_DATA, OF_ITS_FEED, THIS, batch
-from grafana.first_screen import FAILED_SHARE, alerts_that_fire, feed_column, ref_column
-from grafana.panels import About, Column, Steps, Tile, table_panel, tiles_panel, timeline_panel
+from grafana.first_screen import FAILED_SHARE, alerts_that_fire, feed_column, ref_column, why_column
+from grafana.panels import About, Steps, Tile, tiles_panel, timeline_panel
+from grafana.tables import Column, table_panel
 
 _PLAIN: Final[Steps] = ((0, BLUE),)
 _THIS_FEED: Final = links.one_feed("${__value.raw}")
@@ -96,14 +97,7 @@ def _causes(number: int, title: str, description: str, expression: str, more: Se
         None,
         {"causes": expression},
         [
-            Column(
-                source="cause",
-                title="Cause",
-                width=200,
-                grows=True,
-                link=links.runbook("${__value.raw}"),
-                link_title="What to do",
-            ),
+            why_column("Cause"),
             *more,
         ],
         sort_by=[("Value", True)],

@@ -25,7 +25,8 @@ from grafana.colors import (
 )
 from grafana.expressions import UNKNOWN, batch, exporter, feed, tile, with_feed_name
 from grafana.first_screen import API, EXPORTERS, WARNING, feed_column
-from grafana.panels import About, Column, Tile, graph_panel, table_panel, tiles_panel, timeline_panel
+from grafana.panels import About, Tile, graph_panel, tiles_panel, timeline_panel
+from grafana.tables import Column, table_panel
 
 # The graphs where a failed batch is marked.
 MARKED: Final = (40, 42, 45)
@@ -161,7 +162,7 @@ def batches() -> Sequence[Builder[Panel]]:
             "{{feed}} {{short}}",
             expressions.NEWEST_OVER_TIME,
             STATUSES,
-            link=links.one_batch("${__field.labels.ref}"),
+            url=links.one_batch("${__field.labels.ref}"),
         ),
     ]
 

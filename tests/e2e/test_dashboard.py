@@ -228,6 +228,11 @@ class Evaluation:
         assert len(rows) == len(series)
         return rows
 
+    def why(self) -> dict[str, str]:
+        """Return why each batch failed or was not read: the first word of what the link of the column has."""
+        series = self.results[TABLE, "why"].series
+        return {each["metric"]["ref"]: re.findall(r"\w+", each["metric"]["why"])[0] for each in series}
+
     def last_points(self, title: str, key: str) -> dict[str, float]:
         """Return the newest value of each series of a graph."""
         return {each["metric"].get(key, ""): float(each["values"][-1][1]) for each in self.results[title, "A"].series}
@@ -392,7 +397,7 @@ def test_the_table_shows_what_happened_to_each_batch_and_why(prometheus: Prometh
     )
     shares = found.rows(TABLE, "share", "ref")
     assert (shares[LOADED], shares[FAILED], shares[FAILED_IN_PART]) == (0, 0.1, 0.02)
-    why = {each["metric"]["ref"]: each["metric"]["why"] for each in found.results[TABLE, "why"].series}
+    why = found.why()
     of_the_log = dict.fromkeys(ERRORS - {FAILED_WITHOUT_COUNTS, FAILED_WITHOUT_RECORDS}, "unparsable_line")
     assert why == of_the_log | {
         FAILED_LONG_AGO: "unparsable_line",
@@ -494,15 +499,15 @@ def test_the_dashboard_of_one_batch_shows_it_and_its_feed(prometheus: Prometheus
     assert tiles == {
         "Status": 5, "Outcome": 0, "Records": 100, "Failed": 10, "Failed share": 0.1, "Took": 50, "Times the median": 1,
     }  # fmt: skip
-    assert found.rows("Why it failed", "causes", "cause") == {"records_rejected": 1}
-    assert found.rows("Why records were rejected", "causes", "cause") == {"unparsable_line": 10}
+    assert found.rows("Why it failed", "causes", "why") == {"#records_rejected": 1}
+    assert found.rows("Why records were rejected", "causes", "why") == {"#unparsable_line": 10}
     assert {each["metric"]["feed"] for each in found.results["Times and file", "created"].series} == {GUESTS}
     assert found.rows("The 30 newest batches of its feed", "status", "ref") == {LOADED: 3, TOLERATED: 5, FAILED: 5}
     firing = {each["metric"]["alertname"] for each in found.results["Alerts that fire", "age"].series}
     assert firing == {"SitecoreCdpBatchFailed"}
     unread = evaluation_of_batch(prometheus, MISSING)
     assert unread.tiles(1)["Status"] == NOT_READ
-    assert unread.rows("Why it failed", "causes", "cause") == {"not_found": 1}
+    assert unread.rows("Why it failed", "causes", "why") == {"?not_found#sitecorecdpbatchunreadable": 1}
     without_feed = evaluation_of_batch(prometheus, CORRUPTED)
     others = without_feed.rows("The 30 newest batches of its feed", "status", "ref").keys()
     assert len(others) == 30

@@ -52,7 +52,7 @@ def test_while_the_api_fails_nothing_vanishes_and_nothing_looks_healthy(
         assert status.keys() - {ORDERED} == DISCOVERED
         assert {ref for ref, code in status.items() if code == NOT_READ} == {STUCK, PROCESSING, QUEUED, EXPIRED}
         assert tiles["Not read"] == 4
-        why = {each["metric"]["ref"]: each["metric"]["why"] for each in found.results[TABLE, "why"].series}
+        why = found.why()
         assert {why[ref] for ref in (STUCK, PROCESSING, QUEUED)} == {"server_error"}
         [listing] = found.results["Failing polls by reason", "B"].series
         assert listing["metric"] == {"reason": "server_error"}

@@ -12,6 +12,7 @@ from grafana.first_screen import BATCHES as TABLE_OF_BATCHES
 from sitecore_cdp_exporter.api.batch import BatchStatus
 from sitecore_cdp_exporter.api.error_log import RecordCause
 from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.poll.cause import FailureCause
 from tests.alert_files import ALERTS
 from tests.dashboards import (
     BATCH,
@@ -53,7 +54,7 @@ def test_timelines_have_the_colours_of_their_mappings(panel: dict[str, Any]) -> 
 def test_links_set_every_variable(dashboard: dict[str, Any], panel: str, of: str, url: str) -> None:
     if url.startswith("https:"):
         assert re.fullmatch(
-            r"https://github\.com/[^#]+/docs/runbook\.md#\$\{__(value\.raw|data\.fields\.Section)\}", url
+            r"https://github\.com/[^#]+/docs/runbook\.md(\$\{__value\.raw\}|#\$\{__data\.fields\.Section\})", url
         )
         return
     parts = urlsplit(as_grafana_writes(url, dashboard))
@@ -274,3 +275,24 @@ def test_unknown_is_grey_and_never_zero() -> None:
             }
     for target in panel_of(BATCHES, 12)["targets"][2:]:
         assert "complete_poll_timestamp_seconds" in target["expr"], target["legendFormat"]
+
+
+def test_a_cause_leads_to_its_section_of_the_runbook_and_a_reason_to_that_of_unreadable_batches() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    anchors = {heading.lower() for heading in re.findall(r"(?m)^#+ (\w+)$", runbook)}
+    assert {*FailureCause, *RecordCause} <= anchors
+    asked = dict(queries())
+    table = panel_of(BATCHES, 10)["title"]
+    for place in (f"{table} why", "Why it failed causes", "Why records were rejected causes"):
+        written = re.findall(r'"why", "(.+?)", "(cause|reason)"', asked[place])
+        assert {label: value for value, label in written}.items() <= {
+            "cause": "#$1",
+            "reason": "?$1#sitecorecdpbatchunreadable",
+        }.items()
+        assert written
+    for dashboard, number, title in ((BATCHES, 10, "Why"), (BATCH, 2, "Cause"), (BATCH, 3, "Cause")):
+        column = dict(overrides(panel_of(dashboard, number)))[title]
+        assert column["links"][0]["url"].endswith("/docs/runbook.md${__value.raw}")
+        [shown] = column["mappings"]
+        for raw in ("#not_found", "?not_found#sitecorecdpbatchunreadable"):
+            assert re.sub(shown["options"]["pattern"], r"\1", raw) == "not_found"
