@@ -118,7 +118,7 @@ def ref_column(*, grows: bool = False) -> Column:
     )
 
 
-def feed_column(*, width: int = 110, grows: bool = True, link: str = THIS_FEED) -> Column:
+def feed_column(*, width: int, grows: bool = True, link: str = THIS_FEED) -> Column:
     """Show the feed; click it for the feed alone, whatever its batches' status."""
     return Column(source="feed", title="Feed", width=width, grows=grows, link=link, link_title="This feed")
 
@@ -127,7 +127,7 @@ def why_column(title: str = "Why") -> Column:
     """Show why a batch failed or was not read; click it for what to do about it."""
     link = links.RUNBOOK + "${__value.raw}"
     return Column(
-        source="why", title=title, width=120, grows=True, shorten=".(\\w+).*", link=link, link_title="What to do"
+        source="why", title=title, width=195, grows=True, shorten=".(\\w+).*", link=link, link_title="What to do"
     )
 
 
@@ -150,21 +150,19 @@ def _which_and_why() -> Builder[Panel]:
             "why": expressions.why(SHOWN),
             "outcome": expressions.outcome(SHOWN),
             "records": batch("total_records", SHOWN),
-            "failed": batch("failed_records", SHOWN),
             "share": expressions.failed_share(SHOWN),
             "time": batch("time_to_process_seconds", SHOWN),
             "age": f"time() - {batch('created_timestamp_seconds', SHOWN)}",
         },
         [
-            feed_column(),
+            feed_column(width=125, grows=False),
             ref_column(),
             Column(source="Value #status", title="Status", width=100, words=STATUSES),
-            Column(source="Value #outcome", title="Outcome", width=100, words=OUTCOMES),
+            Column(source="Value #outcome", title="Outcome", width=98, words=OUTCOMES),
             why_column(),
-            Column(source="Value #records", title="Records", width=80, unit="locale"),
-            Column(source="Value #failed", title="Failed", width=75, unit="locale"),
-            Column(source="Value #share", title="Share", width=70, unit="percentunit", decimals=1, steps=FAILED_SHARE),
-            Column(source="Value #time", title="Took", width=75, unit="dthms"),
+            Column(source="Value #records", title="Records", width=75, unit="locale"),
+            Column(source="Value #share", title="Failed", width=70, unit="percentunit", decimals=1, steps=FAILED_SHARE),
+            Column(source="Value #time", title="Took", width=72, unit="dthms"),
             Column(source="Value #age", title="Age", width=80, unit="s", decimals=1),
         ],
         sort_by=[("Value #age", False), ("Value #rank", True)],
@@ -230,10 +228,10 @@ def _feeds() -> Builder[Panel]:
         "feed",
         {"state": expressions.FRESHNESS, "accepted": expressions.ACCEPTED_AGO, "due": expressions.DUE},
         [
-            feed_column(width=100),
+            feed_column(width=95),
             Column(source="Value #state", title="State", width=60, words=FRESHNESS),
             Column(source="Value #accepted", title="Accepted", width=80, unit="s", decimals=1),
-            Column(source="Value #due", title="Due", width=110, unit="dateTimeFromNow"),
+            Column(source="Value #due", title="Due", width=118, unit="dateTimeFromNow"),
         ],
         sort_by=[("feed", False), ("Value #state", True)],
     )

@@ -282,7 +282,6 @@ SHAPES: dict[tuple[str, str], tuple[set[str], tuple[int, int, int]]] = {
     (TABLE, "why"): ({"ref", "why"}, (8, 10, 10)),
     (TABLE, "outcome"): ({"ref"}, FINISHED_BATCHES),
     (TABLE, "records"): ({"ref"}, COUNTED_BATCHES),
-    (TABLE, "failed"): ({"ref"}, COUNTED_BATCHES),
     (TABLE, "share"): ({"ref"}, WITH_RECORDS),
     (TABLE, "time"): ({"ref"}, WITH_RECORDS),
     (TABLE, "age"): ({"ref"}, READ_BATCHES),
