@@ -317,7 +317,7 @@ def test_the_other_documented_commands_are_those_that_are_tested() -> None:
         text=True,
         check=True,
     )
-    assert recipe.stdout.splitlines()[-1] == "'.venv/bin/python' -m grafana.dashboard"
+    assert "'.venv/bin/python' -m grafana.dashboard" in recipe.stdout.splitlines()
 
 
 def documented_commands() -> list[str]:
