@@ -175,17 +175,25 @@ def test_the_config_and_the_flags_are_those_of_the_exporter(
 ) -> None:
     flags = _parse_flags(container(case)["args"])
     data = config_map(case)["data"]
-    assert flags.config_file.parts[-2:] == (NAME, *data)
+    assert mounted(case)[flags.config_file.parent]["configMap"]["name"] == config_map(case)["metadata"]["name"]
+    assert [flags.config_file.name] == list(data)
     config = tmp_path / "config.yaml"
     config.write_text(data["config.yaml"], encoding="utf-8")
     arguments = [f"--config.file={config}", "--config.check"]
     if flags.web_config_file:
-        [secret] = [secret for secret in RENDERED[case]["Secret"] if secret["metadata"]["name"].endswith("-web")]
+        name = mounted(case)[flags.web_config_file.parent]["secret"]["secretName"]
+        [secret] = [secret for secret in RENDERED[case]["Secret"] if secret["metadata"]["name"] == name]
         assert list(secret["data"]) == [flags.web_config_file.name]
         web_config = tmp_path / "web.yaml"
         web_config.write_bytes(base64.b64decode(secret["data"]["web.yaml"]))
         arguments.append(f"--web.config.file={web_config}")
     assert main(arguments) == 0, capsys.readouterr().err
+
+
+def mounted(case: str) -> dict[Path, Object]:
+    """Return the volumes of the container by where they are mounted."""
+    volumes = {volume["name"]: volume for volume in pod(case)["volumes"]}
+    return {Path(mount["mountPath"]): volumes[mount["name"]] for mount in container(case)["volumeMounts"]}
 
 
 def config_map(case: str) -> Object:

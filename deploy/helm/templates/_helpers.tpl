@@ -1,6 +1,6 @@
 {{/*
-The name of all objects. The release's name comes last, because the Service's name becomes the job, and the alerts know
-the exporter by how its job begins.
+The name of all objects. The release's name comes last, because the Service's name becomes the job, and the alerts
+select jobs that begin with sitecore-cdp.
 */}}
 {{- define "exporter.name" -}}
 {{- $name := ternary .Release.Name (printf "sitecore-cdp-%s" .Release.Name) (hasPrefix "sitecore-cdp" .Release.Name) -}}
