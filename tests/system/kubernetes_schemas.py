@@ -4,15 +4,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# The oldest that kubernetes-validate has schemas of. The newest is the other one that is checked.
+OLDEST = "1.25"
 DURATION = r"^((\d+)h)?((\d+)m)?((\d+)s)?$"
 
 
 def check_schema(content: Any) -> None:  # noqa: ANN401  What YAML holds.
-    """Raise ValidationError if Kubernetes' own schema does not accept a manifest."""
+    """Raise ValidationError if Kubernetes' own schemas do not accept a manifest."""
     # The import takes seconds, and every worker collects the modules that use this.
     import kubernetes_validate  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    kubernetes_validate.validate(content, kubernetes_validate.latest_version(), strict=True)
+    for version in (OLDEST, kubernetes_validate.latest_version()):
+        kubernetes_validate.validate(content, version, strict=True)
 
 
 class Strict(BaseModel):
