@@ -26,7 +26,7 @@ DEVELOPMENT_LICENCES := $(SHIPPED_LICENCES); 0BSD; Apache; Apache-2.0 OR BSD-2-C
 HELM_VERSION := v3.19.2
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants check actionlint audit licences package \
+.PHONY: help runtime development demo run stack test test-all test-hard coverage mutants rule-mutants check actionlint audit licences package \
     release-files sbom helm helm-program kubernetes bench bench-requests soak faults pictures format lock schema dashboard clean
 
 help: ## List the commands
@@ -64,6 +64,9 @@ mutants: development ## Measure the power of the tests: do they fail for each sm
 	@rm -rf mutants
 	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants
+
+rule-mutants: development ## Do the tests of the alert rules fail for each small change of a rule? (needs promtool; minutes)
+	@nice $(RUN) -m tools.rule_mutants $(ARGS)
 
 check: development ## Lint, check spelling, links, types, imports and licences, look up known vulnerabilities (needs a network)
 	$(RUN) -m ruff format --check

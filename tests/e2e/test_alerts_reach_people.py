@@ -42,23 +42,18 @@ def causes(**counts: int) -> str:
     )
 
 
-def unread(reason: str) -> str:
-    """Return what a message says of an error log that could not be read."""
-    return (
-        f"The exporter could not read the error log (`{reason}`), so the cause is not known here. The error log of the "
-        "batch lists the rejected records and what is wrong with them; find the batch on the page Batch uploads of "
-        "Sitecore CDP."
-    )
+# What a message says of causes that are not known.
+UNREAD = (
+    "The error log of the batch, if it has one, lists the rejected records and what is wrong with them; find the batch "
+    "on the page Batch uploads of Sitecore CDP."
+)
 
 
-def rejected(
-    count: str, finished: datetime, why: str, *, ref: str = FAILED_REF, others: str = "; the others were loaded"
-) -> str:
+def rejected(share: str, why: str, *, ref: str = FAILED_REF) -> str:
     """Return the message of a batch with rejected records."""
     return (
-        f"{count} records of batch {ref} of feed nightly-guests were rejected by Sitecore CDP"
-        f"{others}. It finished at {finished:%Y-%m-%d %H:%M} UTC. The rejected records are missing from Sitecore CDP "
-        f"until they are uploaded again, as a new batch. {why}"
+        f"{share} of the records of batch {ref} of feed nightly-guests were rejected; the others were loaded. The "
+        f"rejected records are missing from Sitecore CDP until they are uploaded again, as a new batch. {why}"
     )
 
 
@@ -157,8 +152,8 @@ def prometheus(exporter: RestartedExporter, scraped: Program, people: People) ->
     rules = yaml.safe_load(Path(rules_file).read_text(encoding="utf-8"))
     for group in rules["groups"]:
         for rule in group["rules"]:
-            if "for" in rule:
-                rule["for"] = f"{SECONDS_PENDING}s"
+            for wait in rule.keys() & {"for", "keep_firing_for"}:
+                rule[wait] = f"{SECONDS_PENDING}s"
     (exporter.directory / "alerts.yml").write_text(yaml.safe_dump(rules), encoding="utf-8")
     config["rule_files"] = ["alerts.yml"]
     path = exporter.directory / "prometheus.yml"
@@ -192,15 +187,14 @@ def test_a_failed_batch_is_one_page_through_an_outage_and_a_restart_until_it_is_
         assert page["labels"] == {
             "alertname": "SitecoreCdpBatchFailed",
             "severity": "critical",
+            "kind": "rejected",
             "job": "sitecore-cdp",
             "feed": "nightly-guests",
             "ref": FAILED_REF,
             "team": "crm",
         }
         assert page["annotations"]["summary"] == "An upload to Sitecore CDP failed: nightly-guests"
-        assert page["annotations"]["description"] == rejected(
-            "9000 of the 121776", finished, causes(identity_missing=8000, open_session=700), others=""
-        )
+        assert page["annotations"]["description"] == rejected("7.391%", causes(identity_missing=8000, open_session=700))
 
         sandbox.set_fault(faults.Status(500))
         first.close()
@@ -296,22 +290,19 @@ def test_a_message_says_why_a_batch_failed_and_what_to_do(
         "identity": causes(identity_missing=24),
         "mixed": causes(identity_missing=15, validation=8),
         "session": causes(open_session=24),
-        "refused": unread("forbidden"),
-        "elsewhere": unread("host_not_allowed"),
+        "refused": UNREAD,
+        "elsewhere": UNREAD,
     }
-    expected = {name: rejected("24 of the 800", now, text, ref=refs[name]) for name, text in why.items()}
-    expected["zip"] = rejected(
-        "An unknown number of the",
-        now,
-        "There is no error log, so the file is probably not gzip but, for example, a zip. Look at how the uploader "
-        "makes it.",
-        ref=refs["zip"],
-        others="",
+    expected = {name: rejected("3%", text, ref=refs[name]) for name, text in why.items()}
+    expected["zip"] = (
+        f"Sitecore CDP could not read the file of batch {refs['zip']} of feed nightly-guests, and loaded nothing of it"
+        ": there is neither a count nor an error log. The file is probably not gzip but, for example, a zip. Look at "
+        "how the uploader makes it, and upload it again, as a new batch."
     )
     advice = WHY_BATCHES[FailureCause.CHECKSUM_NOT_LOWERCASE_HEX]
     expected["capitals"] = (
         f"The file of batch {refs['capitals']} of feed nightly-guests does not have the checksum or the size that its "
-        f"uploader declared, so Sitecore CDP loaded nothing of it. It was rejected at {now:%Y-%m-%d %H:%M} UTC. "
+        f"uploader declared, so Sitecore CDP loaded nothing of it. "
         f"The cause is checksum_not_lowercase_hex: {advice.meaning} {advice.action}"
     )
     expected["expired"] = (

@@ -9,12 +9,12 @@ import pytest
 
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice
+from sitecore_cdp_exporter.poll.open_failure import FailureKind
 from tests.alert_files import ALERTS, DIRECTORY, RULES, read
-from tests.metrics.test_documentation import documented_rows
+from tests.metrics.test_documentation import DOCUMENT, documented_rows
 
 RUNBOOK = "https://github.com/sitecore-cdp-batch-exporter/sitecore-cdp-batch-exporter/blob/main/docs/runbook.md"
 NAMES = [f"{rule['alert']}-{rule['labels']['severity']}" for rule in ALERTS]
-RECORDED = [rule for rule in RULES if "record" in rule]
 TESTS: list[dict[str, Any]] = read(DIRECTORY / "alerts_test.yml")["tests"]
 
 # The labels of an expression that PromQL reads; what else stands in quotes is arguments of functions.
@@ -50,15 +50,17 @@ def test_the_alerts_are_those_that_were_promised() -> None:
             ("BatchPartlyFailed", "info"),
             ("BatchCorrupted", "critical"),
             ("BatchErrorWithoutLog", "warning"),
-            ("BatchUploadExpired", "warning"),
+            ("BatchUploadExpired", "critical"),
             ("BatchStuck", "warning"),
             ("BatchNotFound", "warning"),
             ("BatchUnreadable", "warning"),
             ("BatchStatusUnknown", "info"),
             ("FeedStale", "critical"),
+            ("FeedStale", "critical"),
             ("FeedNeverAccepted", "warning"),
             ("FeedTooFewRecords", "critical"),
             ("ApiDown", "warning"),
+            ("ApiDown", "critical"),
             ("ApiDown", "critical"),
             ("ApiUnauthorized", "critical"),
             ("AllNotFound", "critical"),
@@ -76,7 +78,7 @@ def test_the_alerts_are_those_that_were_promised() -> None:
 def test_every_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
     assert rule["alert"].startswith("SitecoreCdp")
     # A label whose value changes would make a new alert of the same trouble.
-    assert set(rule["labels"]) == {"severity"}
+    assert set(rule["labels"]) <= {"severity", "why"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert all(text.strip() == text != "" for text in rule["annotations"].values())
     assert rule["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule['alert'].lower()}"
@@ -122,16 +124,23 @@ def test_every_reason_exists() -> None:
     assert matched("reason") <= {f"{reason}" for reason in Reason}
 
 
-def test_every_field_is_one_that_is_recorded() -> None:
-    recorded = {"up", "discovery_success"}
-    for rule in RECORDED:
-        recorded |= {
-            name.removeprefix("sitecore_cdp_batch_").removeprefix("sitecore_cdp_feed_")
-            for _, _, names in MATCHER.findall(rule["expr"])
-            for name in names.split("|")
-            if name.startswith("sitecore_cdp_")
-        }
-    assert matched("field") == recorded
+def test_every_kind_of_failure_has_an_alert() -> None:
+    assert matched("kind") == set(FailureKind)
+
+
+def test_the_ways_to_be_overdue_and_to_be_down_are_told_apart_by_a_label() -> None:
+    whys = [(rule["alert"].removeprefix("SitecoreCdp"), why) for rule in ALERTS if (why := rule["labels"].get("why"))]
+    assert whys == [("FeedStale", "nothing_uploaded"), ("FeedStale", "upload_failed"), ("ApiDown", "blind")]
+
+
+def test_annotations_ask_few_queries_because_each_costs_as_much_as_an_expression() -> None:
+    assert (DIRECTORY / "alerts.yml").read_text(encoding="utf-8").count("| query") <= 6
+
+
+def test_every_recorded_series_is_documented() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").split("## Recorded series\n")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)
+    assert documented == [rule["record"] for rule in RULES if "record" in rule]
 
 
 def test_what_names_a_process_is_left_out_as_a_whole() -> None:
@@ -144,14 +153,14 @@ def test_what_names_a_process_is_left_out_as_a_whole() -> None:
     assert lists == {frozenset(process), frozenset({*process, "reason"}), frozenset({*process, "of"})}
 
 
-def test_every_threshold_stands_once() -> None:
+def test_the_thresholds_are_those_that_the_documentation_names() -> None:
     numbers = Counter(
         number
         for rule in RULES
-        for number in re.findall(r"(?:[<>]=?) (\d{2,}(?:\.\d+)?|\d\.\d+)\b", re.sub(r"#.*", "", rule["expr"]))
+        for number in re.findall(r"(?:[<>]=?|time\(\) -) (\d{2,}|0\.\d+)\b", re.sub(r"#.*", "", rule["expr"]))
     )
-    assert set(numbers) == {"604800", "0.05", "20", "240", "1800", "5400", "7200"}
-    assert set(numbers.values()) == {1}
+    # Seven days for what a failure counts, a day for what it explains.
+    assert numbers == {"604800": 2, "86400": 2, "0.05": 2, "240": 1, "5400": 1, "7200": 1}
 
 
 def expectations() -> list[tuple[dict[str, Any], dict[str, Any]]]:

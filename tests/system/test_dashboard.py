@@ -198,7 +198,7 @@ def test_every_selector_obeys_the_variables() -> None:
 )
 def test_limits_are_those_of_the_alerts(limit: float, comparison: str) -> None:
     rules = " ".join(rule["expr"] for rule in RULES)
-    assert re.search(rf"{comparison} {re.escape(str(limit))}\b", rules)
+    assert re.search(rf"(?:{comparison}|time\(\) -) {re.escape(str(limit))}\b", rules)
     everything = " ".join(query for _, query in queries())
     assert re.search(rf"{comparison} {re.escape(str(limit))}\b", everything)
 
