@@ -14,6 +14,7 @@ import requests
 import yaml
 
 from sitecore_cdp_exporter.config.model import load_config
+from tests.alert_files import ALERTS
 from tests.e2e.alertmanager_server import Alertmanager, program, running_alertmanager
 from tests.e2e.test_alertmanager import (
     ALL_ALERTS,
@@ -79,6 +80,13 @@ def test_it_fits_below_a_route_of_another_config(checkout: Path) -> None:
 
 def test_the_route_of_the_example_is_what_the_table_says(checkout: Path) -> None:
     assert run(block(ALERTING, "Who is notified", "sh"), folder=checkout) == "page-fact,remind\n"
+
+
+def test_every_alert_is_in_the_row_of_its_severity() -> None:
+    [table] = re.findall(r"(?m)^\| severity \| means .*\n\|[-|]+\n((?:\|.*\n)+)", TEXT)
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    listed = {(severity, name) for severity, _, alerts in rows for name in re.findall(r"`([A-Z]\w+)`", alerts)}
+    assert listed == {(rule["labels"]["severity"], rule["alert"].removeprefix("SitecoreCdp")) for rule in ALERTS}
 
 
 def test_the_facts_are_listed() -> None:
