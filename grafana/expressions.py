@@ -1,7 +1,8 @@
 """The PromQL of the dashboards. None has more than 400 characters, so that one can be read in Grafana's editor.
 
 Two exporters that watch one batch make each of its series twice. So everything is aggregated over the ref or the feed,
-and nothing counts twice. `$job` and the like are the variables of the dashboards. No recording rule is needed.
+and nothing counts twice. `$job` and the like are the variables of the dashboards. No recording rule is needed, save
+for the shares of 30 days.
 """
 
 from typing import Final
@@ -179,6 +180,10 @@ FINISHED_7D: Final = f"round({_FINISHED_7D})"
 SHARE_7D: Final = (
     f"max by (feed) (increase(sitecore_cdp_feed_accepted_batches_total{{{FEED}}}[7d])) / ({_FINISHED_7D} > 0)"
 )
+_HOURS_OF_30_DAYS: Final = f"{{{FEED}}}[30d:1h]"
+_ACCEPTED_30D: Final = f"sum_over_time(job_feed:sitecore_cdp_feed_accepted_batches:increase1h{_HOURS_OF_30_DAYS})"
+_FINISHED_30D: Final = f"sum_over_time(job_feed:sitecore_cdp_feed_finished_batches:increase1h{_HOURS_OF_30_DAYS})"
+SHARE_30D: Final = f"sum by (feed) ({_ACCEPTED_30D}) / (sum by (feed) ({_FINISHED_30D}) > 0)"
 # Each watched batch counts once, however long it is watched.
 MEDIAN_TIME: Final = f"quantile by (feed) (0.5, sitecore_cdp_batch_time_to_process_seconds{{{FEED}}})"
 

@@ -52,10 +52,10 @@ def feeds() -> Sequence[Builder[Panel]]:
         table_panel(
             About(
                 number=23,
-                title="How the feeds did in 7 days",
-                description="Finished batches of the past 7 days and the share of them that was accepted; the median "
-                "of the time to process of the watched batches; and the time and the records of the newest finished "
-                "batch.",
+                title="How the feeds did",
+                description="Finished batches of the past 7 days, and the share of them that was accepted; the share "
+                "of 30 days, which needs the recorded series of prometheus/alerts.yml; the median of the time to "
+                "process of the watched batches; and the time and the records of the newest finished batch.",
                 unit="short",
                 width=14,
             ),
@@ -63,14 +63,16 @@ def feeds() -> Sequence[Builder[Panel]]:
             {
                 "finished": with_feed_name(expressions.FINISHED_7D),
                 "week": with_feed_name(expressions.SHARE_7D),
+                "month": with_feed_name(expressions.SHARE_30D),
                 "median": with_feed_name(expressions.MEDIAN_TIME),
                 "time": with_feed_name(feed("last_finished_time_to_process_seconds")),
                 "records": with_feed_name(feed("last_finished_total_records")),
             },
             [
                 feed_column(width=100),
-                Column(source="Value #finished", title="Finished", width=75, unit="locale"),
+                Column(source="Value #finished", title="7 d", width=45, unit="locale"),
                 Column(source="Value #week", title="Accepted", width=75, unit="percentunit", decimals=0),
+                Column(source="Value #month", title="30 d", width=50, unit="percentunit", decimals=0),
                 Column(source="Value #median", title="Median", width=75, unit="dthms"),
                 Column(source="Value #time", title="Last", width=75, unit="dthms"),
                 Column(source="Value #records", title="Records", width=75, unit="locale"),

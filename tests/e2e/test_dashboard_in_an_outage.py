@@ -89,7 +89,7 @@ def test_what_finishes_is_counted_and_marked(api: Sandbox, prometheus: Prometheu
         assert total("Finished batches by status") == {"error": 1}
         assert total("Rejected records by cause") == {"unparsable_line": 20}
         assert total("Records by feed") == {"orders": 320}
-        assert found.rows("How the feeds did in 7 days", "time", "feed") == {"orders": 7}
+        assert found.rows("How the feeds did", "time", "feed") == {"orders": 7}
         values = variable_values(BATCHES, Prometheus(prometheus.url), times, chosen) | times.built_in_variables
         [mark] = Prometheus(prometheus.url).query(fill_in(FAILURES, values), time.time())
         assert mark["metric"] == {"feed": "orders", "ref": ORDERED}

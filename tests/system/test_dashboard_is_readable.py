@@ -258,9 +258,10 @@ def test_no_expression_is_too_long_to_be_read_in_the_editor() -> None:
     assert {place: len(query) for place, query in queries() if len(query) > 400} == {}
 
 
-def test_only_the_lists_of_alerts_need_the_rules() -> None:
+def test_only_the_lists_of_alerts_and_the_shares_of_30_days_need_the_rules() -> None:
     need = {place for place, query in queries() if re.search(r"\bALERTS|\b\w+:\w+:?", query)}
-    assert need == {"Alerts that fire age"}
+    assert need == {"Alerts that fire age", "How the feeds did month"}
+    assert "which needs the recorded series" in panel_of(BATCHES, 23)["description"]
 
 
 def test_unknown_is_grey_and_never_zero() -> None:
