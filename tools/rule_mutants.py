@@ -185,13 +185,16 @@ def main(part: str = "") -> int:
             if part in name_of(rule)
             for what, mutant in mutants(rule)
         ]
+        survived = 0
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            survived = list(threads.map(lambda each: trial.survives(each[0], each[2]), trials))
-        for (number, what, _), alive in zip(trials, survived, strict=True):
-            if alive:
-                print(f"{name_of(trial.rules[number])} ({trial.rules[number].get('labels', {})}): {what}")
-        print(f"{len(trials)} mutants, {len(trials) - sum(survived)} killed, {sum(survived)} survived")
-    return int(any(survived))
+            alive = threads.map(lambda each: trial.survives(each[0], each[2]), trials)
+            for (number, what, _), survives in zip(trials, alive, strict=True):
+                survived += survives
+                if survives:
+                    rule = trial.rules[number]
+                    print(f"{name_of(rule)} {rule.get('labels', '')}: {what}", flush=True)
+        print(f"{len(trials)} mutants, {len(trials) - survived} killed, {survived} survived")
+    return int(survived > 0)
 
 
 if __name__ == "__main__":
