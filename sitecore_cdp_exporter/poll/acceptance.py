@@ -11,7 +11,7 @@ def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
     """Return whether a batch counts as loaded, or None while it is unfinished or its details are unread."""
     if not batch.status.finished or not batch.details_read:
         return None
-    if batch.status is BatchStatus.ERROR and feed is not None and batch.total_records and feed.max_failed_ratio:
+    if feed is not None and feed.max_failed_ratio and batch.status is BatchStatus.ERROR and batch.total_records:
         return batch.failed_records is not None and batch.failed_records / batch.total_records <= feed.max_failed_ratio
     return batch.status is BatchStatus.SUCCESS
 

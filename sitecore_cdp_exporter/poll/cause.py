@@ -30,6 +30,9 @@ def failure_cause(reading: Reading, *, tells_uploaded: bool) -> FailureCause | N
     """
     batch = reading.batch
     match batch.status:
+        case BatchStatus.SUCCESS:
+            # Most batches. Each further case would take as long again.
+            return None
         case BatchStatus.ERROR if batch.details_read:
             return _of_error(batch)
         case BatchStatus.CORRUPTED if batch.details_read:

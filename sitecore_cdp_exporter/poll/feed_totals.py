@@ -139,9 +139,7 @@ class BatchCounter:
             rule: The feed's config, if there is one.
 
         """
-        if batch.status in UNFINISHED:
-            self._unfinished.add(key)
-        elif batch.status in FINISHED:
+        if batch.status.finished:
             counted = self._counted.get(key)
             if self._is_new(key, batch, counted):
                 self._counted.pop(key, None)
@@ -150,6 +148,8 @@ class BatchCounter:
             self._unfinished.discard(key)
             if counted is not None:
                 _count_details(counted, batch, log, self.totals.of(counted.feed), rule)
+        elif batch.status in UNFINISHED:
+            self._unfinished.add(key)
 
     def awaits_records(self, key: str, batch: Batch) -> bool:
         """Return whether a finished batch counts, but its records do not yet, because its details are unread."""

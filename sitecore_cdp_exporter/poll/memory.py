@@ -74,10 +74,11 @@ class Record:
         """Return whether its own answer is as new as its entry in the list."""
         if self.reading is None or self.reading.batch.status is not listed.status:
             return False
+        if self.listed_modified == listed.modified:
+            return True
         # It may have been read while the list was unavailable, or not up to date.
         own = self.reading.batch.modified
-        is_same = own is not None and listed.modified is not None and abs(own - listed.modified) < MAX_ROUNDING
-        return is_same or self.listed_modified == listed.modified
+        return own is not None and listed.modified is not None and abs(own - listed.modified) < MAX_ROUNDING
 
     def last_known(self, listed: Batch | None) -> Batch | None:
         """Return the batch by its own answer, or by the list if that is newer."""
@@ -105,9 +106,9 @@ class Record:
         """Return the answer that came too late for the previous scrape, unless it is too old by now."""
         return self.late if now - self.asked <= MAX_AGE_OF_A_LATE_ANSWER else None
 
-    def note_listed(self, listed: Reading | None) -> None:
+    def note_listed(self, listed: Reading) -> None:
         """Record when the list first showed it as finished."""
-        if self.finished_seen is None and listed is not None and listed.batch.status.finished:
+        if self.finished_seen is None and listed.batch.status.finished:
             self.finished_seen = listed.polled
 
     def learn(self, outcome: Outcome, listed: Batch | None, now: float, recheck_finished: float) -> None:
@@ -212,8 +213,8 @@ class Memory:
             self._list(config, batch_files)
             expectations = map(expectation, config.feeds)
             self.expected_since = {each: self.expected_since.get(each, now) for each in expectations}
-        for key, record in self._records.items():
-            record.note_listed(self.discovery.known.get(key))
+        for key, listed in self.discovery.known.items():
+            self._records[key].note_listed(listed)
         last_known = self._known = self.last_known()
         feeds = config.feeds_by_name
 

@@ -59,11 +59,11 @@ def open_failure(
     """
     if superseded or (finished is not None and now - finished > MAX_AGE):
         return None
+    if accepted:
+        return _too_few_records(batch, feed)
     if batch.status is BatchStatus.CORRUPTED:
         return OpenFailure(FailureKind.CORRUPTED, 1.0)
-    if accepted is None:
-        return None
-    return _too_few_records(batch, feed) if accepted else _rejected(batch)
+    return None if accepted is None else _rejected(batch)
 
 
 def _rejected(batch: Batch) -> OpenFailure:

@@ -154,12 +154,14 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         unread += is_unread
         reading, failure = _reading(poll, key, now, is_unread=is_unread)
         feed = feeds.get(watched.feed or "")
-        accepted = None if reading is None else is_accepted(reading.batch, feed)
         log = poll.records[key].log
-        superseded = still_open = None
-        if reading is not None and (accepted is False or reading.batch.status is BatchStatus.CORRUPTED):
-            superseded = is_superseded(reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key))
+        accepted = superseded = still_open = cause = None
         if reading is not None:
+            accepted = is_accepted(reading.batch, feed)
+            if not accepted and (accepted is False or reading.batch.status is BatchStatus.CORRUPTED):
+                superseded = is_superseded(
+                    reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key)
+                )
             # A probe may be of a batch that is not watched.
             dated = last_known[key] if key in last_known else poll.records[key].dated(None)
             still_open = open_failure(
@@ -170,6 +172,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
                 finished=None if dated is None else dated.modified,
                 now=wall_now,
             )
+            cause = failure_cause(reading, tells_uploaded=tells_uploaded)
         state = BatchState(
             watched=watched,
             reading=reading,
@@ -177,7 +180,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
             accepted=accepted,
             superseded=superseded,
             open_failure=still_open,
-            cause=None if reading is None else failure_cause(reading, tells_uploaded=tells_uploaded),
+            cause=cause,
             error_log=None if log is None else log.log,
             error_log_failure=Reason.SKIPPED if key in skipped else None if log is None else log.failure,
         )
