@@ -155,9 +155,9 @@ def _is_listed(poll: Poll) -> bool:
 
 
 def _is_answered_for(poll: Poll, key: str, now: float) -> bool:
-    record, listed = poll.records[key], poll.listed(key)
-    if listed is not None and poll.is_unread(key):
-        if record.refused == listed:
+    record = poll.records[key]
+    if poll.is_unread(key):
+        if record.refused == poll.listed(key):
             return True
     elif record.finished or key in poll.seen_unfinished:
         return True

@@ -176,8 +176,8 @@ class Poll:
 
     def is_unread(self, key: str) -> bool:
         """Return whether the list shows a batch as finished while its details are still unread."""
-        listed = self.listed(key)
-        return listed is not None and listed.status.finished and not self.records[key].is_read(listed)
+        listed = self.discovery.known.get(key)
+        return listed is not None and listed.batch.status.finished and not self.records[key].is_read(listed.batch)
 
     def listed(self, key: str) -> Batch | None:
         """Return the last entry of a batch in the list."""

@@ -154,7 +154,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         unread += is_unread
         reading, failure = _reading(poll, key, now, is_unread=is_unread)
         feed = feeds.get(watched.feed or "")
-        log = poll.records[key].log
+        record = poll.records[key]
         accepted = superseded = still_open = cause = None
         if reading is not None:
             accepted = is_accepted(reading.batch, feed)
@@ -163,7 +163,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
                     reading.batch, feed, newest.get(watched.feed or ""), replaced=replaced.get(key)
                 )
             # A probe may be of a batch that is not watched.
-            dated = last_known[key] if key in last_known else poll.records[key].dated(None)
+            dated = last_known[key] if key in last_known else record.dated(None)
             still_open = open_failure(
                 reading.batch,
                 feed,
@@ -181,8 +181,8 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
             superseded=superseded,
             open_failure=still_open,
             cause=cause,
-            error_log=None if log is None else log.log,
-            error_log_failure=Reason.SKIPPED if key in skipped else None if log is None else log.failure,
+            error_log=None if record.log is None else record.log.log,
+            error_log_failure=Reason.SKIPPED if key in skipped else None if record.log is None else record.log.failure,
         )
         states.append(state)
     return Snapshot(
@@ -240,14 +240,17 @@ def _histories(poll: Poll, last_known: Mapping[str, Batch | None]) -> tuple[Feed
 
 def _reading(poll: Poll, key: str, now: float, *, is_unread: bool) -> tuple[Reading | None, Reason | None]:
     """Return what holds of a batch, and why its poll failed."""
-    record, listed, outcome = poll.records[key], poll.discovery.known.get(key), poll.outcomes.get(key)
-    if listed is not None and is_unread:
+    record = poll.records[key]
+    if is_unread:
         # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
         # of its poll.
         failure = record.failure
-        return listed, None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
+        return poll.discovery.known[
+            key
+        ], None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
     if record.finished:
         return record.reading, None
+    outcome = poll.outcomes.get(key)
     if outcome is None and key not in poll.seen_unfinished:
         outcome = record.late_answer(now)
     if isinstance(outcome, Reading):
