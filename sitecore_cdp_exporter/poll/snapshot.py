@@ -155,6 +155,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         reading, failure = _reading(poll, key, now, is_unread=is_unread)
         feed = feeds.get(watched.feed or "")
         record = poll.records[key]
+        log = record.log
         accepted = superseded = still_open = cause = None
         if reading is not None:
             accepted = is_accepted(reading.batch, feed)
@@ -181,8 +182,8 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
             superseded=superseded,
             open_failure=still_open,
             cause=cause,
-            error_log=None if record.log is None else record.log.log,
-            error_log_failure=Reason.SKIPPED if key in skipped else None if record.log is None else record.log.failure,
+            error_log=None if log is None else log.log,
+            error_log_failure=Reason.SKIPPED if key in skipped else None if log is None else log.failure,
         )
         states.append(state)
     return Snapshot(
@@ -244,10 +245,8 @@ def _reading(poll: Poll, key: str, now: float, *, is_unread: bool) -> tuple[Read
     if is_unread:
         # The list is newer than what the batch answered itself. That its details were not asked for yet is no failure
         # of its poll.
-        failure = record.failure
-        return poll.discovery.known[
-            key
-        ], None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
+        listed, failure = poll.discovery.known[key], record.failure
+        return listed, None if failure is None or failure.reason in NOT_ASKED_REASONS else failure.reason
     if record.finished:
         return record.reading, None
     outcome = poll.outcomes.get(key)
