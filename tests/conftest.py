@@ -91,8 +91,8 @@ def api_sandbox(nothing_is_left: None) -> Iterator[Sandbox]:  # noqa: ARG001  It
         yield sandbox
 
 
-@pytest.fixture
-def process_as_before() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
     """Undo what the command changes in its process."""
     with logging_as_before():
         yield

@@ -20,8 +20,6 @@ FOR_MAINTAINERS = {
     "prometheus/alerts_test.yml",
 }
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
-
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -12,8 +12,6 @@ from sitecore_cdp_exporter.cli import main
 from sitecore_cdp_exporter.config.model import Config, load_config
 from tests.config_file import BROKEN_WEB_CONFIG, OTHER_REF, REF, SECRET, write_config
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
-
 
 def test_a_valid_config_is_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config.check", f"--config.file={config}"]) == 0

@@ -27,8 +27,6 @@ from tests.web.web_server_thread import PATIENCE
 from tools.program import answers_ok
 from tools.sandbox import Sandbox, faults
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
-
 PATIENT = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
 FLAGS = (
     *("--once", "--wait", "--output"),

@@ -3,7 +3,6 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,18 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitecore_cdp_exporter.logs import LOG_LEVELS, LogFormat, configure_logging
-from tests.logging_state import logging_as_before
 
 # A key, and a value that is bare or in quotes; the form that the readers of logfmt agree on.
 FIELD = re.compile(r'([^\0- ="]+)=((?:"(?:[^"\\]|\\.)*")|[^\0- "=]*)(?: |$)')
 FORMATS: tuple[LogFormat, ...] = ("logfmt", "json")
 logger = logging.getLogger("sitecore_cdp_exporter.room")
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    with logging_as_before():
-        yield
 
 
 def configure(log_format: LogFormat, level: str = "debug") -> io.StringIO:

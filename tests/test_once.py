@@ -26,17 +26,10 @@ from tests.conditions import wait_until
 from tests.config_file import OTHER_REF, REF, SECRET, write_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY
 from tests.fake_api import Clock, FakeApi, Lists, batch, ref
-from tests.logging_state import logging_as_before
 from tools.sandbox import Sandbox, faults
 
 MINUTE = 60.0
 TIMEOUT = 5.0
-
-
-@pytest.fixture(autouse=True)
-def _process_as_before() -> Iterator[None]:
-    with logging_as_before():
-        yield
 
 
 # Polls and waits, by a clock that only sleeping moves.

@@ -22,8 +22,6 @@ from tests.exporter_program import ROOT
 from tests.system.kubernetes_schemas import Metadata, ServiceMonitor, check_schema
 from tools.chart import CASES, CHART, DASHBOARDS, KUBERNETES, NAME, RULES, SNAPSHOTS
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
-
 Object = dict[str, Any]
 DEFAULTS: Object = read(CHART / "values.yaml")
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))

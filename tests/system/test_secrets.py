@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import prometheus_client
 import pytest
 import requests
 import yaml
@@ -34,7 +33,6 @@ from sitecore_cdp_exporter.web.security.file import WebConfigFile
 from sitecore_cdp_exporter.web.security.model import parse_web_config
 from tests.conditions import wait_until
 from tests.exporter_program import running_demo
-from tests.logging_state import logging_as_before
 from tests.system import secrets_planted as planted
 from tests.system.secrets_planted import LOG_PATH, UPLOAD_PATH, Search, core
 from tests.system.secrets_walk import (
@@ -66,13 +64,6 @@ MOST = [("debug", "logfmt"), ("debug", "json")]
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return Walk(tmp_path_factory.mktemp("walk")).run()
-
-
-@pytest.fixture(autouse=True)
-def _process_as_before() -> Iterator[None]:
-    with logging_as_before():
-        yield
-    prometheus_client.enable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 # The search
