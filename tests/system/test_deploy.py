@@ -35,8 +35,6 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 SYSTEMD_CONFIG = ROOT / "deploy" / "systemd" / "config.yaml"
 DEPLOYMENT_PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-# Those that Kubernetes itself defines, and that have schemas in kubernetes-validate.
-BUILT_IN = ["config-map.yaml", "deployment.yaml", "network-policy.yaml", "service.yaml"]
 BIN = Path(sys.executable).parent
 NAME = "sitecore-cdp-batch-exporter"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
@@ -45,19 +43,6 @@ OTHER_REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a12"
 
 def manifest(name: str) -> Any:  # noqa: ANN401  What YAML holds.
     return read(KUBERNETES / name)
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_kubernetes_own_schema_accepts_a_manifest(name: str) -> None:
-    check_schema(manifest(name))
-
-
-def test_the_schema_would_find_a_misspelled_key() -> None:
-    deployment = manifest("deployment.yaml")
-    deployment["spec"]["template"]["spec"]["automountServiceAcountToken"] = False
-    with pytest.raises(Exception, match="automountServiceAcountToken") as raised:
-        check_schema(deployment)
-    assert raised.type.__name__ == "ValidationError"
 
 
 def test_the_service_monitor_has_only_known_fields() -> None:
@@ -70,7 +55,6 @@ def test_the_service_monitor_has_only_known_fields() -> None:
 
 def test_the_folder_is_what_kustomize_applies() -> None:
     kustomization = manifest("kustomization.yaml")
-    assert sorted(kustomization["resources"]) == sorted([*BUILT_IN, "prometheus-rule.yaml", "service-monitor.yaml"])
     assert {path.name for path in KUBERNETES.iterdir()} == {*kustomization["resources"], "kustomization.yaml"}
     assert kustomization["namespace"] == "monitoring"
     [image] = kustomization["images"]
