@@ -52,7 +52,10 @@ def no_more_files(directory: Path) -> str:
             with limited(trial, resource.RLIMIT_NOFILE, STANDARD_FILES):
                 # Only the text is kept, because a response would keep the connection.
                 text = session.get(f"{trial.exporter.url}/metrics", timeout=SCRAPE_TIMEOUT).text
-                expect("batches that failed", text.count('reason="connection"'), 2)
+                failures = re.findall(
+                    r'^sitecore_cdp_batch_poll_failure\{.*reason="connection"', text, flags=re.MULTILINE
+                )
+                expect("batches that failed", len(failures), 2)
                 hold("sitecore_cdp_up is 0", "\nsitecore_cdp_up 0.0" in text)
                 with suppress(requests.Timeout):
                     status = requests.get(f"{trial.exporter.url}/-/healthy", timeout=1).status_code
