@@ -36,6 +36,7 @@ RESERVED_LABELS = (
     "alertname",
     "alertstate",
     "severity",
+    "why",
 )
 # Where the ref ends in a line.
 REF_END = len('- {"ref": "12af3453-62da-4b31-b646-631b7b5f3009"')

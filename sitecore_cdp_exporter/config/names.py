@@ -35,6 +35,7 @@ RESERVED_LABELS = (
     "alertname",
     "alertstate",
     "severity",
+    "why",
 )
 LABEL_NAME_SCHEMA: JsonDict = {
     "pattern": LABEL_NAME,

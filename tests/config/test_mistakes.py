@@ -22,7 +22,7 @@ NAME = "must have at least one character, and no control characters"
 PREFIX = "expected at least 8 hex digits that a UUID begins with, such as 5a0c2f0e or 5a0c2f0e-6d0b"
 RESERVED = (
     "this label name is reserved, like ref, feed, status, reason, cause, kind, of, result, field, job, "
-    "instance, le, alertname, alertstate, severity and all that start with __"
+    "instance, le, alertname, alertstate, severity, why and all that start with __"
 )
 LABEL = "a label name has only letters, digits and _, and does not start with a digit"
 BROKEN = "; check the indentation (no tabs), and put values with special characters in quotes"

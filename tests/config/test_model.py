@@ -521,7 +521,7 @@ def test_a_label_name_of_prometheus_is_accepted(name: str, tmp_path: Path) -> No
     "name",
     [
         *("ref", "feed", "status", "reason", "cause", "kind", "of", "result", "field", "job", "instance", "le"),
-        *("alertname", "alertstate", "severity"),
+        *("alertname", "alertstate", "severity", "why"),
         *("__", "__name__", "__x", "1a", "a-b", "a.b", "é", "''", "' a'", '"a\\n"', "$", "\u0663"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.config.names import RESERVED_LABELS
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice
 from sitecore_cdp_exporter.poll.open_failure import FailureKind
 from tests.alert_files import ALERTS, DIRECTORY, RULES, read
@@ -80,6 +81,8 @@ def test_every_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any
     assert rule["alert"].startswith("SitecoreCdp")
     # A label whose value changes would make a new alert of the same trouble.
     assert set(rule["labels"]) <= {"severity", "why"}
+    # Otherwise it would overwrite a label that somebody's config gives to a batch or a feed.
+    assert set(rule["labels"]) <= set(RESERVED_LABELS)
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert all(text.strip() == text != "" for text in rule["annotations"].values())
     assert rule["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule['alert'].lower()}"
