@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stack.config_files import ALERTMANAGER_CONFIG
-from tests.e2e.alertmanager_server import RETENTION, Alertmanager, program
+from tests.e2e.alertmanager_server import RETENTION, Alertmanager, program, running_alertmanager
 from tools.program import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -177,10 +177,18 @@ def test_a_fact_is_sent_once_in_the_seven_days_that_it_lasts_and_alertmanager_re
         assert f"--data.retention={RETENTION}" in (ALERTMANAGER_CONFIG.parent.parent / file).read_text("utf-8"), file
 
 
+TOO_LONG = "repeat_interval is greater than the data retention period"
+
+
 def test_alertmanager_has_no_objection_to_the_config(alertmanager: Alertmanager) -> None:
-    """It warns of a repeat_interval that is longer than what it remembers."""
-    assert "onfiguration file" in alertmanager.program.output()
-    assert "repeat_interval is greater" not in alertmanager.program.output()
+    assert "Starting Alertmanager" in alertmanager.program.output()
+    assert TOO_LONG not in alertmanager.program.output()
+
+
+def test_alertmanager_objects_to_a_repeat_interval_that_is_longer_than_what_it_remembers(tmp_path: Path) -> None:
+    (tmp_path / "templates").symlink_to(TEMPLATES)
+    with running_alertmanager(SHIPPED.replace("repeat_interval: 8d", "repeat_interval: 11d"), tmp_path) as alertmanager:
+        assert TOO_LONG in alertmanager.program.output()
 
 
 def test_a_reminder_has_its_moment_in_every_working_day_and_comes_once_a_day() -> None:
