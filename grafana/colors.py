@@ -76,8 +76,9 @@ SEVERITIES: Final = {severity: (severity, color) for severity, color in SEVERITY
 FRESHNESS: Final = {
     0: ("fresh", GREEN),
     1: ("late", ORANGE),
-    2: ("stale", RED),
-    3: ("never", "dark-purple"),
+    2: ("?", GREY),
+    3: ("stale", RED),
+    **dict.fromkeys(range(4, 8), ("never", "dark-purple")),
 }
 UP: Final = {0: ("down", RED), 1: ("up", GREEN)}
 WELL: Final = {0: ("failing", RED), 1: ("ok", GREEN)}

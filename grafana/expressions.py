@@ -162,15 +162,17 @@ NEWEST_OVER_TIME: Final = (
 )
 COUNT_BY_STATUS: Final = f"count by (status) (max by (ref, status) ({_has('.*')}))"
 
-_DUE: Final = f'sitecore_cdp_feed_due_timestamp_seconds{{{FEED},of="accepted"}}'
-_LAST_ACCEPTED: Final = f"sitecore_cdp_feed_last_accepted_timestamp_seconds{{{FEED}}}"
-_GRACE: Final = f"sitecore_cdp_feed_grace_seconds{{{FEED}}}"
-# 0 fresh, 1 late but within its grace, 2 stale, 3 nothing was ever accepted. Nothing is due before the first complete
-# poll, so that a restart in an outage does not say `never`.
-FRESHNESS: Final = (
-    f"max by (feed) ({_DUE} * 0 + 3 and ignoring(of) {_LAST_ACCEPTED} == 0"
-    f" or clamp(ceil((time() - {_DUE}) / ignoring(of) {_GRACE}) + 1, 0, 2))"
+_DUE: Final = f'sitecore_cdp_feed_due_timestamp_seconds{{{FEED}, of="accepted"}}'
+_LATENESS: Final = f"(time() - {_DUE}) / ignoring(of) sitecore_cdp_feed_grace_seconds"
+SEEN: Final = (
+    'sitecore_cdp_feed_due_timestamp_seconds{of="accepted"}'
+    " < bool on(job, instance) group_left sitecore_cdp_complete_poll_timestamp_seconds"
 )
+_NEVER: Final = "sitecore_cdp_feed_last_accepted_timestamp_seconds == bool 0"
+# 0 fresh, 1 late but within its grace, 2 due since the last time that everything was answered for, so nobody knows,
+# 3 stale, 4 and more: nothing was ever accepted. Nothing is due before the first complete poll, so that a restart in an
+# outage does not say `never`. Only what is due needs the choice of feeds: the rest is joined with it.
+FRESHNESS: Final = f"max by (feed) (clamp(ceil({_LATENESS}) + 1, 0, 2) + ignoring(of) ({SEEN}) + 4 * ({_NEVER}))"
 ACCEPTED_AGO: Final = f"time() - ({feed('last_accepted_timestamp_seconds')} > 0)"
 DUE: Final = f"1000 * max by (feed) ({_DUE})"
 _FINISHED_7D: Final = (

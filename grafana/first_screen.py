@@ -114,20 +114,20 @@ def ref_column(*, grows: bool = False) -> Column:
     """Show the end of a ref, by which the batches of a feed differ; click it for the batch."""
     link = links.one_batch("${__value.raw}")
     return Column(
-        source="ref", title="Ref", width=85, grows=grows, shorten=".*(.{8})", link=link, link_title="This batch"
+        source="ref", title="Ref", width=80, grows=grows, shorten=".*(.{8})", link=link, link_title="This batch"
     )
 
 
-def feed_column(*, width: int, grows: bool = True, link: str = THIS_FEED) -> Column:
+def feed_column(*, width: int, link: str = THIS_FEED) -> Column:
     """Show the feed; click it for the feed alone, whatever its batches' status."""
-    return Column(source="feed", title="Feed", width=width, grows=grows, link=link, link_title="This feed")
+    return Column(source="feed", title="Feed", width=width, grows=True, link=link, link_title="This feed")
 
 
-def why_column(title: str = "Why") -> Column:
+def why_column(title: str = "Why", *, grows: bool = False) -> Column:
     """Show why a batch failed or was not read; click it for what to do about it."""
     link = links.RUNBOOK + "${__value.raw}"
     return Column(
-        source="why", title=title, width=195, grows=True, shorten=".(\\w+).*", link=link, link_title="What to do"
+        source="why", title=title, width=218, grows=grows, shorten=".(\\w+).*", link=link, link_title="What to do"
     )
 
 
@@ -155,15 +155,15 @@ def _which_and_why() -> Builder[Panel]:
             "age": f"time() - {batch('created_timestamp_seconds', SHOWN)}",
         },
         [
-            feed_column(width=125, grows=False),
+            feed_column(width=90),
             ref_column(),
             Column(source="Value #status", title="Status", width=100, words=STATUSES),
             Column(source="Value #outcome", title="Outcome", width=98, words=OUTCOMES),
             why_column(),
-            Column(source="Value #records", title="Records", width=75, unit="locale"),
-            Column(source="Value #share", title="Failed", width=70, unit="percentunit", decimals=1, steps=FAILED_SHARE),
-            Column(source="Value #time", title="Took", width=72, unit="dthms"),
-            Column(source="Value #age", title="Age", width=80, unit="s", decimals=1),
+            Column(source="Value #records", title="Records", width=86, unit="locale"),
+            Column(source="Value #share", title="Failed", width=62, unit="percentunit", decimals=1, steps=FAILED_SHARE),
+            Column(source="Value #time", title="Took", width=76, unit="dthms"),
+            Column(source="Value #age", title="Age", width=90, unit="s", decimals=1),
         ],
         sort_by=[("Value #age", False), ("Value #rank", True)],
         required="Value #status",
@@ -171,7 +171,7 @@ def _which_and_why() -> Builder[Panel]:
 
 
 def alerts_that_fire(
-    number: int, where: str, *, width: int = 14, height: int = 7, feed_link: str = THIS_FEED
+    number: int, where: str, *, width: int = 13, height: int = 8, feed_link: str = THIS_FEED
 ) -> Builder[Panel]:
     """List alerts with the severest first, whatever page a pager would show."""
     return table_panel(
@@ -188,19 +188,18 @@ def alerts_that_fire(
         None,
         {"age": expressions.firing(where)},
         [
-            Column(source="severity", title="Severity", width=75, words=SEVERITIES),
+            Column(source="severity", title="Severity", width=68, words=SEVERITIES),
             Column(
                 source="alertname",
                 title="Alert",
-                width=130,
-                grows=True,
+                width=164,
                 shorten="SitecoreCdp(.*)",
                 link=links.runbook("${__data.fields.Section}"),
                 link_title="What to do",
             ),
-            feed_column(width=120, grows=False, link=feed_link),
+            feed_column(width=93, link=feed_link),
             ref_column(),
-            Column(source="Value", title="Since", width=85, unit="s", decimals=1),
+            Column(source="Value", title="Since", width=74, unit="s", decimals=0),
             # Headings have lower-case anchors, which a link cannot make of a name: that is what this is for.
             Column(source="section", title="Section", width=50, words=_sections(), hidden=True),
         ],
@@ -219,19 +218,20 @@ def _feeds() -> Builder[Panel]:
             number=FEEDS,
             title="Feeds",
             description="When a batch of the feed was last accepted, and when the next one is due, grace included. "
-            "Late: due, but within its grace. Stale: nothing was accepted by then. Never: nothing was ever accepted. "
-            "A feed of which nothing is expected has no state.",
+            "Late: due, but within its grace. Stale: nothing was accepted by then. ?: it became due while not "
+            "everything watched could be read. Never: nothing was ever accepted. A feed of which nothing is expected "
+            "has no state.",
             unit="s",
-            width=10,
-            height=7,
+            width=11,
+            height=8,
         ),
         "feed",
         {"state": expressions.FRESHNESS, "accepted": expressions.ACCEPTED_AGO, "due": expressions.DUE},
         [
-            feed_column(width=95),
+            feed_column(width=115),
             Column(source="Value #state", title="State", width=60, words=FRESHNESS),
-            Column(source="Value #accepted", title="Accepted", width=80, unit="s", decimals=1),
-            Column(source="Value #due", title="Due", width=118, unit="dateTimeFromNow"),
+            Column(source="Value #accepted", title="Accepted", width=86, unit="s", decimals=1),
+            Column(source="Value #due", title="Due", width=140, unit="dateTimeFromNow"),
         ],
         sort_by=[("feed", False), ("Value #state", True)],
     )

@@ -80,7 +80,7 @@ def _what_became_of_it() -> Builder[Panel]:
             of_batch("Changed, ago", f"time() - {batch('modified_timestamp_seconds', THIS)}", unit="s"),
         ],
         # There are words among them.
-        size=20,
+        size=18,
     )
 
 
@@ -97,7 +97,7 @@ def _causes(number: int, title: str, description: str, expression: str, more: Se
         None,
         {"causes": expression},
         [
-            why_column("Cause"),
+            why_column("Cause", grows=True),
             *more,
         ],
         sort_by=[("Value", True)],

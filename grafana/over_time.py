@@ -41,8 +41,8 @@ def feeds() -> Sequence[Builder[Panel]]:
             About(
                 number=22,
                 title="Feeds: fresh, late, stale",
-                description="Whether something was accepted in time. Late: within the grace. Stale: after it. Where a "
-                "row has no colour nothing was scraped.",
+                description="Whether something was accepted in time. Late: within the grace. Stale: after it. ?: it "
+                "became due while not everything watched could be read. Where a row has no colour nothing was scraped.",
                 width=10,
             ),
             "{{feed}}",
@@ -69,13 +69,13 @@ def feeds() -> Sequence[Builder[Panel]]:
                 "records": with_feed_name(feed("last_finished_total_records")),
             },
             [
-                feed_column(width=100),
-                Column(source="Value #finished", title="7 d", width=45, unit="locale"),
+                feed_column(width=95),
+                Column(source="Value #finished", title="7 d", width=50, unit="locale"),
                 Column(source="Value #week", title="Accepted", width=75, unit="percentunit", decimals=0),
                 Column(source="Value #month", title="30 d", width=50, unit="percentunit", decimals=0),
-                Column(source="Value #median", title="Median", width=75, unit="dthms"),
-                Column(source="Value #time", title="Last", width=75, unit="dthms"),
-                Column(source="Value #records", title="Records", width=75, unit="locale"),
+                Column(source="Value #median", title="Median", width=80, unit="dthms"),
+                Column(source="Value #time", title="Last", width=80, unit="dthms"),
+                Column(source="Value #records", title="Records", width=86, unit="locale"),
             ],
             sort_by=[("feed", False)],
         ),
@@ -330,11 +330,11 @@ def _exporters() -> Builder[Panel]:
                 unit="percentunit",
                 steps=((0, RED), (1, GREEN)),
             ),
-            Column(source="version", title="Version", width=70),
+            Column(source="version", title="Version", width=166),
             Column(source="Value #watched", title="Watched", width=75),
             Column(source="Value #retired", title="Retired", width=70),
             Column(source="Value #memory", title="Memory", width=80, unit="bytes", decimals=0),
-            Column(source="Value #age", title="Running", width=85, unit="s", decimals=1),
+            Column(source="Value #age", title="Running", width=90, unit="s", decimals=1),
         ],
         sort_by=[("instance", False)],
     )

@@ -112,7 +112,7 @@ def tiles_panel(about: About, tiles: Sequence[Tile], *, size: int = 26) -> Build
         .color_mode(BigValueColorMode.BACKGROUND_SOLID)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
         .orientation(VizOrientation.VERTICAL)
-        .text(common.VizTextDisplayOptions().title_size(11.5).value_size(size))
+        .text(common.VizTextDisplayOptions().title_size(11).value_size(size))
         .color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .thresholds(steps([], GREY))
     )

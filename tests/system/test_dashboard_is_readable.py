@@ -215,6 +215,48 @@ def test_the_columns_fit_a_page_of_1280_pixels(panel: dict[str, Any]) -> None:
     assert sum(widths) <= WIDTH_OF_PAGE * panel["gridPos"]["w"] // 24 - padding
 
 
+# The longest text of each column, and its width in pixels as Grafana 12.4 draws it.
+LONGEST_TEXTS = {
+    "Accepted": ("23.9 hours", 73),
+    "Age": ("52.0 weeks", 78),
+    "Alert": ("BatchErrorWithoutLog", 150),
+    "Cause": ("checksum_not_lowercase_hex", 205),
+    "Due": ("a few seconds ago", 127),
+    "Last": ("156:00:29", 67),
+    "Median": ("156:00:29", 67),
+    "Records": ("12,345,678", 74),
+    "Running": ("52.0 weeks", 78),
+    "Since": ("24 hours", 60),
+    "Took": ("311:59:59", 64),
+    "Version": ("0.2.0.dev12+g1234567", 154),
+    "Why": ("checksum_not_lowercase_hex", 205),
+}
+
+
+@each_table
+def test_no_column_cuts_its_longest_text(panel: dict[str, Any]) -> None:
+    padding = 12
+    for title, properties in overrides(panel):
+        width = properties.get("custom.width") or properties.get("custom.minWidth", 0)
+        if title in LONGEST_TEXTS and properties.get("unit") != "percentunit":
+            text, pixels = LONGEST_TEXTS[title]
+            assert width >= pixels + padding, (title, text)
+        if "custom.width" in properties:
+            # Grafana draws none narrower, and the last columns would be out of sight.
+            assert width >= panel["fieldConfig"]["defaults"]["custom"]["minWidth"], title
+        if title == "Feed":
+            # Nobody knows how long the names of feeds are, so they have what is left over.
+            assert "custom.minWidth" in properties
+
+
+def test_no_failure_has_a_longer_name_than_the_columns_of_causes_have_room_for() -> None:
+    assert max(map(len, [*FailureCause, *RecordCause, *Reason])) <= len(LONGEST_TEXTS["Why"][0])
+
+
+def test_no_alert_has_a_longer_name_than_the_column_of_alerts_has_room_for() -> None:
+    assert max(len(rule["alert"].removeprefix("SitecoreCdp")) for rule in ALERTS) <= len(LONGEST_TEXTS["Alert"][0])
+
+
 def test_refs_are_shown_by_their_end() -> None:
     shown = [properties for panel in of_type("table") for of, properties in overrides(panel) if of == "Ref"]
     for properties in shown:
