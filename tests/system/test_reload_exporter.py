@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +81,26 @@ class Configs:
 
 
 class Exporter:
-    """A service that is scraped by several threads without a pause."""
+    """A service that is scraped by several threads while it reloads."""
 
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
         configs.write(1)
         self.registry = CollectorRegistry()
         self.service = Service(configs.path, self.registry)
-        self.stopping = threading.Event()
-        self.scrapes = 0
 
-    def scrape_until_stopped(self) -> None:
-        while not self.stopping.is_set():
-            snapshot = self.service.poller.poll(time.monotonic() + MAX_WAIT)
-            refs = Counter(state.watched.ref.lower() for state in snapshot.batches)
-            assert max(refs.values()) == 1
-            assert set(FINISHED[15:]) | set(UNFINISHED) <= set(refs), "what the config lists is always shown"
-            generate_latest(self.registry)
-            self.scrapes += 1
+    def scrape(self) -> None:
+        snapshot = self.service.poller.poll(time.monotonic() + MAX_WAIT)
+        refs = Counter(state.watched.ref.lower() for state in snapshot.batches)
+        assert max(refs.values()) == 1
+        assert set(FINISHED[15:]) | set(UNFINISHED) <= set(refs), "what the config lists is always shown"
+        generate_latest(self.registry)
 
-    def reload(self, numbers: range) -> None:
+    def reload(self, numbers: range, scrapers: ThreadPoolExecutor) -> None:
+        """Reload again and again. Some scrapes begin before and end after each reload; none is left at the end."""
+        under_way: list[Future[None]] = []
         for number in numbers:
+            begun = [scrapers.submit(self.scrape) for _ in range(SCRAPERS)]
             good = self.configs.write(number)
             if number % 3:
                 self.service.reloader.reload_if_changed()
@@ -111,6 +110,11 @@ class Exporter:
                 with pytest.raises(ConfigError):
                     self.service.reloader.reload()
             assert self.service.reloader.state.successful is good
+            for scrape in under_way:
+                scrape.result()
+            under_way = begun
+        for scrape in under_way:
+            scrape.result()
 
 
 def living(kind: str) -> int:
@@ -125,31 +129,24 @@ def test_reloads_of_every_kind_under_scrape_load_leave_nothing_behind(
     exporter = Exporter(Configs(tmp_path, ca_file, sandboxes))
 
     def objects_in_use() -> int:
-        # The sandboxes remember each request, and the scrapes go on.
+        # The sandboxes remember each request.
         for sandbox in sandboxes:
             sandbox.clear_requests()
         return living("")
 
-    with ThreadPoolExecutor(SCRAPERS) as executor:
-        scrapers = [executor.submit(exporter.scrape_until_stopped) for _ in range(SCRAPERS)]
-        try:
-            exporter.reload(range(1, 1 + WARM_UP))
-            objects, sessions = objects_in_use(), living("_Session")
-            threads, files = threading.active_count(), len(open_files())
-            connections = sum(sandbox.open_connections for sandbox in sandboxes)
-            exporter.reload(range(1 + WARM_UP, 1 + WARM_UP + RELOADS))
-            most_connections = 2 * sum((connections, SCRAPERS, 5))
-            # A number here is that of a busy moment, so each may be off by what one poll needs. What leaks stays.
-            wait_until(lambda: objects_in_use() < 1.1 * objects + 1000)
-            wait_until(lambda: living("_Session") <= sessions + 3)
-            wait_until(lambda: threading.active_count() <= threads + 10)
-            wait_until(lambda: len(open_files()) <= files + 30)
-            wait_until(lambda: sum(sandbox.open_connections for sandbox in sandboxes) <= most_connections)
-        finally:
-            exporter.stopping.set()
-        for scraper in scrapers:
-            scraper.result()
-    assert exporter.scrapes > SCRAPERS
+    with ThreadPoolExecutor(2 * SCRAPERS) as scrapers:
+        exporter.reload(range(1, 1 + WARM_UP), scrapers)
+        objects, sessions = objects_in_use(), living("_Session")
+        threads, files = threading.active_count(), len(open_files())
+        connections = sum(sandbox.open_connections for sandbox in sandboxes)
+        exporter.reload(range(1 + WARM_UP, 1 + WARM_UP + RELOADS), scrapers)
+        most_connections = 2 * sum((connections, SCRAPERS, 5))
+        # What one config needs, another may not, but what leaks stays.
+        wait_until(lambda: objects_in_use() < 1.1 * objects + 1000)
+        wait_until(lambda: living("_Session") <= sessions + 3)
+        wait_until(lambda: threading.active_count() <= threads + 10)
+        wait_until(lambda: len(open_files()) <= files + 30)
+        wait_until(lambda: sum(sandbox.open_connections for sandbox in sandboxes) <= most_connections)
     exporter.service.poller.stop()
     exporter.service.close()
 
