@@ -1,5 +1,8 @@
-"""What Kubernetes and the Prometheus operator accept."""
+"""What Kubernetes and the Prometheus operator accept, and what a JSON Schema does."""
 
+import sys
+from functools import cache
+from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,13 +12,35 @@ OLDEST = "1.25"
 DURATION = r"^((\d+)h)?((\d+)m)?((\d+)s)?$"
 
 
+@cache
+def jsonschema() -> ModuleType:
+    """Import the library of that name, but not in each process that collects the tests, since that takes long.
+
+    Most of it would be the grammar of RFC 3987, which only checks formats that we do not check.
+    """
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+    try:
+        import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415
+    finally:
+        del sys.modules["rfc3987_syntax"]
+    return jsonschema  # type: ignore[no-any-return]
+
+
+@cache
+def kubernetes_validate() -> ModuleType:
+    """Likewise."""
+    jsonschema()
+    import kubernetes_validate.utils  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    # It would read all definitions of a version, megabytes, for each manifest.
+    kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
+    return kubernetes_validate  # type: ignore[no-any-return]
+
+
 def check_schema(content: Any) -> None:  # noqa: ANN401  What YAML holds.
     """Raise ValidationError if Kubernetes' own schemas do not accept a manifest."""
-    # The import takes seconds, and every worker collects the modules that use this.
-    import kubernetes_validate  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    for version in (OLDEST, kubernetes_validate.latest_version()):
-        kubernetes_validate.validate(content, version, strict=True)
+    for version in (OLDEST, kubernetes_validate().latest_version()):
+        kubernetes_validate().validate(content, version, strict=True)
 
 
 class Strict(BaseModel):

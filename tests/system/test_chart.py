@@ -20,7 +20,7 @@ from sitecore_cdp_exporter.cli import _parse_flags, main
 from sitecore_cdp_exporter.config.model import load_config
 from tests.alert_files import read
 from tests.exporter_program import ROOT
-from tests.system.kubernetes_schemas import Metadata, ServiceMonitor, check_schema
+from tests.system.kubernetes_schemas import Metadata, ServiceMonitor, check_schema, jsonschema
 from tools.chart import CASES, CHART, DASHBOARDS, KUBERNETES, NAME, RULES, SNAPSHOTS
 
 Object = dict[str, Any]
@@ -98,7 +98,7 @@ def test_the_chart_has_the_version_of_the_exporter() -> None:
 
 
 def test_kubernetes_accepts_what_was_rendered() -> None:
-    # In one test, since each process takes seconds to import the schemas.
+    # In one test, since each process takes half a second to load the schemas.
     checked = []
     for kinds in RENDERED.values():
         documents = [document for kind in BUILT_IN for document in kinds.get(kind, [])]
@@ -351,9 +351,7 @@ def test_the_schema_describes_every_value_and_no_other() -> None:
 
 def accepts(values: Object) -> list[str]:
     """Return what the schema says against the defaults with these values."""
-    import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415  The import takes half a second.
-
-    validator = jsonschema.Draft7Validator(SCHEMA)
+    validator = jsonschema().Draft7Validator(SCHEMA)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(merged(DEFAULTS, values))]
 
 
