@@ -17,6 +17,7 @@ import prometheus_client
 import pytest
 import trustme
 
+from sitecore_cdp_exporter.api import tls
 from sitecore_cdp_exporter.config.model import TlsConfig
 from tests import tiers
 from tests.api.api_client import API_TOKEN, CLIENT_KEY, REF, Client, assert_no_secret
@@ -117,10 +118,23 @@ def api() -> FakeApi:
 
 @pytest.fixture(scope="session")
 def ca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small file of trusted authorities; to read the usual one takes most of a short test's time."""
+    """Return a small file of trusted authorities."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def usual_ca_file() -> str:
+    """Return the file of trusted authorities that the exporter uses by default."""
+    return tls.USUAL_CA_FILE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_authorities(usual_ca_file: str, ca_file: Path) -> None:
+    """Trust others by default: to read the usual ones takes most of a short test's time."""
+    assert usual_ca_file != str(ca_file)
+    tls.USUAL_CA_FILE = str(ca_file)
 
 
 @pytest.fixture

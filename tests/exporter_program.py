@@ -18,6 +18,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from sitecore_cdp_exporter.api import tls
 from tools import exporter_program
 from tools.exporter_program import API_TOKEN, CLIENT_KEY, ROOT, Exporter, LabelSet, wait_until_listening
 from tools.program import Program, terminating
@@ -98,7 +99,7 @@ def forked(
     """Start the exporter with these flags, and end it with the block. The arguments are those of `running`."""
     log.write_bytes(b"")
     variables = {**os.environ, **(environment or {})}
-    process = _CONTEXT.Process(target=_run, args=(flags, log, variables, own_session))
+    process = _CONTEXT.Process(target=_run, args=(flags, log, variables, own_session, tls.USUAL_CA_FILE))
     process.start()
     program = Program(ForkedProcess(process), log)
     with terminating(program.process):
@@ -106,13 +107,20 @@ def forked(
     process.close()
 
 
-def _run(flags: Sequence[str], log: Path, variables: Mapping[str, str], own_session: bool) -> None:  # noqa: FBT001
+def _run(
+    flags: Sequence[str],
+    log: Path,
+    variables: Mapping[str, str],
+    own_session: bool,  # noqa: FBT001
+    ca_file: str,
+) -> None:
     from sitecore_cdp_exporter.cli import main  # noqa: PLC0415  Only what is forked needs it.
 
     if own_session:
         os.setsid()
     os.environ.clear()
     os.environ.update(variables)
+    tls.USUAL_CA_FILE = ca_file
     with log.open("wb") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+import certifi
 import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import (
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from sitecore_cdp_exporter.api import tls
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.api.tls import client_context
 from sitecore_cdp_exporter.config.model import TlsConfig
@@ -151,6 +153,16 @@ def test_a_server_that_drips_over_tls_is_a_timeout(
     for fault in (faults.DripHeaders(0.01), faults.DripBody(0.01)):
         tls_sandbox.set_fault(fault)
         client.fail(Reason.TIMEOUT)
+
+
+def test_the_authorities_of_certifi_are_trusted_by_default(usual_ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usual_ca_file == certifi.where()
+    monkeypatch.setattr(tls, "USUAL_CA_FILE", usual_ca_file)
+    trusted = tls.client_context(TlsConfig()).get_ca_certs(binary_form=True)
+    listed = ssl.create_default_context(cafile=usual_ca_file).get_ca_certs(binary_form=True)
+    assert len(listed) > 100
+    assert trusted == listed
+    assert tls.storage_ca_files(TlsConfig()) == [usual_ca_file]
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
