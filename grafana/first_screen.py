@@ -197,9 +197,9 @@ def alerts_that_fire(
                 link=links.runbook("${__data.fields.Section}"),
                 link_title="What to do",
             ),
-            feed_column(width=93, link=feed_link),
+            feed_column(width=81, link=feed_link),
             ref_column(),
-            Column(source="Value", title="Since", width=74, unit="s", decimals=0),
+            Column(source="Value", title="Since", width=86, unit="s", decimals=1),
             # Headings have lower-case anchors, which a link cannot make of a name: that is what this is for.
             Column(source="section", title="Section", width=50, words=_sections(), hidden=True),
         ],

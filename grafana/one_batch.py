@@ -34,13 +34,15 @@ def panels() -> Sequence[Builder[Panel]]:
             About(
                 number=5,
                 title="States",
-                description="The status of the batch in the chosen time; not read: a scrape could not read it.",
+                description="The status of the batch in the chosen time. Not read: a scrape could not read it. No "
+                "data: the batch was not watched, or nothing was scraped.",
                 width=24,
                 height=5,
             ),
             "status",
-            expressions.status_over_time(THIS),
-            STATUSES,
+            # Without a single value Grafana would say that the data has no time field.
+            f"max({expressions.status_over_time(THIS)}) or vector({NO_DATA})",
+            {**STATUSES, NO_DATA: ("no data", GREY)},
         ),
         _times(),
         _others(),

@@ -50,6 +50,14 @@ def test_timelines_have_the_colours_of_their_mappings(panel: dict[str, Any]) -> 
     assert all(result["text"] and result["color"] for result in mapping["options"].values())
 
 
+def test_the_states_of_a_batch_that_nobody_watched_are_no_data_in_words_that_are_not_those_of_grafana() -> None:
+    panel = panel_of(BATCH, 5)
+    [target] = panel["targets"]
+    # One series, whatever its labels, which always has a value.
+    assert re.fullmatch(r"max\(.*\) or vector\(-2\)", target["expr"])
+    assert panel["fieldConfig"]["defaults"]["mappings"][0]["options"]["-2"]["text"] == "no data"
+
+
 @pytest.mark.parametrize(("dashboard", "panel", "of", "url"), ALL_LINKS)
 def test_links_set_every_variable(dashboard: dict[str, Any], panel: str, of: str, url: str) -> None:
     if url.startswith("https:"):
@@ -226,7 +234,7 @@ LONGEST_TEXTS = {
     "Median": ("156:00:29", 67),
     "Records": ("12,345,678", 74),
     "Running": ("52.0 weeks", 78),
-    "Since": ("24 hours", 60),
+    "Since": ("23.9 hours", 73),
     "Took": ("311:59:59", 64),
     "Version": ("0.2.0.dev12+g1234567", 154),
     "Why": ("checksum_not_lowercase_hex", 205),
