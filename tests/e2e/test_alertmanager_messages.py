@@ -30,6 +30,7 @@ SINCE = "Firing since 2026-02-28 22:05 UTC."
 MAX_CHARACTERS = 4000
 # A time interval that is over.
 NEVER_NOW = [{"years": ["2001"]}]
+NO_REMINDERS: Mapping[str, object] = {"active_time_intervals": ["never"], "group_wait": "0s"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ class Messages:
     def wait_for_what_comes_later(self) -> None:
         """Wait until a condition of another job has been sent twice: all that is due was sent by then."""
         before = len(self.inbox.posted("/webhook/notify"))
-        self.post(alert("ConfigReloadFailed", job="later"))
+        # Each time another one: an Alertmanager that ends may not have noted the last message.
+        later = alert("ConfigReloadFailed", job=f"later than {before} messages")
+        self.post(later)
         self.wait("/webhook/notify", count=before + 1)
-        self.end(alert("ConfigReloadFailed", job="later"))
+        self.end(later)
         self.wait("/webhook/notify", count=before + 2)
 
     def counts(self) -> dict[str, int]:
@@ -78,39 +81,42 @@ class Messages:
         return {path.removeprefix("/webhook/"): paths.count(path) for path in sorted(set(paths))}
 
 
-@contextmanager
-def running_messages(directory: Path, *, reminders: Mapping[str, object]) -> Iterator[Messages]:
-    """Run the config with all that is switched off, without mail, and in seconds instead of minutes.
+def quick_config(directory: Path, inbox: Inbox, *, reminders: Mapping[str, object]) -> str:
+    """Return the config with all that is switched off, without mail, and in seconds instead of minutes.
 
-    `reminders` are settings of the route of the reminders.
+    What it refers to is put into the directory. `reminders` are settings of the route of the reminders.
     """
     (directory / "templates").symlink_to(TEMPLATES)
-    secrets = {"slack_api_url": "", "pagerduty_routing_key": "routing-key"}
+    secrets = {"slack_api_url": f"{inbox.url}/slack", "pagerduty_routing_key": "routing-key"}
+    for name, content in secrets.items():
+        (directory / name).write_text(f"{content}\n", encoding="utf-8")
+    config = json.loads(json.dumps(yaml.safe_load(EVERYTHING_ON.replace("/etc/alertmanager/secrets", str(directory)))))
+    config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    [remind] = [route for route in config["route"]["routes"] if route["receiver"] == "remind"]
+    remind |= reminders
+    config["time_intervals"].append({"name": "never", "time_intervals": NEVER_NOW})
+    for receiver in config["receivers"]:
+        receiver.pop("email_configs", None)
+        for webhook in receiver.get("webhook_configs", []):
+            assert webhook["url"] == f"http://{SHIPPED_ADDRESSES.webhook_receiver}/"
+            webhook["url"] = f"{inbox.url}/webhook/{receiver['name']}"
+        for pagerduty in receiver.get("pagerduty_configs", []):
+            pagerduty["url"] = f"{inbox.url}/enqueue/{receiver['name']}"
+    return yaml.safe_dump(config)
+
+
+@contextmanager
+def running_messages(directory: Path, *, reminders: Mapping[str, object]) -> Iterator[Messages]:
+    """Run the config of `quick_config` in this directory."""
     with running_inbox() as inbox:
-        secrets["slack_api_url"] = f"{inbox.url}/slack"
-        for name, content in secrets.items():
-            (directory / name).write_text(f"{content}\n", encoding="utf-8")
-        config = json.loads(
-            json.dumps(yaml.safe_load(EVERYTHING_ON.replace("/etc/alertmanager/secrets", str(directory))))
-        )
-        config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
-        [remind] = [route for route in config["route"]["routes"] if route["receiver"] == "remind"]
-        remind |= reminders
-        config["time_intervals"].append({"name": "never", "time_intervals": NEVER_NOW})
-        for receiver in config["receivers"]:
-            receiver.pop("email_configs", None)
-            for webhook in receiver.get("webhook_configs", []):
-                assert webhook["url"] == f"http://{SHIPPED_ADDRESSES.webhook_receiver}/"
-                webhook["url"] = f"{inbox.url}/webhook/{receiver['name']}"
-            for pagerduty in receiver.get("pagerduty_configs", []):
-                pagerduty["url"] = f"{inbox.url}/enqueue/{receiver['name']}"
-        with running_alertmanager(yaml.safe_dump(config), directory) as alertmanager:
+        config = quick_config(directory, inbox, reminders=reminders)
+        with running_alertmanager(config, directory) as alertmanager:
             yield Messages(alertmanager, inbox)
 
 
 @pytest.fixture
 def messages(tmp_path: Path) -> Iterator[Messages]:
-    with running_messages(tmp_path, reminders={"active_time_intervals": ["never"], "group_wait": "0s"}) as messages:
+    with running_messages(tmp_path, reminders=NO_REMINDERS) as messages:
         yield messages
 
 
