@@ -77,6 +77,12 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         _of_batch(f"sitecore_cdp_batch_{name}", documentation, value)
         for name, (documentation, value) in _BATCH_VALUES.items()
     ),
+    Gauge(
+        "sitecore_cdp_batch_unfinished_since_timestamp_seconds",
+        "Since when the unfinished batch has been waiting: for its file since it was allocated, then since it last "
+        "changed (createdAt and modifiedAt).",
+        samples.unfinished_since,
+    ),
     gauge(
         "sitecore_cdp_batch_polled_timestamp_seconds",
         "When the values of the batch were read. A finished batch is polled again only every recheck_finished.",

@@ -18,6 +18,14 @@ def statuses(state: BatchState) -> list[Sample]:
     return [(labels, float(status is each)) for each, labels in _STATUS_LABELS]
 
 
+def unfinished_since(state: BatchState) -> list[Sample]:
+    """Return since when an unfinished batch has been waiting."""
+    since = None if state.reading is None else state.reading.unfinished_since
+    if state.reading is None or since is None:
+        return []
+    return [({"status": state.reading.batch.status.value}, since)]
+
+
 def poll_failures(state: BatchState) -> list[Sample]:
     """Return why the last poll failed."""
     return [] if state.failure is None else [({"reason": state.failure.value}, 1.0)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sitecore_cdp_exporter.api.batch import Batch
+from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError, Reason
 
 
@@ -13,6 +13,20 @@ class Reading:
 
     batch: Batch
     polled: float
+
+    @property
+    def unfinished_since(self) -> float | None:
+        """Since when an unfinished batch has been waiting; None: it is finished.
+
+        It waits for its file from when it was allocated, and for Sitecore CDP from when it last changed. If the API
+        says neither, its wait starts anew with each reading.
+        """
+        batch = self.batch
+        if batch.status.finished:
+            return None
+        uploading = batch.status is BatchStatus.UPLOADING
+        times = (batch.created, batch.modified) if uploading else (batch.modified, batch.created)
+        return next((time for time in times if time is not None), self.polled)
 
 
 # The result of requesting a batch.

@@ -93,9 +93,17 @@ def test_what_the_api_did_not_say_has_no_sample() -> None:
         "sitecore_cdp_batch_status",
         "sitecore_cdp_batch_status_code",
         "sitecore_cdp_batch_error_log_available",
+        "sitecore_cdp_batch_unfinished_since_timestamp_seconds",
         "sitecore_cdp_batch_polled_timestamp_seconds",
         "sitecore_cdp_batch_poll_success",
     }
+
+
+@pytest.mark.parametrize("status", list(BatchStatus))
+def test_only_an_unfinished_batch_waits_and_its_status_says_for_what(status: BatchStatus) -> None:
+    samples = expose(state(replace(BARE, status=status, created=1.0, modified=1.0)))
+    expected = None if status.finished else [({"ref": REF, "status": status.value}, 1.0)]
+    assert samples.get("sitecore_cdp_batch_unfinished_since_timestamp_seconds") == expected
 
 
 def test_zeros_that_the_api_did_say_are_samples() -> None:

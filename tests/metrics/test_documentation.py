@@ -22,6 +22,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 LATER = "5a0c2f0e-36a4-4e2f-9a57-1f0d1a3f7c22"
 UNREADABLE = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a13"
+UNFINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a14"
 READ_LATER = {"sitecore_cdp_batch_error_log_records", "sitecore_cdp_batch_error_log_read_failure"}
 MISSING = "439332a9-f837-496f-9e4a-87491689bb90"
 FEED_LABELS = {"feed", "team"}
@@ -83,6 +84,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             created_at=an_hour_ago,
         )
         sandbox.put_batch(LATER, status="success", total=7, succeeded=7, failed=0, time_to_process_millis=9)
+        sandbox.put_batch(UNFINISHED, status="processing")
         # An empty log is none.
         sandbox.put_batch(UNREADABLE, status="error", total=7, succeeded=7, failed=0, log=True, created_at=an_hour_ago)
         with running_exporter(

@@ -66,7 +66,7 @@ def test_how_long_an_alert_waits_is_changed() -> None:
 def test_a_rule_is_tried_with_all_that_it_needs() -> None:
     assert needs(RULES, {"SitecoreCdpBatchStuck"}) >= {
         "job_ref:sitecore_cdp_batch_overdue_since_timestamp_seconds:last",
-        "job_ref:sitecore_cdp_batch_status_code:unfinished",
+        "job_ref:sitecore_cdp_batch_poll_success:failing",
     }
 
 
