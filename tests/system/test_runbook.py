@@ -68,6 +68,15 @@ def test_a_section_shows_what_it_means_how_to_look_what_to_do_and_what_not(alert
 
 
 @pytest.mark.parametrize("alert", ALERT_NAMES)
+def test_a_section_shows_first_how_bad_it_is_and_last_when_it_ends(alert: str) -> None:
+    severities = {rule["labels"]["severity"] for rule in ALERTS if rule["alert"] == alert}
+    [first] = re.findall(r"\*\*What it means\.\*\* (.*?)\.", section(alert))
+    assert set(first.lower().split(" or ")) == severities
+    [to_do] = re.findall(r"(?s)\*\*What to do\.\*\*(.*?)\*\*What not to do", section(alert))
+    assert re.search(r"\b[Tt]he alert ends\b", " ".join(to_do.split()))
+
+
+@pytest.mark.parametrize("alert", ALERT_NAMES)
 def test_a_section_has_a_query_and_ends_with_the_line_that_silences_it(alert: str) -> None:
     of_alert = [block for block in blocks(RUNBOOK) if block.heading == alert]
     assert [block.language for block in of_alert].count("sh") == 1
