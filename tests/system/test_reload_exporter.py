@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sitecore_cdp_exporter.config.model import ConfigError
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
-from tests.conftest import open_files
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, LabelSet, running_exporter
+from tests.fixtures import open_files
 from tools.sandbox import Sandbox, faults
 
 # First what stays from the first few, such as caches.
