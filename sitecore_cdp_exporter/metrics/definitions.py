@@ -151,7 +151,7 @@ FEED_GAUGES: tuple[Gauge[FeedState], ...] = (
     ),
     Gauge(
         "sitecore_cdp_feed_due_timestamp_seconds",
-        "When the next batch of the feed is due at the latest, grace included: any that finishes, or an accepted one "
+        "When the next batch of the feed is due at the latest, grace included: any that ends, or an accepted one "
         "(expect_success_every or expect_success_by of the config).",
         samples.due,
     ),

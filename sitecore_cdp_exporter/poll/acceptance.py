@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import FeedConfig
 
+# The file of a batch that is still uploading so long after its allocation never comes: its upload URL lives for an
+# hour, and a file that has arrived may wait in the queue. SitecoreCdpBatchUploadExpired has the same limit.
+MAX_UPLOAD_SECONDS = 5400.0
+
 
 def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
     """Return whether a batch counts as loaded, or None while it is unfinished or its details are unread."""
@@ -35,7 +39,8 @@ class NewestAccepted:
     Attributes:
         modified: The latest modification of an accepted batch.
         created: The latest allocation of an accepted batch.
-        finished: The latest modification of a finished batch, accepted or not.
+        finished: The latest modification of a finished batch, accepted or not, or allocation of one whose file never
+            came.
 
     """
 
@@ -44,15 +49,31 @@ class NewestAccepted:
     finished: float = 0.0
 
 
-def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
-    """Find the newest accepted batch of a feed."""
+def newest_accepted(batches: Iterable[Batch], feed: FeedConfig, seen: float | None = None) -> NewestAccepted:
+    """Find the newest accepted batch of a feed.
+
+    Args:
+        batches: Its batches.
+        feed: The feed.
+        seen: When they had last all been read. None: never, so none is known to have got no file.
+
+    """
     batches = list(batches)
     accepted = [batch for batch in batches if foresee_accepted(batch, feed)]
     return NewestAccepted(
         modified=max((batch.modified or 0.0 for batch in accepted), default=0.0),
         created=max((batch.created or 0.0 for batch in accepted), default=0.0),
-        finished=max((batch.modified or 0.0 for batch in batches if batch.status.finished), default=0.0),
+        finished=max((_ended(batch, seen) for batch in batches), default=0.0),
     )
+
+
+def _ended(batch: Batch, seen: float | None) -> float:
+    """Return when a batch finished or, if its file never came, was allocated; 0: neither, or that is not known."""
+    if batch.status.finished:
+        return batch.modified or 0.0
+    if batch.status is not BatchStatus.UPLOADING or batch.created is None or seen is None:
+        return 0.0
+    return batch.created if seen - batch.created > MAX_UPLOAD_SECONDS else 0.0
 
 
 class PastBatches:

@@ -32,7 +32,7 @@ class Due:
     """The latest times at which the next batch of a feed is due, including grace.
 
     Attributes:
-        finished: For the next finished batch, accepted or not.
+        finished: For the next batch that finishes, accepted or not, or whose file never comes.
         accepted: For the next accepted batch.
 
     """

@@ -235,7 +235,7 @@ class Memory:
             feed = self.watched[key].feed
             if batch is not None and feed in batches:
                 batches[feed].append(batch)
-        return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
+        return {feed.name: newest_accepted(batches[feed.name], feed, self.complete_poll) for feed in config.feeds}
 
     def last_finished(self, last_known: Mapping[str, Batch | None]) -> dict[str, Batch]:
         """Return the newest finished batch of each feed, in the config or not, by when it was allocated."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
-from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, PastBatches, newest_accepted
+from sitecore_cdp_exporter.poll.acceptance import MAX_UPLOAD_SECONDS, NewestAccepted, PastBatches, newest_accepted
 from sitecore_cdp_exporter.poll.poller import Poller
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.listing import by_ref, make_config, make_poller, poll, put
@@ -323,6 +323,25 @@ def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
     none = NewestAccepted(modified=0.0, created=0.0, finished=0.0)
     assert [newest_accepted(batches, rule) for batches in ([], [undated])] == [none] * 2
     assert newest_accepted([failed], rule) == replace(none, finished=2.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "created", "seen", "finished"),
+    [
+        (BatchStatus.UPLOADING, 7.0, 7.0 + MAX_UPLOAD_SECONDS, 0.0),
+        (BatchStatus.UPLOADING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 7.0),
+        (BatchStatus.UPLOADING, 7.0, None, 0.0),
+        (BatchStatus.UPLOADING, None, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
+        (BatchStatus.FILE_UPLOADED, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
+        (BatchStatus.PROCESSING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
+        (BatchStatus.UNKNOWN, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
+    ],
+)
+def test_a_batch_whose_file_never_came_has_ended_as_of_its_allocation(
+    status: BatchStatus, created: float | None, seen: float | None, finished: float
+) -> None:
+    batch = Batch(ref=ref(1), status=status, error_log_available=False, created=created, modified=9.0)
+    assert newest_accepted([batch], FeedConfig(name="guests"), seen) == NewestAccepted(finished=finished)
 
 
 def test_what_is_kept_of_past_batches_stays_small() -> None:
