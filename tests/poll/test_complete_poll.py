@@ -258,6 +258,22 @@ class TestDue:
         for _ in range(2):
             assert [state.due for state in machine.poll(300).feeds] == [known_at_the_start, added]
 
+    def test_an_upload_whose_file_never_came_counts_once_that_was_seen(self, api: FakeApi, clock: Clock) -> None:
+        api.answers[ref(1)] = finished(1, HOUR)
+        created = START + HOUR
+        api.answers[ref(2)] = Batch(
+            ref=ref(2), status=BatchStatus.UPLOADING, error_log_available=False, created=created
+        )
+        watched = [{"ref": ref(number), "feed": "nightly"} for number in (1, 2)]
+        machine = Machine(api, clock, batches=watched, feeds=[NIGHTLY])
+        before = Due(finished=START + DAY, accepted=START + DAY)
+        assert machine.poll(2.5 * HOUR).feeds[0].due == before
+        answer = api.answers[ref(2)]
+        api.answers[ref(2)] = PollError(Reason.TIMEOUT)
+        assert machine.poll(HOUR).feeds[0].due == before
+        api.answers[ref(2)] = answer
+        assert machine.poll().feeds[0].due == replace(before, finished=created + DAY + HOUR)
+
     def test_a_batch_that_failed_before_the_feed_was_known_does_not_make_it_overdue(
         self, api: FakeApi, clock: Clock
     ) -> None:
