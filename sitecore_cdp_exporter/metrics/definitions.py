@@ -116,6 +116,11 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         "while the failure is neither resolved nor a week old (summaryStats).",
         samples.open_failures,
     ),
+    gauge(
+        "sitecore_cdp_batch_tolerated_failure_ratio",
+        "Share of records that failed, of a batch that counts as loaded all the same; for a week (summaryStats).",
+        lambda state: state.tolerated_ratio,
+    ),
     Gauge(
         "sitecore_cdp_batch_failure_cause",
         "Why the batch failed, or its upload expired (status, checksum, summaryStats and location).",
@@ -130,6 +135,11 @@ BATCH_GAUGES: tuple[Gauge[BatchState], ...] = (
         "sitecore_cdp_batch_error_log_read",
         "Whether the error log was read; absent until the first attempt has ended (status.log).",
         samples.log_read,
+    ),
+    gauge(
+        "sitecore_cdp_batch_error_log_awaited",
+        "1 while the error log of a batch that has just failed is to be read, for four minutes at most (status.log).",
+        lambda state: True if state.error_log_awaited else None,
     ),
     Gauge(
         "sitecore_cdp_batch_error_log_read_failure",

@@ -33,6 +33,8 @@ MAX_AGE_OF_A_URL = 600.0
 SECONDS_TO_RETRIES = (60.0, 600.0, 3600.0)
 # How many batches may be polled again for the URLs of their logs, as long as no others wait.
 MAX_POLLED_AGAIN = 5
+# How long after a batch has finished the alerts about it may wait for the causes in its log.
+MAX_SECONDS_AWAITED = 240.0
 
 
 @dataclass(slots=True)
@@ -55,6 +57,11 @@ class LogState:
     due: float = -math.inf
     version: object = None
     rank: tuple[bool, float] = (False, 0.0)
+
+    @property
+    def untried(self) -> bool:
+        """Whether no attempt to read it has ended yet."""
+        return self.log is None and self.failure is None
 
     def begin(self, version: object) -> None:
         """Start over for a new state of the batch."""
@@ -216,7 +223,7 @@ class ErrorLogQueue:
         """Return the batches whose logs are currently skipped, by ref in lower case."""
         if not self._config.enabled:
             return frozenset()
-        untried = (key for key, state in self._states.items() if state.log is None and state.failure is None)
+        untried = (key for key, state in self._states.items() if state.untried)
         chosen = frozenset(self._chosen()) if self._budget.seconds_left(now) else frozenset()
         return frozenset(untried) - chosen - {self._reading}
 

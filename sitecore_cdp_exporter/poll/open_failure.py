@@ -66,6 +66,19 @@ def open_failure(
     return None if accepted is None else _rejected(batch)
 
 
+def tolerated_ratio(batch: Batch, *, accepted: bool | None, finished: float | None, now: float) -> float | None:
+    """Return the share of records that failed of a batch that counts as loaded; None: none did, or it is old.
+
+    The arguments are those of `open_failure`.
+    """
+    is_tolerated = (
+        accepted and batch.status is BatchStatus.ERROR and (batch.failed_records or batch.error_log_available)
+    )
+    if not is_tolerated or (finished is not None and now - finished > MAX_AGE):
+        return None
+    return (batch.failed_records or 0) / batch.total_records if batch.total_records else None
+
+
 def _rejected(batch: Batch) -> OpenFailure:
     total, failed = batch.total_records, batch.failed_records
     if not total:

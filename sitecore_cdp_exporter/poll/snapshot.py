@@ -10,8 +10,9 @@ from sitecore_cdp_exporter.config.model import FeedConfig
 from sitecore_cdp_exporter.poll.acceptance import NewestAccepted, foresee_accepted, is_accepted
 from sitecore_cdp_exporter.poll.cause import FailureCause, failure_cause
 from sitecore_cdp_exporter.poll.due import Due, expectation, next_due
+from sitecore_cdp_exporter.poll.error_logs import MAX_SECONDS_AWAITED, LogState
 from sitecore_cdp_exporter.poll.feed_totals import FeedTotals
-from sitecore_cdp_exporter.poll.open_failure import OpenFailure, open_failure
+from sitecore_cdp_exporter.poll.open_failure import OpenFailure, open_failure, tolerated_ratio
 from sitecore_cdp_exporter.poll.poll import Poll
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.superseding import is_superseded
@@ -32,9 +33,11 @@ class BatchState:
         superseded: Whether an accepted batch supersedes it: one that replaces it, or a later one of its feed; None: it
             has not failed, or nothing can supersede it.
         open_failure: How it failed; None: it has not, that is not known, or it is resolved or old.
+        tolerated_ratio: The share of its records that failed although it counts as loaded; None: none did, or long ago.
         cause: Why it failed, or its upload did; None: it has not, or that is not known.
         error_log: What its error log says; None: it was not read.
         error_log_failure: Why its error log could not be read; None: it could, or is to be read soon.
+        error_log_awaited: Whether it has just failed, and its error log is to be read soon.
 
     """
 
@@ -44,9 +47,11 @@ class BatchState:
     accepted: bool | None = None
     superseded: bool | None = None
     open_failure: OpenFailure | None = None
+    tolerated_ratio: float | None = None
     cause: FailureCause | None = None
     error_log: ErrorLog | None = None
     error_log_failure: LogFailure | None = None
+    error_log_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +161,7 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         feed = feeds.get(watched.feed or "")
         record = poll.records[key]
         log = record.log
-        accepted = superseded = still_open = cause = None
+        accepted = superseded = still_open = tolerated = cause = finished = None
         if reading is not None:
             accepted = is_accepted(reading.batch, feed)
             if not accepted and (accepted is False or reading.batch.status is BatchStatus.CORRUPTED):
@@ -165,14 +170,11 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
                 )
             # A probe may be of a batch that is not watched.
             dated = last_known[key] if key in last_known else record.dated(None)
+            finished = None if dated is None else dated.modified
             still_open = open_failure(
-                reading.batch,
-                feed,
-                accepted=accepted,
-                superseded=superseded,
-                finished=None if dated is None else dated.modified,
-                now=wall_now,
+                reading.batch, feed, accepted=accepted, superseded=superseded, finished=finished, now=wall_now
             )
+            tolerated = tolerated_ratio(reading.batch, accepted=accepted, finished=finished, now=wall_now)
             cause = failure_cause(reading, tells_uploaded=tells_uploaded)
         state = BatchState(
             watched=watched,
@@ -181,9 +183,13 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
             accepted=accepted,
             superseded=superseded,
             open_failure=still_open,
+            tolerated_ratio=tolerated,
             cause=cause,
             error_log=None if log is None else log.log,
             error_log_failure=Reason.SKIPPED if key in skipped else None if log is None else log.failure,
+            error_log_awaited=poll.config.error_logs.enabled
+            and key not in skipped
+            and _is_awaited(log, finished, wall_now),
         )
         states.append(state)
     return Snapshot(
@@ -206,6 +212,12 @@ def take_snapshot(poll: Poll, now: float, wall_now: float) -> Snapshot:
         complete_poll=memory.complete_poll,
         histories=_histories(poll, last_known),
     )
+
+
+def _is_awaited(log: LogState | None, finished: float | None, now: float) -> bool:
+    """Return whether an error log is worth waiting for. That of a success is read last, and explains no failure."""
+    is_of_a_failure = log is not None and log.rank[0] and log.untried
+    return is_of_a_failure and finished is not None and now - finished < MAX_SECONDS_AWAITED
 
 
 def _feed_state(poll: Poll, feed: FeedConfig, newest: NewestAccepted) -> FeedState:

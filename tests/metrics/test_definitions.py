@@ -120,6 +120,19 @@ def test_zeros_that_the_api_did_say_are_samples() -> None:
         assert samples[f"sitecore_cdp_batch_{name}"] == [({"ref": REF}, 0)]
 
 
+@pytest.mark.parametrize(("awaited", "expected"), [(True, [({"ref": REF}, 1.0)]), (False, None)])
+def test_an_error_log_that_nobody_waits_for_has_no_series(
+    *, awaited: bool, expected: list[tuple[dict[str, str], float]] | None
+) -> None:
+    samples = expose(replace(state(FINISHED_WITH_ERRORS), error_log_awaited=awaited))
+    assert samples.get("sitecore_cdp_batch_error_log_awaited") == expected
+
+
+def test_a_failure_that_is_tolerated_has_its_share() -> None:
+    samples = expose(replace(state(FINISHED_WITH_ERRORS, accepted=True), tolerated_ratio=0.25))
+    assert samples["sitecore_cdp_batch_tolerated_failure_ratio"] == [({"ref": REF}, 0.25)]
+
+
 @pytest.mark.parametrize("reason", list(Reason))
 def test_a_failed_poll_has_its_reason_and_nothing_else(reason: Reason) -> None:
     assert expose(state(None, reason)) == {

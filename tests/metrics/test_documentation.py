@@ -12,8 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sitecore_cdp_exporter.api.error_log import RecordCause
 from sitecore_cdp_exporter.api.errors import LogReason, Reason
+from sitecore_cdp_exporter.metrics.families import batch_families
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.open_failure import FailureKind
+from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
+from sitecore_cdp_exporter.watch.watchlist import Watched
 from tests.conditions import wait_until
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, running_exporter
 from tools.sandbox import Sandbox, faults
@@ -23,6 +26,7 @@ FINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 LATER = "5a0c2f0e-36a4-4e2f-9a57-1f0d1a3f7c22"
 UNREADABLE = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a13"
 UNFINISHED = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a14"
+TOLERATED = "7a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a15"
 READ_LATER = {"sitecore_cdp_batch_error_log_records", "sitecore_cdp_batch_error_log_read_failure"}
 MISSING = "439332a9-f837-496f-9e4a-87491689bb90"
 FEED_LABELS = {"feed", "team"}
@@ -70,6 +74,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
         "min_records": 10,
         "ref_prefix": "5a0c2f0e",
     }
+    lenient = {"name": "lenient", "labels": {"team": "crm"}, "max_failed_ratio": 0.1, "ref_prefix": TOLERATED[:8]}
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         sandbox.put_batch(
@@ -85,13 +90,14 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
         )
         sandbox.put_batch(LATER, status="success", total=7, succeeded=7, failed=0, time_to_process_millis=9)
         sandbox.put_batch(UNFINISHED, status="processing")
+        sandbox.put_batch(TOLERATED, status="error", total=100, succeeded=99, failed=1)
         # An empty log is none.
         sandbox.put_batch(UNREADABLE, status="error", total=7, succeeded=7, failed=0, log=True, created_at=an_hour_ago)
         with running_exporter(
             sandbox,
             directory,
             discovery={"enabled": True},
-            feeds=[feed],
+            feeds=[feed, lenient],
             batch_files=["batches.yaml"],
             flags=[f"--web.config.file={web_config}"],
         ) as exporter:
@@ -100,7 +106,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             sandbox.set_fault(faults.Status(500))
             for name, family in scrape(exporter).items():
                 families.setdefault(name, family).samples += family.samples
-    return families
+    # Between two scrapes every log was read.
+    waiting = BatchState(watched=Watched(FINISHED, "nightly-guests", {"team": "crm"}), error_log_awaited=True)
+    shown = batch_families(Snapshot(batches=(waiting,), api_up=True, api_last_success=None, poll_duration=0.0))
+    return families | {family.name: family for family in shown if family.name not in families}
 
 
 def scrape(exporter: Exporter) -> dict[str, Metric]:

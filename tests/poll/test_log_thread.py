@@ -4,6 +4,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from types import FunctionType
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.error_log import ErrorLog, LogReading, RecordCause
 from sitecore_cdp_exporter.api.errors import LogReason, PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, ErrorLogs
-from sitecore_cdp_exporter.poll.error_logs import SECONDS_TO_RETRIES, ErrorLogQueue, LogState
+from sitecore_cdp_exporter.poll.error_logs import MAX_SECONDS_AWAITED, SECONDS_TO_RETRIES, ErrorLogQueue, LogState
 from sitecore_cdp_exporter.poll.poller import Poller
 from sitecore_cdp_exporter.poll.snapshot import BatchState
 from tests.conditions import wait_until
@@ -214,14 +215,52 @@ def test_another_organisation_has_its_own_logs(poller: Poller, api: FakeApi, wat
     assert state.error_log == READ
 
 
+@pytest.mark.parametrize(
+    ("changes", "awaited"),
+    [
+        ({"modified": NOW - MAX_SECONDS_AWAITED + 1}, True),
+        ({"modified": NOW - MAX_SECONDS_AWAITED}, False),
+        ({"created": NOW - 1}, True),
+        ({"modified": NOW, "status": BatchStatus.SUCCESS}, False),
+        ({"modified": NOW, "error_log_available": False}, False),
+        ({"modified": NOW, "status": BatchStatus.PROCESSING}, False),
+    ],
+)
+def test_the_log_of_a_batch_that_has_just_failed_is_awaited_until_it_was_read(
+    changes: dict[str, Any], *, awaited: bool, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+) -> None:
+    watch(watchlist, 1)
+    api.answers[ref(1)] = replace(failed(1), **changes)
+    api.logs[ref(1)] = LogReading(READ)
+    api.logs_open.clear()
+    (state,) = poll(poller, clock).batches
+    assert state.error_log_awaited is awaited
+    api.logs_open.set()
+    (state,) = scrape(poller, clock)
+    assert not state.error_log_awaited
+
+
+@pytest.mark.parametrize("outcome", [LogReason.HOST_NOT_ALLOWED, Reason.TIMEOUT])
+def test_a_log_that_could_not_be_read_is_awaited_no_more(
+    outcome: LogReason | Reason, poller: Poller, api: FakeApi, watchlist: Lists, clock: Clock
+) -> None:
+    watch(watchlist, 1)
+    api.answers[ref(1)] = replace(failed(1), modified=NOW)
+    api.logs[ref(1)] = LogReading(outcome)
+    (state,) = scrape(poller, clock)
+    assert (state.error_log_awaited, state.error_log_failure) == (False, outcome)
+
+
 def test_switched_off_no_log_is_read_until_it_is_switched_on(api: FakeApi, watchlist: Lists, clock: Clock) -> None:
     off = Config(api=ApiConfig(base_url="https://api.example", concurrency=1), error_logs=ErrorLogs(enabled=False))
     poller = new_poller(api, off, clock, watchlist)
     watch_failed(api, watchlist, 1)
+    api.answers[ref(1)] = replace(failed(1), modified=NOW)
     api.logs[ref(1)] = LogReading(READ)
     for _ in range(3):
         (state,) = scrape(poller, clock)
     assert (api.logs_asked, state.error_log, state.error_log_failure) == ([], None, None)
+    assert not state.error_log_awaited
     poller.reconfigure(api, off.model_copy(update={"error_logs": ErrorLogs()}))
     (state,) = scrape(poller, clock)
     assert state.error_log == READ

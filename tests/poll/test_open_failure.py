@@ -10,7 +10,7 @@ from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError, Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, Config, FeedConfig, WatchedBatch
 from sitecore_cdp_exporter.poll.acceptance import is_accepted
-from sitecore_cdp_exporter.poll.open_failure import MAX_AGE, FailureKind, OpenFailure, open_failure
+from sitecore_cdp_exporter.poll.open_failure import MAX_AGE, FailureKind, OpenFailure, open_failure, tolerated_ratio
 from tests.fake_api import Clock, FakeApi, Lists, ref
 from tests.poll.polling import NOW, new_poller, poll
 
@@ -188,3 +188,25 @@ def test_a_probe_shows_an_open_failure_too(api: FakeApi, clock: Clock) -> None:
     poller = new_poller(api, config(), clock)
     (state,) = poller.probe(ref(1), clock.now + 10).batches
     assert state.open_failure == OpenFailure(FailureKind.CORRUPTED, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "feed", "finished", "expected"),
+    [
+        (counts(100, 5), GUESTS, NOW, 0.05),
+        (counts(100, 5), GUESTS, NOW - MAX_AGE, 0.05),
+        (counts(100, 5), GUESTS, NOW - MAX_AGE - 1, None),
+        (counts(100, 5), GUESTS, None, 0.05),
+        (counts(100, 5, NO_LOG), GUESTS, NOW, 0.05),
+        # The log says that records were rejected.
+        (counts(100, 0), GUESTS, NOW, 0.0),
+        (counts(100, 0, NO_LOG), GUESTS, NOW, None),
+        (counts(100, 6), GUESTS, NOW, None),
+        (counts(100, 5), None, NOW, None),
+        (counts(100, 5, SUCCESS), GUESTS, NOW, None),
+    ],
+)
+def test_a_failure_is_tolerated_for_a_week_where_the_batch_counts_as_loaded(
+    batch: Batch, feed: FeedConfig | None, finished: float | None, expected: float | None
+) -> None:
+    assert tolerated_ratio(batch, accepted=is_accepted(batch, feed), finished=finished, now=NOW) == expected
