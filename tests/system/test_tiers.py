@@ -42,7 +42,8 @@ def test_what_is_left_out_is_said_with_the_command_that_runs_it(
         @pytest.mark.e2e
         def test_e2e(): pass
     """)
-    result = suite.runpytest_subprocess("-m", "not slow and not e2e", *arguments)
+    run = suite.runpytest_subprocess if arguments else suite.runpytest_inprocess
+    result = run("-m", "not slow and not e2e", *arguments)
     result.assert_outcomes(passed=1, deselected=0 if arguments else 3)
     result.stdout.fnmatch_lines(["Left out: 1 marked e2e and 2 marked slow. `make test-all` runs them; *"])
 
