@@ -33,7 +33,7 @@ _CAUSES = """<h2>Why</h2>
 {notes}"""
 
 _SILENCE = """<h2>Silence its alerts</h2>
-<p>Once you have dealt with it. Put the address of your Alertmanager in place of this one.</p>
+<p>Do this once you have dealt with the batch. Replace the address with that of your Alertmanager.</p>
 <pre><code>{command}</code></pre>"""
 
 _NOT_WATCHED = """<h1>Not watched</h1>
