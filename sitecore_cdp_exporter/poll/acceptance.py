@@ -84,14 +84,21 @@ class PastBatches:
 
     def __init__(self) -> None:
         self._by_feed: dict[str, list[Batch]] = {}
-        # Per feed, the newest batch that no rule accepts.
+        # Per feed, the newest batch that no rule accepts, or whose file never came.
         self._failed: dict[str, Batch] = {}
 
-    def add(self, feed: str, batch: Batch) -> None:
-        """Keep a batch unless a kept one is at least as good under every rule."""
+    def add(self, feed: str, batch: Batch, seen: float | None = None) -> None:
+        """Keep a batch unless a kept one is at least as good under every rule.
+
+        Args:
+            feed: Its feed.
+            batch: The batch.
+            seen: When it had last been read, as in `newest_accepted`.
+
+        """
         if _share_of_failures(batch) is None:
-            newest = self._failed.get(feed, batch)
-            if batch.status.finished and (batch.modified or 0.0) >= (newest.modified or 0.0):
+            ended, newest = _ended(batch, seen), self._failed.get(feed)
+            if ended and (newest is None or ended >= _ended(newest, seen)):
                 self._failed[feed] = batch
             return
         kept = self._by_feed.get(feed, [])

@@ -309,7 +309,7 @@ class Memory:
                 and feed is not None
                 and _is_listed_no_more(watched_before[key], self.watched.get(key))
             ):
-                self._past.add(feed, batch)
+                self._past.add(feed, batch, self.complete_poll)
                 self._last_finished.add(feed, batch)
         self._past.forget_all_but(config.feeds_by_name)
         with_feed = {key: each.feed for key, each in self.watched.items() if each.feed is not None}

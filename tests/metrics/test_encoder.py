@@ -3,7 +3,7 @@
 import string
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,11 +13,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
-from sitecore_cdp_exporter.api.errors import Reason
+from sitecore_cdp_exporter.api.error_log import ErrorLog, RecordCause
+from sitecore_cdp_exporter.api.errors import LogReason, Reason
 from sitecore_cdp_exporter.metrics import encoder as encoder_module
 from sitecore_cdp_exporter.metrics.collector import Families
 from sitecore_cdp_exporter.metrics.encoder import Encoder, Exposition
 from sitecore_cdp_exporter.metrics.families import batch_families, poll_families
+from sitecore_cdp_exporter.poll.cause import FailureCause
+from sitecore_cdp_exporter.poll.open_failure import FailureKind, OpenFailure
 from sitecore_cdp_exporter.poll.reading import Reading
 from sitecore_cdp_exporter.poll.snapshot import BatchState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -73,6 +76,13 @@ STATES = st.builds(
     failure=st.none() | st.sampled_from(Reason),
     accepted=st.none() | st.booleans(),
     superseded=st.none() | st.booleans(),
+    open_failure=st.none() | st.builds(OpenFailure, st.sampled_from(FailureKind), st.floats(0, 1)),
+    tolerated_ratio=st.none() | st.floats(0, 1),
+    cause=st.none() | st.sampled_from(FailureCause),
+    error_log=st.none()
+    | st.builds(ErrorLog, st.dictionaries(st.sampled_from(RecordCause), st.integers(1, 2**53)), st.booleans()),
+    error_log_failure=st.none() | st.sampled_from(LogReason),
+    error_log_awaited=st.booleans(),
 )
 SUCCEEDED = Batch(
     ref=ref(0),
@@ -118,8 +128,8 @@ def test_every_scrape_has_the_bytes_of_prometheus_client(accept: str, scrapes: l
 @given(STATES, STATES)
 def test_what_has_changed_is_reported_anew(before: BatchState, after: BatchState) -> None:
     encoder, exposition = encoder_for(TEXT), Exposition()
-    for field in ("reading", "failure", "accepted", "superseded", "watched"):
-        change = {field: getattr(after, field)}
+    for field in fields(BatchState):
+        change = {field.name: getattr(after, field.name)}
         changed = snapshot([replace(before, **change)])
         by_us(exposition, snapshot([before]), encoder)
         assert by_us(exposition, changed, encoder) == by_prometheus_client(changed, encoder)

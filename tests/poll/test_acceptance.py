@@ -271,7 +271,7 @@ class TestABatchWithoutModified:
 
 
 feeds = st.builds(FeedConfig, name=st.just("guests"), max_failed_ratio=st.sampled_from([0, 0.01, 0.1, 0.5, 1]))
-finished = st.builds(
+ended = st.builds(
     lambda status, counts, modified, created: Batch(
         ref=ref(1),
         status=status,
@@ -281,7 +281,7 @@ finished = st.builds(
         modified=modified,
         created=created,
     ),
-    st.sampled_from([BatchStatus.SUCCESS, BatchStatus.ERROR, BatchStatus.CORRUPTED]),
+    st.sampled_from([BatchStatus.SUCCESS, BatchStatus.ERROR, BatchStatus.CORRUPTED, BatchStatus.UPLOADING]),
     st.sampled_from(
         [(0, 100), (1, 100), (2, 100), (5, 10), (51, 100), (100, 100), (9, 1000), (7, 7), (None, 7), (3, 0)]
     ),
@@ -291,12 +291,14 @@ finished = st.builds(
 
 
 @settings(deadline=None)
-@given(st.lists(finished, max_size=12), feeds)
-def test_what_is_kept_of_past_batches_is_enough_for_every_rule(batches: list[Batch], rule: FeedConfig) -> None:
+@given(st.lists(ended, max_size=12), feeds, st.sampled_from([None, MAX_UPLOAD_SECONDS + 2.5]))
+def test_what_is_kept_of_past_batches_is_enough_for_every_rule(
+    batches: list[Batch], rule: FeedConfig, seen: float | None
+) -> None:
     past = PastBatches()
     for batch in batches:
-        past.add("guests", batch)
-    assert newest_accepted(past.of_feed("guests"), rule) == newest_accepted(batches, rule)
+        past.add("guests", batch, seen)
+    assert newest_accepted(past.of_feed("guests"), rule, seen) == newest_accepted(batches, rule, seen)
 
 
 def test_a_large_batch_with_few_failures_is_kept_beside_a_newer_small_one_with_a_larger_share_of_them() -> None:

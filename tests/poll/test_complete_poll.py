@@ -274,6 +274,22 @@ class TestDue:
         api.answers[ref(2)] = answer
         assert machine.poll().feeds[0].due == replace(before, finished=created + DAY + HOUR)
 
+    def test_an_upload_whose_file_never_came_counts_on_when_it_has_left_its_file(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        api.answers[ref(1)] = finished(1, HOUR)
+        for number, created in ((2, START), (3, START + HOUR), (4, START + 2 * HOUR)):
+            api.answers[ref(number)] = Batch(
+                ref=ref(number), status=BatchStatus.UPLOADING, error_log_available=False, created=created
+            )
+        watched = [{"ref": ref(number), "feed": "nightly"} for number in range(1, 5)]
+        machine = Machine(api, clock, batches=watched, feeds=[NIGHTLY])
+        before = machine.poll(3 * HOUR).feeds[0].due
+        assert before == Due(finished=START + HOUR + DAY + HOUR, accepted=START + DAY)
+        machine.reconfigure(batches=watched[:1], feeds=[NIGHTLY])
+        # Of the last one it was never seen whether its file came.
+        assert machine.poll(DAY).feeds[0].due == before
+
     def test_a_batch_that_failed_before_the_feed_was_known_does_not_make_it_overdue(
         self, api: FakeApi, clock: Clock
     ) -> None:
