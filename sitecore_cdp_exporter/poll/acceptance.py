@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.config.model import FeedConfig
 
-# The file of a batch that is still uploading so long after its allocation never comes: its upload URL lives for an
-# hour, and a file that has arrived may wait in the queue. SitecoreCdpBatchUploadExpired has the same limit.
-MAX_UPLOAD_SECONDS = 5400.0
-
 
 def is_accepted(batch: Batch, feed: FeedConfig | None) -> bool | None:
     """Return whether a batch counts as loaded, or None while it is unfinished or its details are unread."""
@@ -49,13 +45,12 @@ class NewestAccepted:
     finished: float = 0.0
 
 
-def newest_accepted(batches: Iterable[Batch], feed: FeedConfig, seen: float | None = None) -> NewestAccepted:
+def newest_accepted(batches: Iterable[Batch], feed: FeedConfig) -> NewestAccepted:
     """Find the newest accepted batch of a feed.
 
     Args:
-        batches: Its batches.
+        batches: Its batches; of those that are still uploading only the expired ones.
         feed: The feed.
-        seen: When they had last all been read. None: never, so none is known to have got no file.
 
     """
     batches = list(batches)
@@ -63,17 +58,15 @@ def newest_accepted(batches: Iterable[Batch], feed: FeedConfig, seen: float | No
     return NewestAccepted(
         modified=max((batch.modified or 0.0 for batch in accepted), default=0.0),
         created=max((batch.created or 0.0 for batch in accepted), default=0.0),
-        finished=max((_ended(batch, seen) for batch in batches), default=0.0),
+        finished=max((_ended(batch) for batch in batches), default=0.0),
     )
 
 
-def _ended(batch: Batch, seen: float | None) -> float:
-    """Return when a batch finished or, if its file never came, was allocated; 0: neither, or that is not known."""
-    if batch.status.finished:
-        return batch.modified or 0.0
-    if batch.status is not BatchStatus.UPLOADING or batch.created is None or seen is None:
-        return 0.0
-    return batch.created if seen - batch.created > MAX_UPLOAD_SECONDS else 0.0
+def _ended(batch: Batch) -> float:
+    """Return when a batch finished or, if it has expired, was allocated; 0: neither, or that is not known."""
+    if batch.status is BatchStatus.UPLOADING:
+        return batch.created or 0.0
+    return (batch.modified or 0.0) if batch.status.finished else 0.0
 
 
 class PastBatches:
@@ -84,21 +77,14 @@ class PastBatches:
 
     def __init__(self) -> None:
         self._by_feed: dict[str, list[Batch]] = {}
-        # Per feed, the newest batch that no rule accepts, or whose file never came.
+        # Per feed, the newest batch that no rule accepts.
         self._failed: dict[str, Batch] = {}
 
-    def add(self, feed: str, batch: Batch, seen: float | None = None) -> None:
-        """Keep a batch unless a kept one is at least as good under every rule.
-
-        Args:
-            feed: Its feed.
-            batch: The batch.
-            seen: When it had last been read, as in `newest_accepted`.
-
-        """
+    def add(self, feed: str, batch: Batch) -> None:
+        """Keep a batch, finished or expired, unless a kept one is at least as good under every rule."""
         if _share_of_failures(batch) is None:
-            ended, newest = _ended(batch, seen), self._failed.get(feed)
-            if ended and (newest is None or ended >= _ended(newest, seen)):
+            newest = self._failed.get(feed, batch)
+            if _ended(batch) >= _ended(newest):
                 self._failed[feed] = batch
             return
         kept = self._by_feed.get(feed, [])

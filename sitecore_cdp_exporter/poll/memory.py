@@ -49,6 +49,7 @@ class Record:
         missed: Whether a scrape has ended while a request for it was in flight.
         late: Its last answer, if that came too late for a scrape.
         finished_seen: When it was first seen finished (Unix time). None: never.
+        expired: Whether it was seen to have got no file in time.
         log: The state of its error log. None: it has none, or that is not known.
 
     """
@@ -63,6 +64,7 @@ class Record:
     missed: bool = False
     late: Outcome | None = None
     finished_seen: float | None = None
+    expired: bool = False
     log: LogState | None = None
 
     @property
@@ -107,7 +109,8 @@ class Record:
         return self.late if now - self.asked <= MAX_AGE_OF_A_LATE_ANSWER else None
 
     def note_listed(self, listed: Reading) -> None:
-        """Record when the list first showed it as finished."""
+        """Record when the list first showed it as finished, or as expired."""
+        self.expired = self.expired or listed.expired
         if self.finished_seen is None and listed.batch.status.finished:
             self.finished_seen = listed.polled
 
@@ -139,6 +142,7 @@ class Record:
         self.recheck = now + recheck_finished * share
         self.failure = None
         self.reading = outcome
+        self.expired = outcome.expired
         if not self.finished:
             self.finished_seen = None
         elif self.finished_seen is None:
@@ -231,11 +235,12 @@ class Memory:
     def newest_accepted(self, config: Config, last_known: Mapping[str, Batch | None]) -> dict[str, NewestAccepted]:
         """Return the newest accepted batch of each feed of a config, by the rules of that config."""
         batches: dict[str, list[Batch]] = {feed.name: list(self._past.of_feed(feed.name)) for feed in config.feeds}
+        expired = {key for key, listed in self.discovery.known.items() if listed.expired}
         for key, batch in last_known.items():
-            feed = self.watched[key].feed
-            if batch is not None and feed in batches:
+            feed, is_expired = self.watched[key].feed, key in expired or self._records[key].expired
+            if batch is not None and feed in batches and (batch.status.finished or is_expired):
                 batches[feed].append(batch)
-        return {feed.name: newest_accepted(batches[feed.name], feed, self.complete_poll) for feed in config.feeds}
+        return {feed.name: newest_accepted(batches[feed.name], feed) for feed in config.feeds}
 
     def last_finished(self, last_known: Mapping[str, Batch | None]) -> dict[str, Batch]:
         """Return the newest finished batch of each feed, in the config or not, by when it was allocated."""
@@ -293,7 +298,7 @@ class Memory:
         self._warn_of_overruled(config, batch_files)
         # For batches that have left the list, use what the previous poll knew.
         before = {key: batch or self._known.get(key) for key, batch in self.last_known().items()}
-        watched_before = self.watched
+        watched_before, records_before = self.watched, self._records
         if not config.discovery.enabled:
             self.discovery = Discovery()
         discovered = [reading.batch.ref for reading in self.discovery.known.values()]
@@ -307,9 +312,10 @@ class Memory:
             if (
                 batch is not None
                 and feed is not None
+                and (batch.status.finished or records_before[key].expired)
                 and _is_listed_no_more(watched_before[key], self.watched.get(key))
             ):
-                self._past.add(feed, batch, self.complete_poll)
+                self._past.add(feed, batch)
                 self._last_finished.add(feed, batch)
         self._past.forget_all_but(config.feeds_by_name)
         with_feed = {key: each.feed for key, each in self.watched.items() if each.feed is not None}

@@ -6,6 +6,10 @@ from typing import TypeAlias
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import NO_ANSWER_REASONS, NOT_ASKED_REASONS, PollError, Reason
 
+# The file of a batch that is still uploading so long after its allocation never comes: its upload URL lives for an
+# hour, and a file that has arrived may wait in the queue. SitecoreCdpBatchUploadExpired has the same limit.
+MAX_UPLOAD_SECONDS = 5400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -27,6 +31,13 @@ class Reading:
         uploading = batch.status is BatchStatus.UPLOADING
         times = (batch.created, batch.modified) if uploading else (batch.modified, batch.created)
         return next((time for time in times if time is not None), self.polled)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the batch still had no file when that could come no more."""
+        created = self.batch.created
+        is_uploading = self.batch.status is BatchStatus.UPLOADING
+        return is_uploading and created is not None and self.polled - created > MAX_UPLOAD_SECONDS
 
 
 # The result of requesting a batch.

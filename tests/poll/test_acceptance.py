@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import PollError
 from sitecore_cdp_exporter.config.model import FeedConfig, WatchedBatch
-from sitecore_cdp_exporter.poll.acceptance import MAX_UPLOAD_SECONDS, NewestAccepted, PastBatches, newest_accepted
+from sitecore_cdp_exporter.poll.acceptance import (
+    NewestAccepted,
+    PastBatches,
+    newest_accepted,
+)
 from sitecore_cdp_exporter.poll.poller import Poller
+from sitecore_cdp_exporter.poll.reading import MAX_UPLOAD_SECONDS, Reading
 from tests.fake_api import MAX_WAIT, Clock, FakeApi, Lists, ref
 from tests.poll.listing import by_ref, make_config, make_poller, poll, put
 from tests.poll.polling import DAY, NOW, new_poller
@@ -291,14 +296,12 @@ ended = st.builds(
 
 
 @settings(deadline=None)
-@given(st.lists(ended, max_size=12), feeds, st.sampled_from([None, MAX_UPLOAD_SECONDS + 2.5]))
-def test_what_is_kept_of_past_batches_is_enough_for_every_rule(
-    batches: list[Batch], rule: FeedConfig, seen: float | None
-) -> None:
+@given(st.lists(ended, max_size=12), feeds)
+def test_what_is_kept_of_past_batches_is_enough_for_every_rule(batches: list[Batch], rule: FeedConfig) -> None:
     past = PastBatches()
     for batch in batches:
-        past.add("guests", batch, seen)
-    assert newest_accepted(past.of_feed("guests"), rule, seen) == newest_accepted(batches, rule, seen)
+        past.add("guests", batch)
+    assert newest_accepted(past.of_feed("guests"), rule) == newest_accepted(batches, rule)
 
 
 def test_a_large_batch_with_few_failures_is_kept_beside_a_newer_small_one_with_a_larger_share_of_them() -> None:
@@ -328,22 +331,32 @@ def test_a_feed_without_an_accepted_batch_has_the_time_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "created", "seen", "finished"),
+    ("status", "created", "seen", "expired"),
     [
-        (BatchStatus.UPLOADING, 7.0, 7.0 + MAX_UPLOAD_SECONDS, 0.0),
-        (BatchStatus.UPLOADING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 7.0),
-        (BatchStatus.UPLOADING, 7.0, None, 0.0),
-        (BatchStatus.UPLOADING, None, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
-        (BatchStatus.FILE_UPLOADED, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
-        (BatchStatus.PROCESSING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
-        (BatchStatus.UNKNOWN, 7.0, 8.0 + MAX_UPLOAD_SECONDS, 0.0),
+        (BatchStatus.UPLOADING, 7.0, 7.0 + MAX_UPLOAD_SECONDS, False),
+        (BatchStatus.UPLOADING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, True),
+        (BatchStatus.UPLOADING, None, 8.0 + MAX_UPLOAD_SECONDS, False),
+        (BatchStatus.FILE_UPLOADED, 7.0, 8.0 + MAX_UPLOAD_SECONDS, False),
+        (BatchStatus.PROCESSING, 7.0, 8.0 + MAX_UPLOAD_SECONDS, False),
+        (BatchStatus.UNKNOWN, 7.0, 8.0 + MAX_UPLOAD_SECONDS, False),
+        (BatchStatus.SUCCESS, 7.0, 8.0 + MAX_UPLOAD_SECONDS, False),
     ],
 )
-def test_a_batch_whose_file_never_came_has_ended_as_of_its_allocation(
-    status: BatchStatus, created: float | None, seen: float | None, finished: float
+def test_a_batch_is_expired_once_it_was_seen_without_its_file_so_long_after_its_allocation(
+    status: BatchStatus, created: float | None, seen: float, *, expired: bool
 ) -> None:
     batch = Batch(ref=ref(1), status=status, error_log_available=False, created=created, modified=9.0)
-    assert newest_accepted([batch], FeedConfig(name="guests"), seen) == NewestAccepted(finished=finished)
+    assert Reading(batch, seen).expired is expired
+
+
+@pytest.mark.parametrize(
+    ("status", "finished"), [(BatchStatus.UPLOADING, 7.0), (BatchStatus.PROCESSING, 0.0), (BatchStatus.CORRUPTED, 9.0)]
+)
+def test_an_expired_batch_has_ended_as_of_its_allocation_unless_it_goes_on(
+    status: BatchStatus, finished: float
+) -> None:
+    batch = Batch(ref=ref(1), status=status, error_log_available=False, created=7.0, modified=9.0)
+    assert newest_accepted([batch], FeedConfig(name="guests")) == NewestAccepted(finished=finished)
 
 
 def test_what_is_kept_of_past_batches_stays_small() -> None:

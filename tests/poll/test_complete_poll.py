@@ -274,6 +274,42 @@ class TestDue:
         api.answers[ref(2)] = answer
         assert machine.poll().feeds[0].due == replace(before, finished=created + DAY + HOUR)
 
+    @pytest.mark.parametrize("status", [404, 500])
+    def test_what_was_not_seen_to_have_no_file_counts_only_if_it_was_before(
+        self, api: FakeApi, clock: Clock, status: int
+    ) -> None:
+        api.answers[ref(1)] = finished(1, HOUR)
+        upload = Batch(ref=ref(2), status=BatchStatus.UPLOADING, error_log_available=False, created=START)
+        watched = [{"ref": ref(number), "feed": "nightly"} for number in (1, 2)]
+        machine = Machine(api, clock, batches=watched, feeds=[NIGHTLY])
+        before = Due(finished=START + DAY, accepted=START + DAY)
+        for answer, finishes in (
+            (upload, before.finished),
+            (PollError.of_status(status), before.finished),
+            (upload, START + DAY + HOUR),
+            (PollError.of_status(status), START + DAY + HOUR),
+        ):
+            api.answers[ref(2)] = answer
+            assert machine.poll(HOUR).feeds[0].due == replace(before, finished=finishes)
+
+    def test_an_upload_whose_file_never_came_counts_at_once_where_only_the_list_shows_it(
+        self, api: FakeApi, clock: Clock
+    ) -> None:
+        accepted = finished(1, HOUR)
+        upload = Batch(ref=ref(2), status=BatchStatus.UPLOADING, created=START - 0.5 * HOUR)
+        api.listed = [listed(accepted), upload]
+        api.answers = {ref(1): accepted, ref(2): PollError.of_status(404)}
+        machine = Machine(api, clock, discovery={"enabled": True}, feeds=[NIGHTLY])
+        due = Due(finished=START + DAY, accepted=START + DAY)
+        assert machine.poll(HOUR).feeds[0].due == due
+        expired = replace(due, finished=START + DAY + 0.5 * HOUR)
+        assert machine.poll().feeds[0].due == expired
+        api.listed = [listed(accepted)]
+        for _ in range(3):
+            snapshot = machine.poll(HOUR)
+            assert snapshot.feeds[0].due == expired
+        assert [state.watched.ref for state in snapshot.batches] == [ref(1)]
+
     def test_an_upload_whose_file_never_came_counts_on_when_it_has_left_its_file(
         self, api: FakeApi, clock: Clock
     ) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.names import RESERVED_LABELS
-from sitecore_cdp_exporter.poll.acceptance import MAX_UPLOAD_SECONDS
 from sitecore_cdp_exporter.poll.advice import WHY_BATCHES, WHY_RECORDS, Advice
 from sitecore_cdp_exporter.poll.open_failure import FailureKind
+from sitecore_cdp_exporter.poll.reading import MAX_UPLOAD_SECONDS
 from tests.alert_files import ALERTS, DIRECTORY, RULES, read
 from tests.dashboards import queries
 from tests.metrics.test_documentation import DOCUMENT, documented_rows
