@@ -6,6 +6,7 @@ from html import escape
 from sitecore_cdp_exporter import __version__
 from sitecore_cdp_exporter.api.errors import api_state
 from sitecore_cdp_exporter.config.model import ApiConfig
+from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.snapshot import BatchState, DiscoveryState, FeedState, Snapshot
 from sitecore_cdp_exporter.watch.watchlist import Watched
@@ -15,7 +16,8 @@ from sitecore_cdp_exporter.web.html import badge, count, outcome, page, utc
 MAX_ROWS = 1000
 
 _BODY = """<h1>Sitecore CDP batch exporter <small>{version}</small></h1>
-<nav><a href="{telemetry_path}">Metrics</a> <a href="/-/healthy">Healthy</a> <a href="/-/ready">Ready</a></nav>
+<nav><a href="{telemetry_path}">Metrics</a> <a href="/-/healthy">Healthy</a> <a href="/-/ready">Ready</a>
+<a href="{runbook}">Runbook</a></nav>
 <p>Batch API: <code>{base_url}</code>, endpoint <code>{endpoint}</code>. {summary}</p>
 {feeds}
 <div class="table">
@@ -28,7 +30,7 @@ _BODY = """<h1>Sitecore CDP batch exporter <small>{version}</small></h1>
 </tbody>
 </table>
 </div>
-<p>One batch alone: <code>/probe?target=&lt;ref&gt;</code></p>"""
+<p>Metrics of one batch alone: <code>/probe?target=&lt;ref&gt;</code></p>"""
 
 _FEEDS = """<div class="table">
 <table>
@@ -62,6 +64,7 @@ def render_landing_page(
     body = _BODY.format(
         version=escape(__version__),
         telemetry_path=escape(telemetry_path),
+        runbook=RUNBOOK_URL,
         base_url=escape(api.base_url),
         endpoint=escape(api.endpoint),
         summary=_summary(snapshot),

@@ -6,6 +6,7 @@ import pytest
 from sitecore_cdp_exporter.api.batch import Batch, BatchStatus
 from sitecore_cdp_exporter.api.errors import Reason
 from sitecore_cdp_exporter.config.model import ApiConfig, FeedConfig, WatchedBatch
+from sitecore_cdp_exporter.poll.advice import RUNBOOK_URL
 from sitecore_cdp_exporter.poll.cause import FailureCause
 from sitecore_cdp_exporter.poll.due import Due
 from sitecore_cdp_exporter.poll.reading import Reading
@@ -185,7 +186,11 @@ def test_the_telemetry_path_stays_text() -> None:
     path = '/"><script>'
     page = Page(render_landing_page(None, [], API, path, NOW))
     assert "script" not in page.elements
-    assert page.links == [path, "/-/healthy", "/-/ready"]
+    assert page.links[0] == path
+
+
+def test_the_page_leads_to_the_metrics_the_health_and_the_runbook() -> None:
+    assert render(None).links == ["/metrics", "/-/healthy", "/-/ready", RUNBOOK_URL]
 
 
 @pytest.mark.parametrize("polled", [True, False])
@@ -245,14 +250,14 @@ def test_the_page_is_html_without_script_and_its_links_work(exporter: WebServerT
     page = Page(response.text)
     assert "script" not in page.elements
     assert f"/batches/{REF}" in page.links
-    for link in page.links:
+    for link in set(page.links) - {RUNBOOK_URL}:
         assert exporter.get(link).status_code == 200
 
 
 def test_the_page_holds_no_presigned_url(sandbox: Sandbox, exporter: WebServerThread) -> None:
     sandbox.put_batch(REF, status="error", total=3, failed=1, log=True)
     exporter.get("/batch/metrics")
-    page = exporter.get("/").text
+    page = exporter.get("/").text.replace(RUNBOOK_URL, "")
     assert "Signature" not in page
     assert page.count(sandbox.base_url) == 1
     assert page.count("http") == 1 + page.count("http-equiv")
