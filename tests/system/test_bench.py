@@ -56,7 +56,8 @@ def names_of(module_groups: tuple[object, ...]) -> set[str]:
 
 def test_the_document_has_the_rows_that_are_measured() -> None:
     measured = {(name, f"{size:,}") for group in GROUPS for name in group.names for size in group.sizes}
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in DOCUMENT.splitlines() if line[:1] == "|"]
+    table = DOCUMENT.partition("\n## Alert rules\n")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     head, _, *rows = lines
     assert tuple(head) == HEAD
     assert len(rows) == len(measured)
