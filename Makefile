@@ -65,7 +65,7 @@ mutants: development ## Measure the power of the tests: do they fail for each sm
 	nice $(RUN) -m mutmut run --max-children 4
 	@$(RUN) -m tools.mutants
 
-rule-mutants: development ## Do the tests of the alert rules fail for each small change of a rule? (needs promtool; a quarter of an hour)
+rule-mutants: development ## Do the tests of the alert rules fail for each small change of a rule? (needs promtool; three minutes)
 	@nice $(RUN) -m tools.rule_mutants $(ARGS)
 
 check: development ## Lint, check spelling, links, types, imports and licences, look up known vulnerabilities (needs a network)
