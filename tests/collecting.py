@@ -28,8 +28,10 @@ from hypothesis import strategies as st
 for codec in ("utf-8", "latin-1"):
     st.text(st.characters(codec=codec)).validate()
 """
-_BEFORE = sys.dont_write_bytecode, sys.pycache_prefix
 sys.dont_write_bytecode, sys.pycache_prefix = False, str(FOLDER)
+# For the programs that tests start, too.
+os.environ["PYTHONPYCACHEPREFIX"] = str(FOLDER)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What is imported and collected stays, so to look for garbage meanwhile finds none.
 gc.disable()
 
@@ -53,7 +55,6 @@ def compile_ahead() -> None:
 
 
 def end() -> None:
-    sys.dont_write_bytecode, sys.pycache_prefix = _BEFORE
     # The garbage collector need not look a thousand times at what stays to the end.
     gc.freeze()
     gc.enable()
