@@ -105,4 +105,6 @@ def _key_path(path: YamlPath) -> str:
 
 def one_line(text: str) -> str:
     """Escape unprintable characters: line breaks, and what controls a terminal or changes the order of its text."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
