@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# As each command does it, in the order that matters: its own package comes first. aiohttp makes such a context when it
-# is imported.
+# As the exporter does it, in the order that matters: its own package comes first.
 PROGRAM = """
-import sitecore_cdp_exporter
-import ssl
+import sitecore_cdp_exporter.serve
+import aiohttp, ssl
 from prometheus_client import CollectorRegistry, Counter
 ssl.create_default_context()
 Counter("requests", "Requests.", registry=CollectorRegistry()).inc()

@@ -246,7 +246,7 @@ def test_a_new_certificate_is_served_without_a_restart(server: SecureServerThrea
 def test_the_server_looks_at_its_files_by_itself(server: SecureServerThread, folder: Folder) -> None:
     folder.served = None
     renewed = folder.renew_server()
-    wait_until(lambda: served_certificate(server, folder) == renewed)
+    wait_until(lambda: served_certificate(server, folder) == renewed, pause=0.1)
 
 
 def test_a_hanging_disk_delays_neither_handshakes_nor_answers(

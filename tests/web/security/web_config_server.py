@@ -137,14 +137,14 @@ class SecureServerThread(WebServerThread):
         **options: Any,  # noqa: ANN401  As there.
     ) -> requests.Response:
         """Likewise with any method, and from any address of loopback."""
+        url = self.url
         if self.web_config.has_tls:
             options["verify"] = str(self._folder.path / "server_ca.crt")
             options["cert"] = certificate and self._folder.client_certificate(certificate)
         with requests.Session() as session:
             session.trust_env = False
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, _From(source))
-            return session.request(method, self.url + path, timeout=PATIENCE, **options)
+            session.mount(url, _From(source))
+            return session.request(method, url + path, timeout=PATIENCE, **options)
 
     def open(self, sent: bytes, *, receive_buffer: int | None = None) -> socket.socket:
         """Open a connection as the web config wants it, and send some bytes."""
