@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -271,6 +272,8 @@ def find_missing(patterns: Iterable[str]) -> Iterator[Path]:
             pass  # It may exist. `refresh` reports the error.
 
 
+# Cached, because every scrape asks it of every pattern.
+@lru_cache
 def _fixed_part(pattern: str) -> Path:
     """Return a path without a wildcard unchanged; otherwise the innermost directory above the first wildcard."""
     path = Path(pattern)
@@ -279,10 +282,10 @@ def _fixed_part(pattern: str) -> Path:
 
 def _matches(pattern: str) -> Iterator[Path]:
     """Yield a pattern without a wildcard unchanged; otherwise its matches, except directories."""
-    if glob.escape(pattern) == pattern:
-        yield Path(pattern)
-        return
     folder = _fixed_part(pattern)
+    if folder == Path(pattern):
+        yield folder
+        return
     if not _can_be_listed(folder):
         # Treat it as a file that cannot be read: `glob` would silently find nothing in it.
         yield folder
