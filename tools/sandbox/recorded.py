@@ -157,8 +157,12 @@ class Sandbox(PackageSandbox):
 
     def clear_faults(self) -> None:
         """Behave again."""
-        self._run(self._faults.clear)
-        self._run(self._log_faults.clear)
+
+        def clear() -> None:
+            self._faults.clear()
+            self._log_faults.clear()
+
+        self._run(clear)
 
     def set_log_url_lifetime(self, lifetime: timedelta) -> None:
         """Change how long the URLs of error logs live that are signed from now on; none at all: they are dead."""
