@@ -3,7 +3,7 @@
 pytest compiles the tests, and Hypothesis, in a way of its own, for their assertions. What it compiles is kept beside
 the installed packages, even if Python is set to write none. Of several processes, the first one compiles for all. The
 first import of `conftest.py` begins, and the end of the collection ends it: what a test imports, or starts, is compiled
-as anywhere.
+as by default, and kept beside the source.
 """
 
 import gc
@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 for codec in ("utf-8", "latin-1"):
     st.text(st.characters(codec=codec)).validate()
 """
+_BEFORE = sys.pycache_prefix
 sys.dont_write_bytecode, sys.pycache_prefix = False, str(FOLDER)
-# For the programs that tests start, too.
-os.environ["PYTHONPYCACHEPREFIX"] = str(FOLDER)
+# Else each program that a test starts compiles the whole package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What is imported and collected stays, so to look for garbage meanwhile finds none.
 gc.disable()
@@ -55,6 +55,7 @@ def compile_ahead() -> None:
 
 
 def end() -> None:
+    sys.pycache_prefix = _BEFORE
     # The garbage collector need not look a thousand times at what stays to the end.
     gc.freeze()
     gc.enable()

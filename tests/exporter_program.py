@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection, forkserver
@@ -36,6 +36,8 @@ __all__ = [
     "start_fork_server",
     "wait_until_listening",
 ]
+
+Command = Callable[[Sequence[str]], int]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -95,11 +97,15 @@ def forked(
     log: Path,
     own_session: bool = False,
     environment: Mapping[str, str] | None = None,
+    command: Command | None = None,
 ) -> Iterator[Program]:
-    """Start the exporter with these flags, and end it with the block. The arguments are those of `running`."""
+    """Start the exporter with these flags, and end it with the block.
+
+    `command` runs instead of it; its module is imported there. The other arguments are those of `running`.
+    """
     log.write_bytes(b"")
     variables = {**os.environ, **(environment or {})}
-    process = _CONTEXT.Process(target=_run, args=(flags, log, variables, own_session, tls.USUAL_CA_FILE))
+    process = _CONTEXT.Process(target=_run, args=(command, flags, log, variables, own_session, tls.USUAL_CA_FILE))
     process.start()
     program = Program(ForkedProcess(process), log)
     with terminating(program.process):
@@ -108,6 +114,7 @@ def forked(
 
 
 def _run(
+    command: Command | None,
     flags: Sequence[str],
     log: Path,
     variables: Mapping[str, str],
@@ -124,7 +131,7 @@ def _run(
     with log.open("wb") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
-    sys.exit(main(flags))
+    sys.exit((command or main)(flags))
 
 
 running_exporter = partial(exporter_program.running_exporter, start=forked)

@@ -3,8 +3,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from sitecore_cdp_exporter.config.model import Config, load_config
 from sitecore_cdp_exporter.config.reload import ReadFile, Reloader
 from sitecore_cdp_exporter.web.address import ListenAddress
 from sitecore_cdp_exporter.web.server import WebServer
+from tests import hanging_resolver
 from tests.conditions import wait_until
 from tests.config_file import BROKEN_WEB_CONFIG, OTHER_REF, REF, SECRET, write_config
 from tests.exporter_program import API_TOKEN, CLIENT_KEY, Exporter, forked, running_demo, running_exporter
@@ -367,38 +366,15 @@ def exporter_connection(exporter: Exporter) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
-# A resolver that hangs for one host, and a signal as soon as it is asked.
-STUCK_RESOLVER = """
-import os, signal, socket, sys, threading, time, urllib.request
-from sitecore_cdp_exporter import cli
-from sitecore_cdp_exporter.web import server as web
-look_up = socket.getaddrinfo
-
-def stuck(host, *arguments, **options):
-    if host == "sitecore.invalid":
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(3600)
-    return look_up(host, *arguments, **options)
-
-async def start(self, *addresses):
-    [address] = await start_server(self, *addresses)
-    threading.Thread(target=lambda: print(urllib.request.urlopen(f"http://{address}/metrics").status)).start()
-    return [address]
-
-socket.getaddrinfo = stuck
-web.SECONDS_TO_STOP = 0.5
-start_server, web.WebServer.start = web.WebServer.start, start
-sys.exit(cli.main())
-"""
-
-
 def test_a_resolver_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
-    config = write_config(tmp_path, basic_auth={"username": "a", "password": "b"})
+    config = write_config(
+        tmp_path, base_url=f"https://{hanging_resolver.HOST}", basic_auth={"username": "a", "password": "b"}
+    )
     flags = [f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
-    command = [sys.executable, "-c", STUCK_RESOLVER, *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (ended.returncode, ended.stdout) == (0, "200\n"), ended.stderr
-    assert "Traceback" not in ended.stderr
+    with forked(flags, log=tmp_path / "log", command=hanging_resolver.main) as program:
+        assert program.process.wait(PATIENCE) == 0, program.output()
+    assert "scraped: 200\n" in program.output()
+    assert "Traceback" not in program.output()
 
 
 def test_a_signal_during_the_start_ends_it_and_leaves_signals_as_they_were(

@@ -237,17 +237,17 @@ def peak_of(chunks: Iterator[bytes]) -> tuple[ErrorLog | None, int]:
         tracemalloc.stop()
 
 
-def test_a_gibibyte_of_zeros_is_not_an_error_log() -> None:
+def test_megabytes_of_zeros_are_not_an_error_log() -> None:
     # Each of the files that follow each other is far larger than the memory it may take, and quick to pack.
-    log, peak = peak_of(iter([gzip.compress(bytes(64 * MIB)) * 16]))
+    log, peak = peak_of(iter([gzip.compress(bytes(16 * MIB)) * 2]))
     assert log is None
     assert peak < 8 * MIB
 
 
-def test_a_line_of_100_megabytes_takes_no_memory() -> None:
+def test_a_line_of_24_megabytes_takes_no_memory() -> None:
     def pieces() -> Iterator[bytes]:
         yield b'{"code": "400", "message": "'
-        for _ in range(100):
+        for _ in range(24):
             yield b"x" * MIB
         yield b'"}\n' + GOOD
 
@@ -270,6 +270,7 @@ def test_ten_million_lines_are_counted_up_to_the_bound() -> None:
 
 
 def test_many_records_take_no_memory() -> None:
-    log, peak = peak_of(packed(GOOD * 10_000 for _ in range(5)))
-    assert log == ErrorLog({RecordCause.VALIDATION: 50_000})
-    assert peak < 3 * MIB
+    log, peak = peak_of(packed(GOOD * 100 for _ in range(100)))
+    assert log == ErrorLog({RecordCause.VALIDATION: 10_000})
+    # Their refs alone would be more.
+    assert peak < 0.8 * MIB

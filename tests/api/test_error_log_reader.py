@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import itertools
+import json
 import socket
 import ssl
 import subprocess
@@ -55,6 +56,20 @@ def read_from(server: RawServer, seconds: float = 60.0) -> ErrorLog | Reason | L
 
 def reader(base_url: str, hosts: tuple[str, ...] = (BUCKET,), **api: Any) -> ErrorLogReader:  # noqa: ANN401  Of `api`.
     return ErrorLogReader(ApiConfig(base_url=base_url, **api), ErrorLogs(hosts=hosts), {})
+
+
+def read_as_told(logs: ErrorLogReader, url: str, monkeypatch: pytest.MonkeyPatch) -> ErrorLog | Reason | LogReason:
+    """Do in this process what a child would be told to."""
+    jobs: list[bytes] = []
+
+    def run(job: bytes) -> bytes:
+        jobs.append(job)
+        return b""
+
+    monkeypatch.setattr(logs, "_run", run)
+    logs.read(LogUrl(url))
+    (job,) = jobs
+    return read(json.loads(job))
 
 
 # What comes of an answer.
@@ -253,21 +268,19 @@ def test_the_ca_file_is_trusted_here_too(certificates: Certificates) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"insecure_skip_verify": True}])
 def test_an_unknown_authority_is_a_tls_error_even_with_insecure_skip_verify(
-    certificates: Certificates, settings: dict[str, bool]
+    certificates: Certificates, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TlsServer(certificates.server()) as server:
-        found = reader(server.url, tls_config=settings).read(LogUrl(server.url + PATH))
-        assert found is not None
-        assert found.log is Reason.TLS
+        logs = reader(server.url, tls_config=settings)
+        assert read_as_told(logs, server.url + PATH, monkeypatch) is Reason.TLS
         assert server.heads == []
 
 
-def test_the_client_certificate_is_not_presented(certificates: Certificates) -> None:
+def test_the_client_certificate_is_not_presented(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     tls = certificates.trusted(cert_file=certificates.cert_file, key_file=certificates.key_file)
     with TlsServer(certificates.server(asks_for_certificate=True)) as server:
-        found = reader(server.url, tls_config=tls).read(LogUrl(server.url + PATH))
-        assert found is not None
-        assert isinstance(found.log, Reason)
+        logs = reader(server.url, tls_config=tls)
+        assert isinstance(read_as_told(logs, server.url + PATH, monkeypatch), Reason)
         assert server.heads == []
 
 
@@ -297,16 +310,16 @@ def test_behind_a_proxy_the_name_is_not_resolved(certificates: Certificates, mon
 
 
 @pytest.mark.parametrize("from_environment", [False, True])
-def test_the_proxy_of_the_config_stands_before_the_storage(*, from_environment: bool) -> None:
+def test_the_proxy_of_the_config_stands_before_the_storage(
+    monkeypatch: pytest.MonkeyPatch, *, from_environment: bool
+) -> None:
     with Proxy(refusal=b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n") as proxy:
         if from_environment:
             config = ApiConfig(base_url="https://api.example", proxy_from_environment=True)
         else:
             config = ApiConfig.model_validate({"base_url": "https://api.example", "proxy_url": proxy.url})
         logs = ErrorLogReader(config, ErrorLogs(), {"HTTPS_PROXY": proxy.url})
-        found = logs.read(LogUrl(f"https://{BUCKET}{PATH}"))
-        assert found is not None
-        assert found.log is Reason.CONNECTION
+        assert read_as_told(logs, f"https://{BUCKET}{PATH}", monkeypatch) is Reason.CONNECTION
         assert f"CONNECT {BUCKET}:443 HTTP/1.1" in proxy.heads[0]
 
 
