@@ -13,6 +13,8 @@ from tests import tiers
 # The tables of Unicode of Hypothesis, which take seconds to make, stay beside the installed packages; its default is a
 # folder here.
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(sys.prefix) / "hypothesis")
+# Each program would look for plugins of pydantic in all that is installed for development; there are none.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 
 def pytest_configure(config: pytest.Config) -> None:
