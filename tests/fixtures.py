@@ -57,9 +57,9 @@ def nothing_is_left() -> Iterator[None]:
 
     yield
     give_up = time.monotonic() + MAX_WAIT
-    while left() and time.monotonic() < give_up:
+    while (remaining := left()) and time.monotonic() < give_up:
         time.sleep(0.01)
-    assert left() == []
+    assert remaining == []
 
 
 @pytest.fixture
