@@ -101,6 +101,7 @@ def test_without_a_standard_error_nothing_of_that_is_in_the_output() -> None:
 # Both signals come after it has stopped, at the last moment at which Python runs code of ours.
 ENDING = """
 import atexit, gc, os, signal, sys
+gc.disable()
 from sitecore_cdp_exporter import __main__, serve as server
 
 async def serve(flags, demo):
