@@ -70,6 +70,9 @@ def load_script() -> ModuleType:
     return module
 
 
+MODULE = load_script()
+
+
 def refusal(monkeypatch: pytest.MonkeyPatch, base_url: str, file: Path, **variables: str) -> str:
     """Run the script in this process, up to where it refuses to begin; return why."""
     monkeypatch.setattr(sys, "argv", ["upload.py", base_url, str(file)])
@@ -77,10 +80,24 @@ def refusal(monkeypatch: pytest.MonkeyPatch, base_url: str, file: Path, **variab
         monkeypatch.setenv(name, value)
     threads = threading.active_count()
     with pytest.raises(SystemExit) as refused:
-        load_script().main()
+        MODULE.main()
     # Not even its clock has started.
     assert threading.active_count() == threads
     return str(refused.value.code)
+
+
+def upload_here(base_url: str, *, proxy_from_environment: bool = False) -> None:
+    """Upload in this process, as the script does once it has read its arguments and the file."""
+    api = MODULE.BatchApi(base_url, "key:s3cret", proxy_from_environment=proxy_from_environment)
+    api.upload(uuid.UUID(REF), RECORD)
+
+
+def failure(base_url: str) -> str:
+    """Upload in this process, and return why that failed. Programs that fail are started further below."""
+    with pytest.raises(MODULE.RequestError) as failed:
+        upload_here(base_url)
+    assert "s3cret" not in str(failed.value)
+    return str(failed.value)
 
 
 # --- The upload and its outcome
@@ -122,10 +139,9 @@ def test_it_generates_a_ref(sandbox: Sandbox, file: Path) -> None:
     ],
     ids=["HTML", "nested", "list", "null", "number"],
 )
-def test_what_is_not_an_answer_of_the_batch_api_is_said(body: bytes, error: str, sandbox: Sandbox, file: Path) -> None:
+def test_what_is_not_an_answer_of_the_batch_api_is_said(body: bytes, error: str, sandbox: Sandbox) -> None:
     sandbox.set_fault(faults.Body(body))
-    done = upload(sandbox.base_url, file)
-    assert (done.returncode, done.stdout, error in done.stderr) == (1, "", True)
+    assert error in failure(sandbox.base_url)
 
 
 def test_a_server_that_never_answers_ends_by_the_time_limit(sandbox: Sandbox, file: Path) -> None:
@@ -246,47 +262,50 @@ def test_credentials_go_over_https_or_to_this_machine_only(
 )
 def test_the_file_goes_over_https_or_to_this_machine_only(upload_url: str, sandbox: Sandbox) -> None:
     sandbox.set_fault(faults.Body(json.dumps({"location": {"href": upload_url}}).encode()))
-    api = load_script().BatchApi(sandbox.base_url, "key:s3cret", proxy_from_environment=False)
     with pytest.raises(SystemExit, match=r"^The upload URL ") as refused:
-        api.upload(uuid.UUID(REF), b"content")
+        upload_here(sandbox.base_url)
     assert "s3cret" not in str(refused.value)
     assert len(sandbox.requests) == 1
 
 
 def test_an_api_elsewhere_cannot_send_the_file_to_this_machine_openly() -> None:
-    script = load_script()
-    api = script.BatchApi("https://api.example", "key:s3cret", proxy_from_environment=False)
+    api = MODULE.BatchApi("https://api.example", "key:s3cret", proxy_from_environment=False)
     api._allocate = lambda *_arguments: {"location": {"href": "http://127.0.0.1:1/"}}
     with pytest.raises(SystemExit, match=r"^The upload URL is not https://"):
         api.upload(uuid.UUID(REF), b"content")
 
 
-def test_a_netrc_file_is_ignored(sandbox: Sandbox, file: Path, tmp_path: Path) -> None:
+def test_a_netrc_file_is_ignored(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text("default login somebody password of-another-place\n", encoding="ascii")
     netrc.chmod(0o600)
-    done = upload(sandbox.base_url, file, HOME=str(tmp_path), NETRC=str(netrc))
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(netrc))
+    upload_here(sandbox.base_url)
     assert ["Authorization" in entry.headers for entry in sandbox.requests] == [True, False]
 
 
-def test_redirects_are_not_followed(sandbox: Sandbox, file: Path) -> None:
+def test_redirects_are_not_followed(sandbox: Sandbox) -> None:
     with Sandbox(client_key="key", api_token="s3cret") as elsewhere:
         for status in (301, 302, 303, 307, 308):
             sandbox.set_fault(faults.Redirect(f"{elsewhere.base_url}/v2/batches/{REF}", status=status))
-            done = upload(sandbox.base_url, file)
-            assert (done.returncode, done.stdout) == (1, "")
-            assert f"HTTP {status}" in done.stderr
+            assert f"HTTP {status}" in failure(sandbox.base_url)
         assert elsewhere.requests == []
 
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
-@pytest.mark.parametrize("options", [[], ["--proxy-from-environment"]])
-def test_loopback_hosts_are_reached_without_a_proxy(options: list[str], sandbox: Sandbox, file: Path) -> None:
-    done = upload(sandbox.base_url, file, *options, **dict.fromkeys(PROXY_VARIABLES, "http://127.0.0.1:1"))
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("proxy_from_environment", [False, True])
+def test_loopback_hosts_are_reached_without_a_proxy(
+    proxy_from_environment: bool,  # noqa: FBT001  A parameter of the test.
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in PROXY_VARIABLES:
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    upload_here(sandbox.base_url, proxy_from_environment=proxy_from_environment)
+    assert len(sandbox.requests) == 2
 
 
 def test_a_proxy_of_the_environment_is_used_when_asked_for_and_never_sees_the_token(file: Path) -> None:
