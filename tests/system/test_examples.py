@@ -26,7 +26,7 @@ from tools.exporter_program import ROOT
 LIST_BATCH = ROOT / "examples" / "list_batch.py"
 REF = "5a0c2f0e-6d0b-4c51-9d3c-0f6c2b1f8a11"
 REFS_PAGE = (ROOT / "docs" / "refs.md").read_text(encoding="utf-8")
-AT_ONCE = 20
+AT_ONCE = 8
 # The snippets print one ref; so many show that no two are the same.
 RUNS = 50
 
