@@ -23,7 +23,7 @@ LISTING = ROOT / "docs" / "listing.md"
 HOUR, DAY = 3600.0, 86400.0
 NOW = 1.75e9
 # Of the page, and of the simulation: the formulas hold for any, and a simulated day is long.
-SCRAPE_INTERVAL, SIMULATED_SCRAPE_INTERVAL = 15.0, 60.0
+SCRAPE_INTERVAL, SIMULATED_SCRAPE_INTERVAL = 15.0, 120.0
 UNDER_WAY = 600.0
 ONE_IN_SO_MANY_FAILS = 20
 UPLOADS_A_DAY = (3, 500)

@@ -243,7 +243,7 @@ class TestAListThatDoesNotAddUp:
 
     def test_a_count_that_is_far_too_high_costs_few_requests(self, clock: Clock) -> None:
         api = LyingApi()
-        api.lie = lambda page: replace(page, total=90_000)
+        api.lie = lambda page: replace(page, total=9000)
         put(api, 1)
         put(api, 2, BatchStatus.PROCESSING)
         config = make_config(api=API | {"concurrency": 1})

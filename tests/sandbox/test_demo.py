@@ -157,7 +157,7 @@ def test_two_rounds_show_every_status_each(watcher: Watcher) -> None:
         # A busy machine misses a state that lasts a quarter of a second; then a later round shows it.
         return sum(set().union(*(seen[ref] for ref in refs)) >= STATUSES for refs in rounds) >= 2
 
-    wait_until(all_seen, pause=0.03)
+    wait_until(all_seen, pause=0.08)
     assert all(uuid.UUID(ref).version == 4 for ref in watcher.announced)
     assert set(watcher.announced.values()) == {feed.name for feed in FEEDS}
 
