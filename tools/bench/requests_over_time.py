@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -209,7 +209,7 @@ def _restart(snapshot: Snapshot, seconds: float, requests: int, details: Sequenc
     discovery = snapshot.discovery
     # Threads overtake each other by a few places.
     ranks = [int(each[-12:], 16) for each in details]
-    in_order = all(later < earlier + 100 for earlier, later in pairwise(ranks))
+    in_order = all(rank < lowest + 100 for rank, lowest in zip(ranks, accumulate(ranks, min), strict=True))
     failure = None if discovery is None or discovery.failure is None else str(discovery.failure)
     return Restart(seconds, requests, snapshot.unread, failure, in_order)
 
