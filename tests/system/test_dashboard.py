@@ -14,7 +14,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import expressions
+from grafana import evaluation, expressions
 from grafana.dashboard import DASHBOARDS as FOLDER
 from grafana.dashboard import files
 from grafana.evaluation import any_of, fill_in
@@ -300,11 +300,13 @@ def test_the_documented_commands_copy_what_grafana_needs(tmp_path: Path) -> None
     ]
 
 
-def test_a_url_that_is_not_of_prometheus_is_reported_in_one_line() -> None:
-    command = [sys.executable, "-m", "grafana.evaluation", "--prometheus-url=http://127.0.0.1:1"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
-    assert run.stderr.startswith("http://127.0.0.1:1 does not answer as Prometheus does: ")
+def test_a_url_that_is_not_of_prometheus_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluation", "--prometheus-url=http://127.0.0.1:1"])
+    with pytest.raises(SystemExit, match=r"^http://127\.0\.0\.1:1 does not answer as Prometheus does: [^\n]+$"):
+        evaluation.main()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_other_documented_commands_are_those_that_are_tested() -> None:

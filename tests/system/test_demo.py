@@ -2,7 +2,6 @@ import json
 import re
 import shlex
 import signal
-import sys
 import time
 from pathlib import Path
 from random import Random
@@ -16,9 +15,8 @@ from sitecore_cdp_exporter.sandbox.demo_upload_schedule import ROUND_TIME, Troub
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 from sitecore_cdp_exporter.service import Service
 from tests.conditions import wait_until
+from tests.exporter_program import forked
 from tests.web.web_server_thread import PATIENCE
-from tools.exporter_program import ROOT
-from tools.program import running
 
 REF = "12af3453-62da-4b31-b646-631b7b5f3009"
 ALLOCATION = json.dumps({"checksum": "0" * 32, "size": 1})
@@ -26,8 +24,8 @@ FEEDS = {"nightly-guests", "orders-hourly", "web-events", "loyalty-updates", "pr
 
 
 def test_the_demo_needs_nothing_and_ends_by_ctrl_c(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "exporter.py"), "--demo", "--web.listen-address=127.0.0.1:0"]
-    with running(command, log=tmp_path / "log") as demo:
+    # test_readme starts it as a user does.
+    with forked(["--demo", "--web.listen-address=127.0.0.1:0"], log=tmp_path / "log") as demo:
         wait_until(lambda: "Ctrl-C" in demo.output() or demo.process.poll() is not None)
         page, metrics, sandbox = re.findall(r"^ +(http://127\.0\.0\.1:\d+\S*) ", demo.output(), re.MULTILINE)
         assert "sandbox" in demo.output()

@@ -31,7 +31,7 @@ def test_a_failed_batch_names_its_causes(tmp_path: Path) -> None:
     with Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN) as sandbox:
         put_batches(sandbox)
         with running_exporter(sandbox, tmp_path, batches=[FAILED, EMPTY, SUCCEEDED]) as exporter:
-            wait_until(lambda: len(exporter.scrape().get(f"{LOG}_read", {})) == 2)
+            wait_until(lambda: len(exporter.scrape().get(f"{LOG}_read", {})) == 2, pause=0.05)
             samples = exporter.scrape()
     shown = {
         (name, *(value for label, value in labels if label != "ref"), dict(labels)["ref"]): value

@@ -242,7 +242,7 @@ def test_ctrl_c_ends_the_wait_quietly(sandbox: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("config")
 def test_a_reader_that_leaves_ends_it_quietly(sandbox: Sandbox, tmp_path: Path) -> None:
-    put_a_partial_failure(sandbox)
+    put_a_corrupted_one(sandbox)
     step = pipeline(sandbox).splitlines()[-1]
     # `true` reads nothing, and has ended long before the report is written.
     done = run(f"{step} | true; echo ${{PIPESTATUS[0]}}", tmp_path, ref=REF)

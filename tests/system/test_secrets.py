@@ -237,16 +237,21 @@ def run(
     return status, outputs
 
 
+@pytest.fixture(scope="module")
+def folder_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A folder whose keys and certificates stay."""
+    return Folder(tmp_path_factory.mktemp("keys"))
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def folder(folder_with_keys: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A folder with a good config and a good web config, and more secrets in the environment."""
     monkeypatch.setenv("SITECORE_CDP_CLIENT_KEY", planted.ENVIRONMENT_KEY)
     monkeypatch.setenv("SITECORE_CDP_API_TOKEN", planted.ENVIRONMENT_TOKEN)
     monkeypatch.setenv("HTTPS_PROXY", f"http://{planted.ENVIRONMENT_PROXY_CREDENTIALS}@127.0.0.1:1")
-    write_config(tmp_path)
-    folder = Folder(tmp_path)
-    folder.write(f"{TLS}basic_auth_users: {{{WEB_USER}: {HASH}}}\n")
-    return folder
+    write_config(folder_with_keys.path)
+    folder_with_keys.write(f"{TLS}basic_auth_users: {{{WEB_USER}: {HASH}}}\n")
+    return folder_with_keys
 
 
 def flags_of(folder: Folder) -> list[str]:

@@ -304,6 +304,8 @@ def test_loopback_hosts_are_reached_without_a_proxy(
 ) -> None:
     for variable in PROXY_VARIABLES:
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
     upload_here(sandbox.base_url, proxy_from_environment=proxy_from_environment)
     assert len(sandbox.requests) == 2
 
