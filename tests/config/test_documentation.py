@@ -44,6 +44,12 @@ ROWS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all rows: each writes the same file."""
+    return tmp_path_factory.mktemp("config")
+
+
 def unquoted(cell: str) -> str:
     return cell.strip("`")
 
@@ -84,17 +90,17 @@ def test_the_default_is_that_of_the_models(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
-def test_the_example_of_a_key_loads(row: Row, tmp_path: Path) -> None:
+def test_the_example_of_a_key_loads(row: Row, folder: Path) -> None:
     text = config_with({unquoted(row.key): unquoted(row.example)} | COMPANIONS.get(unquoted(row.key), {}))
-    path = tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_text(text)
     load_config(path)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
-def test_a_mistake_gives_what_is_documented(row: Row, tmp_path: Path) -> None:
+def test_a_mistake_gives_what_is_documented(row: Row, folder: Path) -> None:
     value, message = row.mistake.removeprefix("`").split("`: ")
-    path = tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_text(config_with({unquoted(row.key): value}))
     with pytest.raises(ConfigError) as raised:
         load_config(path)

@@ -568,6 +568,12 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all rows: each writes the same file."""
+    return tmp_path_factory.mktemp("config")
+
+
 @pytest.mark.parametrize(
     ("text", "errors"),
     [
@@ -576,8 +582,8 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         for text, *errors in rows
     ],
 )
-def test_a_mistake_gives_exactly_these_lines(text: str, errors: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
+def test_a_mistake_gives_exactly_these_lines(text: str, errors: list[str], folder: Path) -> None:
+    path = folder / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as raised:
         load_config(path)

@@ -48,15 +48,21 @@ BASE_URL_PATTERN = json.loads((ROOT / "config.schema.json").read_text())["$defs"
 API = f"api:\n  base_url: {BASE_URL}\n"
 
 
-def load(text: str, tmp_path: Path) -> Config:
-    path = tmp_path / "config.yaml"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all tests that write nothing but `config.yaml`."""
+    return tmp_path_factory.mktemp("config")
+
+
+def load(text: str, folder: Path) -> Config:
+    path = folder / "config.yaml"
     path.write_text(text, encoding="utf-8", newline="")
     return load_config(path)
 
 
-def errors_of(text: str | bytes, tmp_path: Path) -> tuple[str, ...]:
+def errors_of(text: str | bytes, folder: Path) -> tuple[str, ...]:
     """The errors of a file, without the path that each begins with."""
-    path = tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigError) as raised:
         load_config(path)
@@ -149,8 +155,8 @@ def test_every_key_can_be_set() -> None:
     )
 
 
-def test_a_feed_expects_nothing_by_default(tmp_path: Path) -> None:
-    config = load(f"{API}feeds:\n  - name: guests\n", tmp_path)
+def test_a_feed_expects_nothing_by_default(folder: Path) -> None:
+    config = load(f"{API}feeds:\n  - name: guests\n", folder)
     assert config.feeds == (
         FeedConfig(
             name="guests",
@@ -247,16 +253,16 @@ def test_anchors_aliases_and_merge_keys_work() -> None:
     assert fourth.labels == first.labels
 
 
-def test_an_error_in_merged_keys_points_to_where_they_stand(tmp_path: Path) -> None:
+def test_an_error_in_merged_keys_points_to_where_they_stand(folder: Path) -> None:
     text = API + f"batches:\n  - &a\n    ref: {REF}\n    feed: 7\n  - <<: *a\n    ref: {OTHER_REF}\n"
-    assert errors_of(text, tmp_path) == (
+    assert errors_of(text, folder) == (
         "6: batches[0].feed: expected a string; put it in quotes",
         "6: batches[1].feed: expected a string; put it in quotes",
     )
 
 
-def test_a_duplicate_by_alias_is_reported_at_the_alias(tmp_path: Path) -> None:
-    assert errors_of(API + f"batches:\n  - &a {REF}\n  - *a\n", tmp_path) == (
+def test_a_duplicate_by_alias_is_reported_at_the_alias(folder: Path) -> None:
+    assert errors_of(API + f"batches:\n  - &a {REF}\n  - *a\n", folder) == (
         "5: batches[1]: duplicate ref; already on line 4",
     )
 
@@ -287,8 +293,8 @@ def test_other_good_files_load(name: str) -> None:
         ("292y", 292 * 31_536_000.0),
     ],
 )
-def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, tmp_path: Path) -> None:
-    assert load(f"{API}recheck_finished: {text}\n", tmp_path).recheck_finished == pytest.approx(seconds)
+def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, folder: Path) -> None:
+    assert load(f"{API}recheck_finished: {text}\n", folder).recheck_finished == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -298,8 +304,8 @@ def test_a_duration_is_read_as_prometheus_does(text: str, seconds: float, tmp_pa
         *("true", "[5s]", "{s: 5}", f"{'9' * 5000}s", "2024-01-01", ".inf", ".nan", '"5s\\n"', "\u0665s"),
     ],
 )
-def test_what_prometheus_does_not_accept_is_not_a_duration(text: str, tmp_path: Path) -> None:
-    (error,) = errors_of(f"{API}recheck_finished: {text}\n", tmp_path)
+def test_what_prometheus_does_not_accept_is_not_a_duration(text: str, folder: Path) -> None:
+    (error,) = errors_of(f"{API}recheck_finished: {text}\n", folder)
     assert error.startswith("3: recheck_finished: ")
     assert "duration" in error or "needs a unit" in error
 
@@ -324,16 +330,16 @@ def test_what_prometheus_does_not_accept_is_not_a_duration(text: str, tmp_path: 
     ],
 )
 def test_a_number_that_yaml_reads_in_another_way_than_people_is_refused(
-    before: str, key: str, text: str, remedy: str, tmp_path: Path
+    before: str, key: str, text: str, remedy: str, folder: Path
 ) -> None:
-    (error,) = errors_of(f"{API}{before}{text}\n", tmp_path)
+    (error,) = errors_of(f"{API}{before}{text}\n", folder)
     line = 2 + before.count("\n") + 1
     assert re.fullmatch(rf"{line}: {re.escape(key)}: .*{remedy}.*; put it in quotes if it is text", error)
 
 
 @pytest.mark.parametrize("text", ["'0100'", '"1:30"', "'0x64'", "1_0a", "0o17", "1.2.3", "12345e67", "1e3", "08"])
-def test_text_that_looks_like_a_number_stays_text(text: str, tmp_path: Path) -> None:
-    config = load(f"{API}feeds: [{{name: {text}}}]\n", tmp_path)
+def test_text_that_looks_like_a_number_stays_text(text: str, folder: Path) -> None:
+    config = load(f"{API}feeds: [{{name: {text}}}]\n", folder)
     assert config.feeds[0].name == text.strip("'\"")
     assert type(config.feeds[0].name) is str
 
@@ -345,14 +351,14 @@ def test_text_that_looks_like_a_number_stays_text(text: str, tmp_path: Path) -> 
         *[("1e0", 1.0), ("1.", 1.0), (".5", 0.5), ("0e5", 0.0), ("1e-400", 0.0)],
     ],
 )
-def test_a_ratio_is_read_as_yaml_1_2_and_json_read_it(text: str, ratio: float, tmp_path: Path) -> None:
-    config = load(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", tmp_path)
+def test_a_ratio_is_read_as_yaml_1_2_and_json_read_it(text: str, ratio: float, folder: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", folder)
     assert config.feeds[0].max_failed_ratio == ratio
 
 
 @pytest.mark.parametrize("text", ["'5e-2'", "5e", "e-2", "5e-2%", "1e400", "5e-2x", "-5e-2", "0b1e-2"])
-def test_what_is_not_a_ratio_is_refused(text: str, tmp_path: Path) -> None:
-    (error,) = errors_of(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", tmp_path)
+def test_what_is_not_a_ratio_is_refused(text: str, folder: Path) -> None:
+    (error,) = errors_of(f"{API}feeds: [{{name: guests, max_failed_ratio: {text}}}]\n", folder)
     assert error.startswith("3: feeds[0].max_failed_ratio: expected a number")
 
 
@@ -377,50 +383,50 @@ HUGE = ["9" * 20, "9" * 309, "1" + "0" * 400, "9" * 4000, "9" * 5000, "-" + "9" 
         "feeds: [{{name: guests, expect_success_every: 1h, grace: {}w}}]\n",
     ],
 )
-def test_a_number_that_no_metric_can_hold_is_refused(config: str, number: str, tmp_path: Path) -> None:
-    (error,) = errors_of(API + config.format(number), tmp_path)
+def test_a_number_that_no_metric_can_hold_is_refused(config: str, number: str, folder: Path) -> None:
+    (error,) = errors_of(API + config.format(number), folder)
     assert re.search("expected|a number with too many digits|needs a unit", error)
 
 
-def test_the_largest_numbers_become_metrics(tmp_path: Path) -> None:
+def test_the_largest_numbers_become_metrics(folder: Path) -> None:
     feed = "{name: guests, min_records: 1000000000, expect_success_every: 292y, grace: 292y, max_failed_ratio: 1}"
-    (config,) = load(f"{API}feeds: [{feed}]\n", tmp_path).feeds
+    (config,) = load(f"{API}feeds: [{feed}]\n", folder).feeds
     assert config.expect_success_every == config.grace == 292 * 31_536_000
     assert float(config.min_records) == config.min_records == 1e9
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/", "/v2//", "/V2", "/v2/batches", "/v2/batches/", "/v2/batches/inspect"])
 @pytest.mark.parametrize("prefix", ["https://api.boxever.com", "https://gateway.example:8443/cdp", "http://[::1]:8080"])
-def test_a_base_url_that_ends_in_v2_or_below_is_refused(prefix: str, path: str, tmp_path: Path) -> None:
-    (error,) = errors_of(f"api:\n  base_url: {prefix}{path}\n", tmp_path)
+def test_a_base_url_that_ends_in_v2_or_below_is_refused(prefix: str, path: str, folder: Path) -> None:
+    (error,) = errors_of(f"api:\n  base_url: {prefix}{path}\n", folder)
     assert error.startswith("2: api.base_url: must end before /v2, because the exporter adds /v2/batches; remove /v2")
     assert not re.match(BASE_URL_PATTERN, prefix + path)
 
 
-def test_nothing_but_slashes_is_cut_off_the_end_of_a_base_url(tmp_path: Path) -> None:
-    assert load("api:\n  base_url: https://api.example/X//\n", tmp_path).api.base_url == "https://api.example/X"
+def test_nothing_but_slashes_is_cut_off_the_end_of_a_base_url(folder: Path) -> None:
+    assert load("api:\n  base_url: https://api.example/X//\n", folder).api.base_url == "https://api.example/X"
 
 
 @pytest.mark.parametrize(
     "url", ["https://v2", "https://v2.example/v20", "https://gateway.example/cdp-v2", "https://v2/"]
 )
-def test_a_base_url_with_v2_in_another_name_is_taken(url: str, tmp_path: Path) -> None:
-    assert load(f"api:\n  base_url: {url}\n", tmp_path).api.base_url == url.rstrip("/")
+def test_a_base_url_with_v2_in_another_name_is_taken(url: str, folder: Path) -> None:
+    assert load(f"api:\n  base_url: {url}\n", folder).api.base_url == url.rstrip("/")
     assert re.match(BASE_URL_PATTERN, url)
 
 
 @pytest.mark.parametrize("timeout", ["1ms", "2m", "120s", "1m60s"])
-def test_a_timeout_within_its_bounds_is_accepted(timeout: str, tmp_path: Path) -> None:
-    assert 0 < load(f"{API}  timeout: {timeout}\n", tmp_path).api.timeout <= 120
+def test_a_timeout_within_its_bounds_is_accepted(timeout: str, folder: Path) -> None:
+    assert 0 < load(f"{API}  timeout: {timeout}\n", folder).api.timeout <= 120
 
 
-def test_an_interval_may_be_as_short_as_a_drill_needs(tmp_path: Path) -> None:
-    config = load(f"{API}feeds: [{{name: guests, expect_success_every: 1ms}}]\n", tmp_path)
+def test_an_interval_may_be_as_short_as_a_drill_needs(folder: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_every: 1ms}}]\n", folder)
     assert config.feeds[0].expect_success_every == 0.001
 
 
-def test_a_calendar_is_every_day_in_utc_by_default(tmp_path: Path) -> None:
-    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: '00:05', except: }}}}]\n", tmp_path)
+def test_a_calendar_is_every_day_in_utc_by_default(folder: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: '00:05', except: }}}}]\n", folder)
     assert config.feeds[0].expect_success_by == Calendar.model_validate(
         {
             "time": "00:05",
@@ -433,8 +439,8 @@ def test_a_calendar_is_every_day_in_utc_by_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Etc/GMT+12", "America/Argentina/Buenos_Aires", "GMT0", "Asia/Kolkata"])
-def test_the_names_of_the_database_of_time_zones_are_taken(zone: str, tmp_path: Path) -> None:
-    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: 08:00, timezone: {zone}}}}}]\n", tmp_path)
+def test_the_names_of_the_database_of_time_zones_are_taken(zone: str, folder: Path) -> None:
+    config = load(f"{API}feeds: [{{name: guests, expect_success_by: {{time: 08:00, timezone: {zone}}}}}]\n", folder)
     calendar = config.feeds[0].expect_success_by
     assert calendar is not None
     assert calendar.timezone.key == zone
@@ -473,8 +479,8 @@ def test_code_may_pass_durations_in_seconds() -> None:
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_a_base_url_loses_only_its_trailing_slashes(text: str, base_url: str, tmp_path: Path) -> None:
-    assert load(f"api: {{base_url: '{text}'}}\n", tmp_path).api.base_url == base_url
+def test_a_base_url_loses_only_its_trailing_slashes(text: str, base_url: str, folder: Path) -> None:
+    assert load(f"api: {{base_url: '{text}'}}\n", folder).api.base_url == base_url
 
 
 @pytest.mark.parametrize(
@@ -508,14 +514,14 @@ def test_a_base_url_loses_only_its_trailing_slashes(text: str, base_url: str, tm
         "http://2130706433",
     ],
 )
-def test_another_base_url_is_refused(base_url: str, tmp_path: Path) -> None:
-    (error,) = errors_of(f'api:\n  base_url: "{base_url}"\n', tmp_path)
+def test_another_base_url_is_refused(base_url: str, folder: Path) -> None:
+    (error,) = errors_of(f'api:\n  base_url: "{base_url}"\n', folder)
     assert error.startswith("2: api.base_url: ")
 
 
 @pytest.mark.parametrize("name", ["team", "T", "_", "a1", "_1", "team_", "refs", "x__"])
-def test_a_label_name_of_prometheus_is_accepted(name: str, tmp_path: Path) -> None:
-    (batch,) = load(f"{API}batches:\n  - {{ref: {REF}, labels: {{{name}: x}}}}\n", tmp_path).batches
+def test_a_label_name_of_prometheus_is_accepted(name: str, folder: Path) -> None:
+    (batch,) = load(f"{API}batches:\n  - {{ref: {REF}, labels: {{{name}: x}}}}\n", folder).batches
     assert batch.labels == {name: "x"}
 
 
@@ -527,8 +533,8 @@ def test_a_label_name_of_prometheus_is_accepted(name: str, tmp_path: Path) -> No
         *("__", "__name__", "__x", "1a", "a-b", "a.b", "é", "''", "' a'", '"a\\n"', "$", "\u0663"),
     ],
 )
-def test_a_reserved_or_malformed_label_name_is_refused(name: str, tmp_path: Path) -> None:
-    (error,) = errors_of(f"{API}batches:\n  - ref: {REF}\n    labels: {{{name}: x}}\n", tmp_path)
+def test_a_reserved_or_malformed_label_name_is_refused(name: str, folder: Path) -> None:
+    (error,) = errors_of(f"{API}batches:\n  - ref: {REF}\n    labels: {{{name}: x}}\n", folder)
     assert error.startswith("5: batches[0].labels.")
     assert "label name" in error
     assert error.isprintable()
@@ -553,8 +559,8 @@ def test_a_credential_that_basic_authentication_cannot_carry_is_refused(key: str
         BasicAuth.model_validate({key: secret})
 
 
-def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path) -> None:
-    (error,) = errors_of(f'{API}batches:\n  - ref: {REF}\n    labels: {{team: "\\ud800"}}\n', tmp_path)
+def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(folder: Path) -> None:
+    (error,) = errors_of(f'{API}batches:\n  - ref: {REF}\n    labels: {{team: "\\ud800"}}\n', folder)
     assert error.startswith("5:23: not valid YAML: found invalid Unicode character escape code")
 
 
@@ -580,12 +586,12 @@ def test_an_escaped_surrogate_in_a_file_is_refused_by_the_parser(tmp_path: Path)
         (b"a: &a [*a]\n", "1: a: unknown key"),
     ],
 )
-def test_a_file_that_is_not_a_config_at_all_gives_one_line(content: bytes, error: str, tmp_path: Path) -> None:
-    assert errors_of(content, tmp_path)[-1].startswith(error)
+def test_a_file_that_is_not_a_config_at_all_gives_one_line(content: bytes, error: str, folder: Path) -> None:
+    assert errors_of(content, folder)[-1].startswith(error)
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
-    assert load("\ufeff" + API.replace("\n", "\r\n"), tmp_path).api.base_url == BASE_URL
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(folder: Path) -> None:
+    assert load("\ufeff" + API.replace("\n", "\r\n"), folder).api.base_url == BASE_URL
 
 
 def test_a_path_that_cannot_be_read_gives_one_line(tmp_path: Path) -> None:
@@ -627,24 +633,24 @@ def test_a_strange_file_name_stays_in_one_line(tmp_path: Path) -> None:
     assert all(error.startswith(f"{tmp_path}/a\\nb\\x1b.yaml:1: ") for error in raised.value.errors)
 
 
-def test_aliases_that_multiply_cost_nothing(tmp_path: Path) -> None:
+def test_aliases_that_multiply_cost_nothing(folder: Path) -> None:
     lists = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 30))
     merges = "".join(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}\n" for n in range(1, 30))
-    errors = errors_of(f"{API}l0: &l0 [x]\n{lists}m0: &m0 {{x: y}}\n{merges}batches: *l29\n", tmp_path)
+    errors = errors_of(f"{API}l0: &l0 [x]\n{lists}m0: &m0 {{x: y}}\n{merges}batches: *l29\n", folder)
     assert len(errors) == 30 + 30 + 9
 
 
-def test_ten_thousand_batches_load(tmp_path: Path) -> None:
+def test_ten_thousand_batches_load(folder: Path) -> None:
     batches = "".join(
         f"  - ref: 3ee694e5-0b77-2d1e-af19-{number:012x}\n    feed: guests\n    labels: {{team: crm}}\n"
         for number in range(10_000)
     )
-    config = load(f"{API}batches:\n{batches}", tmp_path)
+    config = load(f"{API}batches:\n{batches}", folder)
     assert len({batch.ref for batch in config.batches}) == 10_000
 
 
-def test_models_are_frozen(tmp_path: Path) -> None:
-    config: Any = load(API, tmp_path)
+def test_models_are_frozen(folder: Path) -> None:
+    config: Any = load(API, folder)
     with pytest.raises(ValidationError, match="frozen"):
         config.api.concurrency = 1
 
