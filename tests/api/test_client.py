@@ -84,8 +84,8 @@ def test_a_path_in_the_base_url_comes_first(new_client: NewClient) -> None:
     ("fault", "expected", "code"),
     [
         (faults.Hang(), Reason.TIMEOUT, "error"),
-        (faults.DripHeaders(0.01), Reason.TIMEOUT, "error"),
-        (faults.DripBody(0.01), Reason.TIMEOUT, "error"),
+        (faults.DripHeaders(0.05), Reason.TIMEOUT, "error"),
+        (faults.DripBody(0.05), Reason.TIMEOUT, "error"),
         (faults.CutBody(), Reason.CONNECTION, "error"),
         (faults.CutConnection(), Reason.CONNECTION, "error"),
         (faults.CutConnection(reset=True), Reason.CONNECTION, "error"),

@@ -150,9 +150,9 @@ def test_the_processor_time_of_a_job_is_its_own(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_server_that_drips_ends_with_the_time() -> None:
     head = b"HTTP/1.1 200 OK\r\n"
-    assert read_from(flooding(head, b"X-Drip: 1\r\n", 0.01), seconds=1.0) is Reason.TIMEOUT
-    assert read_from(flooding(head + b"\r\n", b" ", 0.01), seconds=1.0) is Reason.TIMEOUT
-    dripping = read_from(flooding(head + b"\r\n" + LINE, b" ", 0.01), seconds=1.0)
+    assert read_from(flooding(head, b"X-Drip: 1\r\n", 0.05), seconds=1.0) is Reason.TIMEOUT
+    assert read_from(flooding(head + b"\r\n", b" ", 0.05), seconds=1.0) is Reason.TIMEOUT
+    dripping = read_from(flooding(head + b"\r\n" + LINE, b" ", 0.05), seconds=1.0)
     assert dripping == ErrorLog({RecordCause.VALIDATION: 1}, truncated=True)
 
 
