@@ -146,10 +146,10 @@ def test_what_has_changed_is_reported_anew(before: BatchState, after: BatchState
 @pytest.mark.parametrize("accept", ACCEPTED)
 def test_many_batches_have_the_bytes_of_prometheus_client(accept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # So many that a family has several blocks; every seventh is not known, so that families have gaps.
-    monkeypatch.setattr(encoder_module, "_BATCHES_OF_A_BLOCK", 50)
+    monkeypatch.setattr(encoder_module, "_BATCHES_OF_A_BLOCK", 10)
     polled = snapshot(
         BatchState(watched=Watched(ref(number)), failure=Reason.NOT_FOUND) if number % 7 == 0 else finished(number)
-        for number in range(130)
+        for number in range(26)
     )
     encoder, exposition = encoder_for(accept), Exposition()
     assert by_us(exposition, polled, encoder) == by_prometheus_client(polled, encoder)
@@ -205,7 +205,7 @@ def test_the_formats_of_prometheus_are_encoded_here(accept: str) -> None:
         families_encoded.append(sum(len(family.samples) for family in collected))
         return encoder_for(accept)(Families(collected))
 
-    polled = snapshot(map(finished, range(100)))
+    polled = snapshot(map(finished, range(30)))
     assert by_us(Exposition(), polled, encoder) == by_prometheus_client(polled, encoder_for(accept))
     # The heads have no samples.
     assert max(families_encoded) < 20

@@ -183,8 +183,8 @@ def is_fault(record: logging.LogRecord) -> bool:
         ("x\t;q", TEXT),
     ],
 )
-def test_the_format_is_negotiated(server: WebServerThread, accept: str | None, content_type: str) -> None:
-    response = server.get("/metrics", headers={"Accept": accept})
+def test_the_format_is_negotiated(one_server: WebServerThread, accept: str | None, content_type: str) -> None:
+    response = one_server.get("/metrics", headers={"Accept": accept})
     assert response.status_code == 200
     assert response.headers["Content-Type"] == content_type
     assert b"sitecore_cdp_watched_batches" in response.content
@@ -200,7 +200,7 @@ def test_no_accept_header_makes_an_error(one_server: WebServerThread, accept: st
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[WebServerThread]:
-    """One server for all examples of a property."""
+    """One server for all examples of a property, and all rows of a table."""
     with WebServerThread(ScriptedPoller()) as server:
         yield server
 
@@ -210,11 +210,11 @@ def one_server() -> Iterator[WebServerThread]:
     [("gzip", True), ("deflate, GZIP;q=1.0", True), ("identity", False), (None, False), ("", False), ("br", False)],
 )
 def test_gzip_is_used_only_if_accepted(
-    server: WebServerThread,
+    one_server: WebServerThread,
     accept_encoding: str | None,
     is_packed: bool,  # noqa: FBT001  A column of the table.
 ) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", one_server.port, timeout=PATIENCE)
     connection.putrequest("GET", "/metrics", skip_accept_encoding=True)
     if accept_encoding is not None:
         connection.putheader("Accept-Encoding", accept_encoding)
