@@ -212,11 +212,11 @@ def test_the_step_of_a_pipeline_fails_at_once_with_the_reason(
 
 @pytest.mark.usefixtures("config")
 def test_a_pipeline_ends_at_the_step_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
-    put_a_partial_failure(sandbox)
+    put_a_corrupted_one(sandbox)
     step = pipeline(sandbox).splitlines()[-1]
     done = run(f"set -e\n{step}\necho and so on", tmp_path, ref=REF)
     assert (done.returncode, done.stderr) == (ExitStatus.FAILED, "")
-    assert "identity_missing 300" in done.stdout
+    assert "checksum_or_size_mismatch" in done.stdout
     assert "and so on" not in done.stdout
 
 
