@@ -122,16 +122,16 @@ class TestAnApiInTrouble:
         self, api: FakeApi, watchlist: Lists, clock: Clock, status: int
     ) -> None:
         poller = make_poller(api, watchlist, clock, concurrency=16)
-        watch(watchlist, *range(200))
-        api.answer(PollError.of_status(status), *range(200))
+        watch(watchlist, *range(40))
+        api.answer(PollError.of_status(status), *range(40))
         poll(poller, clock)
-        assert len(api.take_asked()) == 200
+        assert len(api.take_asked()) == 40
         asked = []
         for _ in range(16):
             clock.now += 15
             snapshot = poll(poller, clock)
             asked.append(len(api.take_asked()))
-            assert failures(snapshot).count(Reason.SKIPPED) == 200 - asked[-1]
+            assert failures(snapshot).count(Reason.SKIPPED) == 40 - asked[-1]
             assert snapshot.api_up is False
         assert asked == [1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
 

@@ -67,7 +67,7 @@ def test_stopping_gives_up_an_import(session: requests.Session) -> None:
     sandbox = Sandbox(client_key=CLIENT_KEY, api_token=API_TOKEN)
     sandbox.start()
     client = Client(sandbox, session)
-    content = gzip.compress(lines(RECORD) * 500_000)
+    content = gzip.compress(lines(RECORD) * 500_000, compresslevel=1)
     client.upload(content)
     sandbox.stop()
     batch = sandbox._batches.get(REF)
