@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ def cost(row: str, uploads: int) -> int:
     """Read the table of the page."""
     [cells] = [cells[-2:] for cells in rows(LISTING) if cells[0].startswith(row)]
     return int(cells[UPLOADS_A_DAY.index(uploads)].replace(",", ""))
+
+
+@cache
+def watched(ref: str) -> WatchedBatch:
+    return WatchedBatch(ref=ref)
 
 
 class Organisation:
@@ -85,7 +91,7 @@ class Organisation:
 
     def refs_of(self, days: int) -> list[WatchedBatch]:
         numbers = range(self.last_allocated(age=days * DAY) + 1, self.last_allocated(age=0) + 1)
-        return [WatchedBatch(ref=self.ref(number)) for number in numbers]
+        return [watched(self.ref(number)) for number in numbers]
 
     def batch(self, number: int, *, details: bool = False) -> Batch:
         created = NOW + number * self.interval
