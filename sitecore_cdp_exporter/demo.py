@@ -11,12 +11,13 @@ import requests
 
 from sitecore_cdp_exporter.config.model import Config
 from sitecore_cdp_exporter.poll.poller import Poller
-from sitecore_cdp_exporter.sandbox import DemoUploads, Sandbox
+from sitecore_cdp_exporter.sandbox import Sandbox
 from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
     FEEDS,
     ROUND_TIME,
     TIME_BETWEEN_UPLOADS,
 )
+from sitecore_cdp_exporter.sandbox.demo_uploader import DemoUploads
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY
 
 logger = logging.getLogger(__name__)

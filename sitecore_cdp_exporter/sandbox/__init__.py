@@ -3,7 +3,6 @@
 It stands in for a service that nobody can run locally. It is not Sitecore CDP, and it keeps everything in memory.
 """
 
-from sitecore_cdp_exporter.sandbox.demo_uploader import DemoUploads
 from sitecore_cdp_exporter.sandbox.server import Sandbox
 
-__all__ = ["DemoUploads", "Sandbox"]
+__all__ = ["Sandbox"]

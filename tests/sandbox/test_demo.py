@@ -15,7 +15,6 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitecore_cdp_exporter.sandbox import DemoUploads
 from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
     FEEDS,
     ROUND_TIME,
@@ -24,6 +23,7 @@ from sitecore_cdp_exporter.sandbox.demo_upload_schedule import (
     Trouble,
     plan_round,
 )
+from sitecore_cdp_exporter.sandbox.demo_uploader import DemoUploads
 from sitecore_cdp_exporter.sandbox.profiles import Profiles
 from sitecore_cdp_exporter.sandbox.records import import_file
 from sitecore_cdp_exporter.sandbox.server import API_TOKEN, CLIENT_KEY

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import requests
 
-from sitecore_cdp_exporter.sandbox import DemoUploads
+from sitecore_cdp_exporter.sandbox.demo_uploader import DemoUploads
 from sitecore_cdp_exporter.sandbox.state import PROCESSING_TIME, QUEUE_TIME
 from tools.sandbox import Sandbox
 from tools.soak.comparison import Life
