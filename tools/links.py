@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 ROOT = Path(__file__).absolute().parents[1]
 DOCUMENTS = ("*.md", "docs/*.md", ".github/**/*.md")
@@ -67,7 +68,7 @@ def documents(root: Path) -> list[Path]:
 
 def _other_files(root: Path) -> list[Path]:
     paths = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
-    return sorted(path for path in paths if path not in documents(root))
+    return sorted({*paths} - {*documents(root)})
 
 
 def _repository(root: Path) -> str:
@@ -77,7 +78,7 @@ def _repository(root: Path) -> str:
 
 def _markdown_links(text: str) -> Iterator[tuple[int, str]]:
     """Yield the links and pictures of a document, each with its line or that of its paragraph."""
-    for token in _parser().parse(text):
+    for token in _tokens(text):
         for child in token.children or ():
             if child.type in {"link_open", "image"}:
                 link = child.attrGet("href" if child.type == "link_open" else "src")
@@ -99,10 +100,9 @@ def _anchors(document: Path) -> frozenset[str]:
 
 def anchors(text: str) -> list[str]:
     """Return the anchors of the headings of a document, as GitHub makes them."""
-    tokens = _parser().parse(text)
     found: list[str] = []
     times: Counter[str] = Counter()
-    for heading, content in pairwise(tokens):
+    for heading, content in pairwise(_tokens(text)):
         if heading.type == "heading_open":
             shown = "".join(child.content for child in content.children or ())
             anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
@@ -111,8 +111,9 @@ def anchors(text: str) -> list[str]:
     return found
 
 
-def _parser() -> MarkdownIt:
-    return MarkdownIt("commonmark").enable("table")
+@cache
+def _tokens(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(text)
 
 
 if __name__ == "__main__":
