@@ -31,6 +31,18 @@ AT_ONCE = 8
 RUNS = 50
 
 
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("list_batch", LIST_BATCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = load_script()
+
+
 def list_batch(folder: Path, ref: str | bytes, *options: str | bytes) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LIST_BATCH), *options, str(folder), ref]
     return subprocess.run([os.fsencode(part) for part in command], capture_output=True, text=True, check=False)
@@ -109,24 +121,48 @@ def test_what_a_dead_pipeline_left_half_written_is_removed(tmp_path: Path) -> No
         ("there", REF, ["--label=team"], "expected name=value"),
         ("there", REF, ["--label=severity=page"], "labels.severity: this label name is reserved"),
         ("there", REF, ["--label=team=crm", "--label=team=web"], "labels.team: duplicate key"),
-        # From a variable that is not set, and from one that is not UTF-8.
+        # From a variable that is not set.
         ("there", REF, ["--feed="], "feed: must have at least one character"),
-        ("there", REF, [b"--feed=caf\xe9"], "feed: must have at least one character"),
-        ("there", REF, [b"--label=place=caf\xe9"], "labels: expected valid Unicode"),
-        ("there", b"caf\xe9", [], "ref: expected a UUID"),
-        ("there", REF, [b"--caf\xe9"], "unrecognized arguments"),
         ("missing/folder", REF, [], "missing/folder: No such file or directory"),
     ],
 )
 def test_a_mistake_is_shown_in_one_line_and_nothing_is_written(
-    folder: str, ref: str | bytes, options: list[str | bytes], error: str, tmp_path: Path
+    folder: str,
+    ref: str,
+    options: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "there").mkdir()
-    listed = list_batch(tmp_path / folder, ref, *options)
-    assert listed.returncode == (2 if "arguments" in error or "name=value" in error else 1)
+    monkeypatch.setattr(sys, "argv", ["list_batch.py", *options, str(tmp_path / folder), ref])
+    with pytest.raises(SystemExit) as ended:
+        SCRIPT.main()
+    # argparse prints its message itself.
+    message = capsys.readouterr().err if ended.value.code == 2 else str(ended.value.code)
+    assert (ended.value.code == 2) == ("name=value" in error)
+    assert error in message.splitlines()[-1]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+@pytest.mark.parametrize(
+    ("ref", "options", "status", "error"),
+    [
+        (REF, [b"--feed=caf\xe9"], 1, "feed: must have at least one character"),
+        (REF, [b"--label=place=caf\xe9"], 1, "labels: expected valid Unicode"),
+        (b"caf\xe9", [], 1, "ref: expected a UUID"),
+        (REF, [b"--caf\xe9"], 2, "unrecognized arguments"),
+    ],
+)
+def test_a_variable_that_is_not_utf_8_is_a_mistake_and_nothing_is_written(
+    ref: str | bytes, options: list[bytes], status: int, error: str, tmp_path: Path
+) -> None:
+    listed = list_batch(tmp_path, ref, *options)
+    assert listed.returncode == status
     assert error in listed.stderr.splitlines()[-1]
     assert "Traceback" not in listed.stderr
-    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_that_replaces_a_failed_one_lists_its_ref(tmp_path: Path) -> None:
@@ -176,16 +212,6 @@ def test_the_mode_of_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o750
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("list_batch", LIST_BATCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
 # Surrogates, which stand for bytes that are not UTF-8, included.
 ANY_TEXT = st.text(st.characters())
 
