@@ -338,11 +338,11 @@ def _validate(document: YamlDocument, directory: Path) -> tuple[Config | None, l
         return None, model_problems(error, document, KNOWN_KEYS)
 
 
-def print_json_schema() -> None:
-    """Print the JSON Schema of the config file, for editors."""
-    json.dump({"$schema": GenerateJsonSchema.schema_dialect, **Config.model_json_schema()}, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the config file, for editors."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **Config.model_json_schema()}
 
 
 if __name__ == "__main__":
-    print_json_schema()
+    json.dump(json_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
