@@ -1,7 +1,6 @@
 """examples/list_batch.py, and what docs/refs.md says an uploader should do. examples/upload.py is in test_upload.py."""
 
 import argparse
-import importlib.util
 import os
 import re
 import stat
@@ -9,7 +8,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from uuid import RFC_4122, UUID, uuid4
 
 import pytest
@@ -20,6 +18,7 @@ from pydantic import ValidationError
 from sitecore_cdp_exporter.config.model import WatchedBatch, load_config
 from sitecore_cdp_exporter.config.names import RESERVED_LABELS
 from sitecore_cdp_exporter.watch.batch_files import BatchFiles, parse_batch_file
+from tests.system.example_script import load_example
 from tests.watch.test_batch_file import read_batch_file
 from tools.exporter_program import ROOT
 
@@ -29,18 +28,7 @@ REFS_PAGE = (ROOT / "docs" / "refs.md").read_text(encoding="utf-8")
 AT_ONCE = 8
 # The snippets print one ref; so many show that no two are the same.
 RUNS = 50
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("list_batch", LIST_BATCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
+SCRIPT = load_example("list_batch")
 
 
 def list_batch(folder: Path, ref: str | bytes, *options: str | bytes) -> subprocess.CompletedProcess[str]:

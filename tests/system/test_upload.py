@@ -1,7 +1,6 @@
 """examples/upload.py as a user runs it, against the sandbox and against servers that fail in its own ways."""
 
 import gzip
-import importlib.util
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ import trustme
 
 from tests.conditions import wait_until
 from tests.exporter_program import ROOT
+from tests.system.example_script import load_example
 from tools.raw_server import RawServer
 from tools.sandbox import Sandbox, faults
 
@@ -61,16 +60,7 @@ def upload(base_url: str, *arguments: object, **variables: str) -> subprocess.Co
     return done
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("upload", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MODULE = load_script()
+MODULE = load_example("upload")
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, base_url: str, file: Path, **variables: str) -> str:
